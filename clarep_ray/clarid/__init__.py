@@ -1,0 +1,1 @@
+"""CLARID in pure torch: no Ray, no diffusers, no files, no network; any device."""

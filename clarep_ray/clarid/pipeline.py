@@ -1,0 +1,245 @@
+"""CLARID on a batch, from clean latents to Canonical Samples and Canonical Features (Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from clarep_ray.clarid.directions import Elbow, explained_variance_ratio, find_elbow
+from clarep_ray.clarid.jacobian import FeatureJacobian
+from clarep_ray.clarid.model import DiffusionModel
+from clarep_ray.clarid.projection import PROJECTIONS, ProjectionInputs, class_centre, random_directions
+from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, invert
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.subspace_iteration import subspace_iteration
+from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
+from clarep_ray.config import ExtractConfig, SpectrumConfig, parse_extra
+from clarep_ray.seeding import torch_generator
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Latents at t_e and what decoding them unguided gives back."""
+
+    x_t: Float[Tensor, " b *latent"]
+    reconstruction: Float[Tensor, " b *latent"]
+    round_trip_error: Float[Tensor, " b"]
+    """||reconstruction - x_0|| / ||x_0||."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """k of every sample and what vouches for it."""
+
+    num_removed: Int[Tensor, " b"]
+    elbows: list[Elbow]
+    ambiguous: Bool[Tensor, " b"]
+    """The decision is closer than elbow.ambiguous_margin, or than the spectrum's own estimated errors."""
+
+
+@dataclass(frozen=True)
+class CLARepBatch:
+    """Everything CLARID says about a batch."""
+
+    inversion: Inversion
+    triplets: SingularTriplets
+    removal: Removal
+    canonical_latents: Float[Tensor, " b *latent"]
+    canonical_samples: Float[Tensor, " b *latent"]
+    canonical_features: Float[Tensor, " b channels"]
+    null_features: Float[Tensor, " b channels"] | None
+    """Canonical Features read without the label; None where the model has no unconditional branch."""
+    extras: dict[str, tuple[Tensor, Tensor, Tensor | None]]
+    """name -> (clean latents, features, features read without the label)."""
+    status: list[str]
+    """`ok`, or why a sample has no result."""
+
+
+def clarid(
+    model: DiffusionModel,
+    x_0: Float[Tensor, " b *latent"],
+    labels: Int[Tensor, " b"],
+    config: ExtractConfig,
+    keys: Sequence[str],
+    resumed: tuple[Inversion, SingularTriplets] | None = None,
+) -> CLARepBatch:
+    """Return the CLAReps of a batch of clean latents (Sec. 3.2).
+
+    Every sample's random streams follow from `config.seed` and its key. `resumed` supplies an earlier run's
+    inversion and triplets. A sample that turns non-finite or has a rank-deficient Jacobian is reported in
+    `status` and leaves its neighbours untouched.
+    """
+    cond = model.cond(labels)
+    sampler = _Sampler(model, cond, len(labels), config)
+    inversion, triplets = resumed or sampler.spectrum(x_0, keys)
+    removal = choose_removal(triplets, config)
+    inputs = sampler.projection_inputs(inversion.x_t, triplets, removal, keys)
+    canonical_latents = PROJECTIONS[config.projection.mode](inputs)
+    canonical_samples = sampler.decode(canonical_latents, config.decoding.guidance_scale)
+    features, null_features = sampler.features(canonical_samples, keys)
+    extras = {name: sampler.extra(name, x_0, inversion, inputs, keys) for name in config.output.extras}
+    return CLARepBatch(
+        inversion=inversion,
+        triplets=triplets,
+        removal=removal,
+        canonical_latents=canonical_latents,
+        canonical_samples=canonical_samples,
+        canonical_features=features,
+        null_features=null_features,
+        extras=extras,
+        status=_status(inversion, triplets, removal, canonical_samples, features),
+    )
+
+
+def choose_removal(triplets: SingularTriplets, config: ExtractConfig) -> Removal:
+    """Return k of every sample from the first M singular values (Sec. 3.2.1)."""
+    window = min(config.spectrum.num_directions, triplets.singular_values.shape[1])
+    ratios = explained_variance_ratio(triplets.singular_values[:, :window].cpu())
+    elbows = [find_elbow(row, config.elbow) for row in ratios]
+    margins = torch.tensor([elbow.margin for elbow in elbows])
+    # A comparison behind k involves two values and the curve's two ends: four errors at most.
+    doubt = 4 * triplets.value_errors[:, :window].cpu().amax(1)
+    return Removal(
+        num_removed=torch.tensor([elbow.num_removed for elbow in elbows], device=triplets.singular_values.device),
+        elbows=elbows,
+        ambiguous=margins <= torch.maximum(doubt, torch.tensor(config.elbow.ambiguous_margin)),
+    )
+
+
+def leading_triplets(
+    model: DiffusionModel,
+    x_t: Float[Tensor, " b *latent"],
+    t: float,
+    cond: Any,
+    config: SpectrumConfig,
+    generators: Sequence[torch.Generator],
+) -> SingularTriplets:
+    """Return the leading singular triplets of the feature Jacobian at (x_t, t, cond) (Eq. 1)."""
+    jacobian = FeatureJacobian(lambda x: model.features(x, t, cond, config.layer), x_t)
+    if config.solver == "subspace_iteration":
+        return subspace_iteration(
+            jacobian.gram,
+            jacobian.dim,
+            config.num_directions,
+            generators,
+            tolerance=config.tolerance,
+            device=x_t.device,
+        )
+    return block_lanczos(
+        jacobian.gram,
+        jacobian.dim,
+        config.num_directions,
+        generators,
+        block_size=config.block_size,
+        tolerance=config.tolerance,
+        max_products=config.max_products,
+        device=x_t.device,
+    )
+
+
+class _Sampler:
+    """The model with its condition, grid and run settings bound."""
+
+    def __init__(self, model: DiffusionModel, cond: Any, batch: int, config: ExtractConfig) -> None:
+        self.model, self.cond, self.batch, self.config = model, cond, batch, config
+        self.t = float(config.inversion.project_t)
+        self.times = path_to(model.schedule.times(config.inversion.num_steps), self.t)
+
+    def null_cond(self) -> Any:
+        return self.model.null_cond(self.batch)
+
+    def invert(self, x_0: Tensor) -> Inversion:
+        denoise = guided_eps(self.model, self.cond, None, 1.0)
+        x_t = invert(denoise, x_0, self.model, self.times, self.config.inversion.num_refinements)
+        back = decode(denoise, x_t, self.model, self.times)
+        error = (back - x_0).flatten(1).norm(dim=1) / x_0.flatten(1).norm(dim=1).clamp_min(1e-12)
+        return Inversion(x_t, back, error)
+
+    def spectrum(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Inversion, SingularTriplets]:
+        inversion = self.invert(x_0)
+        # One NaN would spoil the shared factorisations; the sample is reported by its own non-finite latent.
+        x_t = torch.nan_to_num(inversion.x_t, nan=0.0, posinf=0.0, neginf=0.0)
+        return inversion, self.triplets(x_t, self.cond, keys, "svd")
+
+    def triplets(self, x_t: Tensor, cond: Any, keys: Sequence[str], stage: str) -> SingularTriplets:
+        generators = self._generators(keys, stage)
+        return leading_triplets(self.model, x_t, self.t, cond, self.config.spectrum, generators)
+
+    def projection_inputs(
+        self, x_t: Tensor, triplets: SingularTriplets, removal: Removal, keys: Sequence[str]
+    ) -> ProjectionInputs:
+        count, dim = triplets.right_vectors.shape[1:]
+        return ProjectionInputs(
+            x_t=x_t,
+            right_vectors=triplets.right_vectors,
+            num_removed=removal.num_removed,
+            make_random=lambda: random_directions(self._generators(keys, "random"), count, dim).to(x_t.device),
+            make_unconditional=lambda: self.triplets(x_t, self.null_cond(), keys, "svd_null").right_vectors,
+            make_centre=lambda: class_centre(self.model, x_t, self.t, self.cond),
+        )
+
+    def decode(self, x_t: Tensor, guidance_scale: float) -> Tensor:
+        null_cond = self.null_cond() if guidance_scale != 1.0 else None
+        return decode(guided_eps(self.model, self.cond, null_cond, guidance_scale), x_t, self.model, self.times)
+
+    def features(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Return features at (l_f, t_f) read with the label and without it, from the same noised latent."""
+        settings = self.config.features
+        noise = torch.stack(
+            [torch.randn(x_0.shape[1:], generator=generator) for generator in self._generators(keys, "features")]
+        ).to(x_0.device)
+        ends = self.model.schedule.alpha_sigma(torch.tensor([settings.feature_t], dtype=torch.float64))
+        x_t = ddim_step(x_0, noise, (1.0, 0.0), (ends[0].item(), ends[1].item()))
+        with torch.no_grad():
+            read = [
+                self.model.pool(self.model.features(x_t, float(settings.feature_t), cond, settings.layer)).float()
+                for cond in self._readings()
+            ]
+        return read[0], read[1] if len(read) > 1 else None
+
+    def extra(
+        self, name: str, x_0: Tensor, inversion: Inversion, inputs: ProjectionInputs, keys: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        extra = parse_extra(name)
+        if extra is None:
+            latents = x_0
+        else:
+            scale = self.config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
+            known = extra.mode == "none" and scale == 1.0
+            latents = inversion.reconstruction if known else self.decode(PROJECTIONS[extra.mode](inputs), scale)
+        return latents, *self.features(latents, keys)
+
+    def _readings(self) -> list[Any]:
+        try:
+            return [self.cond, self.null_cond()]
+        except ValueError:
+            return [self.cond]
+
+    def _generators(self, keys: Sequence[str], stage: str) -> list[torch.Generator]:
+        return [torch_generator(self.config.seed, key, stage) for key in keys]
+
+
+def _status(
+    inversion: Inversion, triplets: SingularTriplets, removal: Removal, samples: Tensor, features: Tensor
+) -> list[str]:
+    """Return the first thing that went wrong with each sample, or `ok`."""
+    last = removal.num_removed[:, None] - 1
+    smallest = triplets.singular_values.gather(1, last)[:, 0]
+    checks = {
+        "nonfinite_inversion": inversion.x_t.isfinite().flatten(1).all(1),
+        "nonfinite_jacobian": triplets.finite,
+        "rank_deficient": smallest > 1e-6 * triplets.singular_values[:, 0],
+        "nonfinite_decoding": samples.isfinite().flatten(1).all(1),
+        "nonfinite_features": features.isfinite().all(1),
+    }
+    status = [OK] * len(samples)
+    for reason, passed in reversed(checks.items()):
+        status = [old if good else reason for old, good in zip(status, passed.tolist(), strict=True)]
+    return status

@@ -1,0 +1,99 @@
+"""DDIM up (inversion) and down (decoding) with one step function, and classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clarep_ray.clarid.model import DiffusionModel
+
+Denoiser = Callable[[Tensor, float], Tensor]
+"""eps(x_t, t) with everything else bound."""
+
+
+def eps_from_v(
+    v: Float[Tensor, " b *latent"], x_t: Float[Tensor, " b *latent"], alpha: float, sigma: float
+) -> Float[Tensor, " b *latent"]:
+    """Return eps of a v-prediction v = alpha eps - sigma x_0 (alpha^2 + sigma^2 = 1)."""
+    return alpha * v + sigma * x_t
+
+
+def eps_from_x0(
+    x_0: Float[Tensor, " b *latent"], x_t: Float[Tensor, " b *latent"], alpha: float, sigma: float
+) -> Float[Tensor, " b *latent"]:
+    """Return eps of a denoiser's estimate of x_0 (EDM's D); sigma must be positive."""
+    return (x_t - alpha * x_0) / sigma
+
+
+def ddim_step(
+    x_t: Float[Tensor, " b *latent"],
+    eps: Float[Tensor, " b *latent"],
+    alpha_sigma: tuple[float, float],
+    alpha_sigma_next: tuple[float, float],
+) -> Float[Tensor, " b *latent"]:
+    """Move x_t along the deterministic path (App. B, Eq. 9-10), up or down; at alpha = 1 it is EDM's Euler step."""
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma, alpha_sigma_next
+    x_0 = (x_t - sigma * eps) / alpha
+    return alpha_next * x_0 + sigma_next * eps
+
+
+def guided_eps(model: DiffusionModel, cond: Any, null_cond: Any, guidance_scale: float) -> Denoiser:
+    """Return eps_u + w (eps_c - eps_u); w = 1 is no guidance and does not evaluate the unconditional branch."""
+
+    def denoise(x_t: Tensor, t: float) -> Tensor:
+        eps_cond = model.eps(x_t, t, cond)
+        if guidance_scale == 1.0:
+            return eps_cond
+        eps_null = model.eps(x_t, t, null_cond)
+        return eps_null + guidance_scale * (eps_cond - eps_null)
+
+    return denoise
+
+
+def invert(
+    denoise: Denoiser,
+    x_0: Float[Tensor, " b *latent"],
+    model: DiffusionModel,
+    times: Float[Tensor, " n"],
+    num_refinements: int = 0,
+) -> Float[Tensor, " b *latent"]:
+    """Carry x_0 up the ascending grid `times` by DDIM inversion (Sec. 3.2).
+
+    A plain step uses the prediction at its lower end, where decoding will use the one at its upper end; the
+    round trip errs by O(1/steps). Each of `num_refinements` fixed-point iterations re-evaluates the prediction
+    at the upper end, so that decoding undoes the step.
+    """
+    scales = _scales(model, times)
+    path = times.tolist()
+    x_t = x_0
+    for i in range(len(path) - 1):
+        lower, upper = path[i], path[i + 1]
+        # x_0 carries no noise level of its own: the first step reads the network at the smallest noisy time.
+        eps = denoise(x_t, upper if i == 0 else lower)
+        x_next = ddim_step(x_t, eps, scales[i], scales[i + 1])
+        for _ in range(num_refinements):
+            x_next = ddim_step(x_t, denoise(x_next, upper), scales[i], scales[i + 1])
+        x_t = x_next
+    return x_t
+
+
+def decode(
+    denoise: Denoiser,
+    x_t: Float[Tensor, " b *latent"],
+    model: DiffusionModel,
+    times: Float[Tensor, " n"],
+) -> Float[Tensor, " b *latent"]:
+    """Carry x_t down the ascending grid `times`, from its last entry to the clean time (Sec. 3.2)."""
+    scales = _scales(model, times)
+    path = times.tolist()
+    for i in range(len(path) - 1, 0, -1):
+        x_t = ddim_step(x_t, denoise(x_t, path[i]), scales[i], scales[i - 1])
+    return x_t
+
+
+def _scales(model: DiffusionModel, times: Float[Tensor, " n"]) -> list[tuple[float, float]]:
+    alpha, sigma = model.schedule.alpha_sigma(times)
+    return list(zip(alpha.tolist(), sigma.tolist(), strict=True))

@@ -1,0 +1,98 @@
+"""Start or join a Ray cluster with authentication on and without surprises."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+UNSAFE_ENVIRONMENT = (
+    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
+    "GOPEN_REWRITE",
+    "USE_AIS_FOR",
+)
+"""Switches of our libraries that would let data run code."""
+
+
+def check_environment() -> None:
+    """Raise ValueError, naming the variable, where the environment would let input data run code."""
+    for name in UNSAFE_ENVIRONMENT:
+        if os.environ.get(name):
+            raise ValueError(f"environment: {name} is set; unset it: it lets input data run code")
+
+
+def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
+    """Join the cluster of RAY_ADDRESS or of this job, or start one here; return its resources.
+
+    A cluster started here listens on the loopback only and asks for a token that only this user can read.
+    """
+    prepare_environment()
+    import ray
+
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+        if not joins_cluster():
+            options |= {
+                "num_cpus": num_cpus,
+                "num_gpus": num_gpus,
+                "include_dashboard": False,
+                "object_store_memory": 2_000_000_000,
+                "_temp_dir": os.environ.get("RAY_TMPDIR") or None,
+            }
+        ray.init(**options)
+    return dict(ray.cluster_resources())
+
+
+def joins_cluster() -> bool:
+    """Say whether `connect` will join a running cluster instead of starting one."""
+    return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads from the environment; Ray caches it when it is imported.
+
+    Does nothing where `ray` is imported already. Raises ValueError for an unsafe environment.
+    """
+    check_environment()
+    if "ray" in sys.modules:
+        return
+    defaults = {
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment as it is
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_worker_niceness": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if not joins_cluster():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not os.environ.get("RAY_AUTH_TOKEN") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(_private_token())
+
+
+def _private_token() -> Path:
+    """Return a token file in a folder of this process's own, readable by this user alone."""
+    import secrets
+
+    folder = Path(tempfile.mkdtemp(prefix="clarep-ray-"))
+    path = folder / "auth_token"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def shutdown() -> None:
+    """Leave the cluster, ending it where it was started here."""
+    import ray
+
+    ray.shutdown()

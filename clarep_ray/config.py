@@ -1,0 +1,499 @@
+"""Frozen, validated configurations; overrides by dotted path; fingerprints.
+
+A field whose metadata is `EXECUTION` says how or where a run is done and cannot change a byte of its results;
+every other field is part of the fingerprint, and changing it makes a different run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+EXECUTION: Mapping[str, Any] = {"fingerprint": False}
+
+ProjectionMode = Literal[
+    "clarid",
+    "none",
+    "random",
+    "shrink",
+    "random_shrink",
+    "other_image",
+    "unconditional",
+    "restore_norm",
+    "centred",
+]
+PROJECTION_MODES: tuple[str, ...] = typing.get_args(ProjectionMode)
+ElbowRule = Literal["kneed", "chord", "fixed"]
+Solver = Literal["block_lanczos", "subspace_iteration"]
+Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet"]
+DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
+
+
+def _require(condition: bool, name: str, value: object, valid: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {value!r} is not valid; valid: {valid}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The conditional diffusion model."""
+
+    name: str = "digits_dit"
+    """Registered model [clarep_ray/models/__init__.py]."""
+    weights: str = "rho90"
+    """Folder with config.json and model.safetensors, or a shipped name: rho90, rho10."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig:
+    """The embedded data set, used where data.source is spurious_digits."""
+
+    split: DigitsSplit = "test"
+    """Which pictures: in-distribution train or test, or a background control."""
+    count: int = 240
+    """Number of pictures."""
+    correlation: float = 0.9
+    """Probability that the background kind is the class's own [0..1]."""
+    seed: int = 0
+    """Seed of the pictures; the shipped models were trained on seed 1."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(self.count >= 1, "data.digits.count", self.count, "1 or more")
+        _require(0 <= self.correlation <= 1, "data.digits.correlation", self.correlation, "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The input images and which of them are used."""
+
+    source: Source = "spurious_digits"
+    """Kind of input: the embedded set, a folder per class, WebDataset tars, or Parquet files."""
+    path: str | None = None
+    """Root folder of the input; not used by the embedded set."""
+    digits: DigitsConfig = field(default_factory=DigitsConfig)
+    image_column: str = "image"
+    """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
+    label_column: str = "label"
+    """Parquet column with integer labels."""
+    classes: tuple[str, ...] = ()
+    """Keep only these class names or label numbers; empty keeps all."""
+    per_class: int | None = None
+    """Keep at most this many images of each class, drawn with `seed` [images]."""
+    fraction: float = 1.0
+    """Keep this share of each class, drawn with `seed` (the paper uses 0.1: Sec. 4) [0..1]."""
+    limit: int | None = None
+    """Keep only the first so many images after the other selections [images]."""
+    seed: int = 0
+    """Seed of `per_class` and `fraction`."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(0 < self.fraction <= 1, "data.fraction", self.fraction, "more than 0, at most 1")
+        _require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
+        _require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
+        needs_path = self.source != "spurious_digits"
+        _require(
+            bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionConfig:
+    """DDIM inversion up to the projection timestep (Sec. 3.2); decoding uses the same grid."""
+
+    num_steps: int = 100
+    """Steps of the whole sampling grid, of which those up to project_t are taken [paper Sec. 3.4: 100]."""
+    project_t: float = 800
+    """Projection timestep t_e, on the grid, in the model's own time unit [paper: lost]."""
+    num_refinements: int = 0
+    """Fixed-point iterations per inversion step; 0 is plain DDIM inversion [paper: 0]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(self.num_steps >= 1, "inversion.num_steps", self.num_steps, "1 or more")
+        _require(self.num_refinements >= 0, "inversion.num_refinements", self.num_refinements, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumConfig:
+    """The leading singular triplets of the feature Jacobian at x_{t_e} (Eq. 1)."""
+
+    layer: str = "transformer_blocks.3"
+    """Jacobian layer l, a module path of the model [paper App. E: last block of DiT, mid block of UNets]."""
+    num_directions: int = 50
+    """Window M: how many singular values the elbow looks at [paper: lost; Park et al.: 50]."""
+    solver: Solver = "block_lanczos"
+    """block_lanczos is ours; subspace_iteration is Park et al. (2023) as published, for comparison."""
+    block_size: int = 4
+    """Vectors per sample in one network call of block_lanczos."""
+    tolerance: float = 1e-2
+    """Stop: largest relative residual of a wanted triplet; for subspace_iteration, movement of an entry of V."""
+    max_products: int = 600
+    """Give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(self.num_directions >= 1, "spectrum.num_directions", self.num_directions, "1 or more")
+        _require(self.block_size >= 1, "spectrum.block_size", self.block_size, "1 or more")
+        _require(0 < self.tolerance < 1, "spectrum.tolerance", self.tolerance, "between 0 and 1")
+        _require(
+            self.max_products >= self.num_directions,
+            "spectrum.max_products",
+            self.max_products,
+            f"spectrum.num_directions ({self.num_directions}) or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElbowConfig:
+    """How k, the number of removed directions, follows from the spectrum (Sec. 3.2.1)."""
+
+    rule: ElbowRule = "kneed"
+    """kneed (chord rule where it finds none), chord (farthest from the chord), or fixed."""
+    num_removed: int = 1
+    """k where the rule is fixed."""
+    ambiguous_margin: float = 2e-3
+    """Flag a sample whose elbow decision is closer than this [share of EVR_1]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(self.num_removed >= 1, "elbow.num_removed", self.num_removed, "1 or more")
+        _require(self.ambiguous_margin >= 0, "elbow.ambiguous_margin", self.ambiguous_margin, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """What is done to the latent at t_e (Eq. 2), and the controls that change nothing else."""
+
+    mode: ProjectionMode = "clarid"
+    """clarid is Eq. 2; the others are controls (README, "Controls")."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """Decoding from t_e to the Canonical Sample (Sec. 3.4)."""
+
+    guidance_scale: float = 3.0
+    """Classifier-free guidance w after the projection, 1 = off [paper Sec. K.7.6: 3 on ImageNet]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(self.guidance_scale >= 0, "decoding.guidance_scale", self.guidance_scale, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig:
+    """Canonical Features: the spatial mean of a layer's output at t_f (Sec. 4)."""
+
+    layer: str = "transformer_blocks.2"
+    """Feature layer l_f, a module path of the model [paper: lost for DiT, up_blocks.1 for SD]."""
+    feature_t: float = 50
+    """Feature timestep t_f, in the model's own time unit [paper: lost]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Work units and the machines that do them."""
+
+    unit_size: int = 24
+    """Rows of a work unit: one unit is one shard, committed and retried as a whole [images]."""
+    micro_batch: int = 12
+    """Rows of one network batch, padded to exactly this many [images]."""
+    num_threads: int = 1
+    """CPU threads of torch in an actor."""
+    num_actors: int | None = field(default=None, metadata=EXECUTION)
+    """Model actors; None takes one per GPU, or one per CPU where there is no GPU."""
+    gpus_per_actor: float | None = field(default=None, metadata=EXECUTION)
+    """GPUs (or a fraction) of each actor; None takes 1 where the cluster has GPUs, else 0."""
+    units_in_flight: int = field(default=2, metadata=EXECUTION)
+    """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
+    max_attempts: int = field(default=4, metadata=EXECUTION)
+    """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
+            _require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
+        _require(
+            self.num_actors is None or self.num_actors >= 1, "engine.num_actors", self.num_actors, "None, or 1 and more"
+        )
+        _require(
+            self.gpus_per_actor is None or self.gpus_per_actor >= 0,
+            "engine.gpus_per_actor",
+            self.gpus_per_actor,
+            "None, or 0 and more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What is written, and where."""
+
+    path: str = field(default="outputs/extract", metadata=EXECUTION)
+    """Output folder. The same folder and the same fingerprint continue an interrupted run."""
+    extras: tuple[str, ...] = ()
+    """More pictures per sample: original, reconstruction, guidance, or MODE@SCALE for a projection control."""
+    keep_spectrum: bool = False
+    """Keep x_{t_e}, singular values and right vectors as a side-car, for --output.from-spectrum."""
+    from_spectrum: str | None = None
+    """Decode from the side-car of this earlier output instead of inverting and solving again."""
+    max_reject_rate: float = field(default=0.01, metadata=EXECUTION)
+    """Exit with 10 where more than this share of the input was rejected [0..1]."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(bool(self.path), "output.path", self.path, "a folder")
+        _require(0 <= self.max_reject_rate <= 1, "output.max_reject_rate", self.max_reject_rate, "0 to 1")
+        for name in self.extras:
+            parse_extra(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """MLflow."""
+
+    enabled: bool = field(default=True, metadata=EXECUTION)
+    """Log the run to MLflow."""
+    uri: str | None = field(default=None, metadata=EXECUTION)
+    """Tracking URI; None takes MLFLOW_TRACKING_URI, else a sqlite file mlflow.db in the current folder."""
+    experiment: str = field(default="clarep-ray", metadata=EXECUTION)
+    """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Everything an extraction depends on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
+    elbow: ElbowConfig = field(default_factory=ElbowConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    """Run seed: the random streams of every sample follow from it and the sample's key."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _require(
+            self.elbow.rule != "fixed" or self.elbow.num_removed <= self.spectrum.num_directions,
+            "elbow.num_removed",
+            self.elbow.num_removed,
+            f"at most spectrum.num_directions ({self.spectrum.num_directions})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCdmConfig:
+    """Training of the embedded class-conditional DiT on spurious_digits (Ray Train)."""
+
+    correlation: float = 0.9
+    """Probability that a training picture's background kind is its class's own [0..1]."""
+    num_images: int = 20000
+    """Training pictures [images]."""
+    data_seed: int = 1
+    """Seed of the training pictures."""
+    image_size: int = 16
+    """Side of a picture [pixels]."""
+    patch_size: int = 4
+    """Side of a token [pixels]."""
+    hidden_size: int = 96
+    """Width of the transformer."""
+    num_blocks: int = 4
+    """Transformer blocks."""
+    num_heads: int = 3
+    """Attention heads."""
+    num_steps: int = 12000
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Global batch, split over the workers [images]."""
+    learning_rate: float = 1e-3
+    """Peak AdamW learning rate: linear warm-up, cosine decay to zero."""
+    warmup_steps: int = 200
+    """Warm-up [steps]."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    label_dropout: float = 0.1
+    """Probability of training a sample without its label, for guidance [0..1; DiT: 0.1]."""
+    ema_decay: float = 0.999
+    """Decay of the weight average that is shipped, per step."""
+    seed: int = 0
+    """Seed of initial weights, batches, timesteps and noise."""
+    checkpoint_every: int = field(default=500, metadata=EXECUTION)
+    """Steps between checkpoints."""
+    num_workers: int = field(default=1, metadata=EXECUTION)
+    """Ray Train workers; the batch and its noise are the same for any number."""
+    use_gpu: bool = field(default=False, metadata=EXECUTION)
+    """One GPU per worker."""
+    output: str = field(default="outputs/cdm", metadata=EXECUTION)
+    """Output folder; the same folder and fingerprint continue an interrupted training."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_images", "num_steps", "batch_size", "hidden_size", "num_blocks", "num_workers"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.image_size % self.patch_size == 0, "patch_size", self.patch_size, "a divisor of image_size")
+        _require(self.hidden_size % self.num_heads == 0, "num_heads", self.num_heads, "a divisor of hidden_size")
+        _require(0 <= self.correlation <= 1, "correlation", self.correlation, "0 to 1")
+        _require(0 < self.label_dropout < 1, "label_dropout", self.label_dropout, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One more picture per sample: a projection mode decoded at a guidance scale."""
+
+    name: str
+    mode: str
+    guidance_scale: float | None
+    """None takes the run's own scale."""
+
+
+def parse_extra(name: str) -> Extra | None:
+    """Return what an `output.extras` entry stands for; None for `original`, which needs no projection.
+
+    Raises ValueError naming the entry and the valid ones.
+    """
+    if name == "original":
+        return None
+    if name == "reconstruction":
+        return Extra(name, "none", 1.0)
+    if name == "guidance":
+        return Extra(name, "none", None)
+    mode, _, scale = name.partition("@")
+    valid = f"original, reconstruction, guidance, or MODE@SCALE with MODE one of {', '.join(PROJECTION_MODES)}"
+    _require(mode in PROJECTION_MODES, "output.extras", name, valid)
+    try:
+        return Extra(name, mode, float(scale))
+    except ValueError:
+        raise ValueError(f"output.extras: {name!r} is not valid; valid: {valid}") from None
+
+
+Config = TypeVar("Config")
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted field: value} of a config, in declaration order."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return the config with dotted fields replaced, validated again.
+
+    Raises ValueError for an unknown field, listing the known ones, or for a value its field refuses.
+    """
+    known = flatten(config)
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ValueError(f"unknown config field {unknown[0]!r}; valid: {', '.join(known)}")
+    return _rebuild(config, {**known, **changes}, "")
+
+
+def _rebuild(config: Config, flat: Mapping[str, Any], prefix: str) -> Config:
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        nested = dataclasses.is_dataclass(value)
+        values[item.name] = _rebuild(value, flat, f"{prefix}{item.name}.") if nested else flat[prefix + item.name]
+    return typing.cast(Config, type(config)(**values))
+
+
+def to_json(config: object) -> str:
+    """Return the resolved config as indented JSON of its dotted fields."""
+    return json.dumps(flatten(config), indent=2)
+
+
+def from_flat(kind: type[Config], flat: Mapping[str, Any]) -> Config:
+    """Return the config of a `to_json` dictionary; lists become tuples. Raises ValueError as `override` does."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in flat.items()}
+    return override(kind(), values)
+
+
+def execution_fields(kind: type) -> frozenset[str]:
+    """Return the dotted fields that are not part of the fingerprint."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            found |= {f"{item.name}.{name}" for name in execution_fields(typing.cast(type, hints[item.name]))}
+        elif item.metadata.get("fingerprint", True) is False:
+            found.add(item.name)
+    return frozenset(found)
+
+
+def fingerprint_fields(config: object) -> dict[str, Any]:
+    """Return {dotted field: value} of everything that can change a run's results."""
+    hidden = execution_fields(type(config))
+    return {name: value for name, value in flatten(config).items() if name not in hidden}
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """Return the sha256 of the fields as canonical JSON."""
+    canonical = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_types(config: object) -> None:
+    """Raise ValueError where a field of a frozen config holds a value of another type than it declares."""
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if not _fits(value, hints[item.name]):
+            raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(
+            _fits(entry, arguments[0]) for entry in typing.cast(tuple[object, ...], value)
+        )
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(str, arguments))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

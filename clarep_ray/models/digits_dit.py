@@ -1,0 +1,157 @@
+"""The embedded class-conditional DiT in pixel space (diffusers' DiTTransformer2DModel), v-prediction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clarep_ray.clarid.sampling import eps_from_v
+from clarep_ray.clarid.schedule import linear_schedule
+from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
+from clarep_ray.models.capture import capture
+
+SHIPPED = Path(__file__).parent / "weights"
+SHIPPED_NAMES = ("rho90", "rho10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsDitArchitecture:
+    """Sizes of the network, as stored in config.json beside the weights."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    num_blocks: int
+    num_heads: int
+
+
+def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
+    """Return the network with diffusers' default initialisation.
+
+    diffusers gives every block its own label embedding with its own dropout in train mode, so that the
+    all-blocks-unconditional state would almost never be trained; it is switched off, and training replaces
+    labels itself.
+    """
+    from diffusers import DiTTransformer2DModel
+
+    network = DiTTransformer2DModel(
+        num_attention_heads=architecture.num_heads,
+        attention_head_dim=architecture.hidden_size // architecture.num_heads,
+        in_channels=3,
+        out_channels=3,
+        num_layers=architecture.num_blocks,
+        sample_size=architecture.image_size,
+        patch_size=architecture.patch_size,
+        num_embeds_ada_norm=NUM_CLASSES,
+    )
+    for block in network.transformer_blocks:
+        block.norm1.emb.class_embedder.dropout_prob = 0.0
+    return network
+
+
+class DigitsDit:
+    """Adapter: pixels in [-1, 1] are the latents, timesteps 0..999, label 10 is the unconditional one."""
+
+    schedule = linear_schedule()
+    class_names = CLASS_NAMES
+
+    def __init__(self, network: nn.Module, architecture: DigitsDitArchitecture) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.image_size = architecture.image_size
+        self.latent_shape = (3, architecture.image_size, architecture.image_size)
+        self.feature_layers = tuple(f"transformer_blocks.{i}" for i in range(architecture.num_blocks))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> DigitsDit:
+        self.network.to(device)
+        return self
+
+    def cond(self, labels: Tensor) -> Tensor:
+        outside = labels[(labels < 0) | (labels >= NUM_CLASSES)]
+        if len(outside):
+            raise ValueError(f"labels: {int(outside[0])} is outside 0..{NUM_CLASSES - 1}")
+        return labels.to(self.device)
+
+    def null_cond(self, num: int) -> Tensor:
+        return torch.full((num,), NUM_CLASSES, device=self.device)
+
+    def eps(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        with torch.no_grad():
+            v = self._forward(x_t, t, cond).sample
+        alpha, sigma = (scale.item() for scale in self.schedule.alpha_sigma(torch.tensor([t])))
+        return eps_from_v(v, x_t, alpha, sigma)
+
+    def features(self, x_t: Tensor, t: float, cond: Tensor, layer: str) -> Tensor:
+        return capture(self.network, layer, lambda: self._forward(x_t, t, cond))
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean(1)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def _forward(self, x_t: Tensor, t: float, cond: Tensor) -> Any:
+        timesteps = torch.full((len(x_t),), int(t), device=x_t.device)
+        return self.network(x_t, timestep=timesteps, class_labels=cond)
+
+
+def weights_folder(weights: str) -> Path:
+    """Return the folder of a shipped name or a path; ValueError naming what is missing."""
+    folder = SHIPPED / weights if weights in SHIPPED_NAMES else Path(weights)
+    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        valid = f"{', '.join(SHIPPED_NAMES)}, or a folder with config.json and model.safetensors"
+        raise ValueError(f"model.weights: {weights!r} has no {missing[0]}; valid: {valid}")
+    return folder
+
+
+def build(weights: str) -> DigitsDit:
+    """Return the frozen model on the CPU in float32."""
+    from safetensors.torch import load_file
+
+    folder = weights_folder(weights)
+    architecture = DigitsDitArchitecture(**json.loads((folder / "config.json").read_text()))
+    network = make_network(architecture)
+    stored = load_file(folder / "model.safetensors")
+    load_parameters(network, stored)
+    return DigitsDit(network, architecture)
+
+
+def load_parameters(network: nn.Module, stored: dict[str, Tensor]) -> None:
+    """Copy the stored parameters into the network; ValueError naming a missing or an unexpected one."""
+    parameters = dict(network.named_parameters())
+    wrong = sorted(parameters.keys() ^ stored.keys())
+    if wrong:
+        raise ValueError(f"weights: parameter {wrong[0]!r} is missing or unexpected")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
+
+
+def build_tiny(seed: int = 0) -> DigitsDit:
+    """Return a small randomly initialised model: the same code path without weights on disk."""
+    architecture = DigitsDitArchitecture(image_size=8, patch_size=2, hidden_size=16, num_blocks=2, num_heads=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DigitsDit(make_network(architecture), architecture)
+
+
+def save(network: nn.Module, architecture: DigitsDitArchitecture, folder: Path, dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors in `dtype`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(architecture), indent=2) + "\n")
+    parameters = {name: tensor.detach().to(dtype).contiguous() for name, tensor in network.named_parameters()}
+    save_file(parameters, folder / "model.safetensors")
