@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from clarep_ray.config import ExtractConfig, TrainCdmConfig, flatten, override
+from clarep_ray.config import ExtractConfig, TrainCdmConfig
+from clarep_ray.dotted import flatten, override
 
 Origin = Literal["paper", "inferred", "tuned", "default", "user"]
 Config = TypeVar("Config")

@@ -1,0 +1,1 @@
+"""What the outputs say: clusters, controls, figures. Reads shards; no Ray."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """Signal and noise scale over a model's own time: x_t = alpha x_0 + sigma eps."""
 
@@ -20,6 +21,7 @@ class NoiseSchedule(Protocol):
         ...
 
 
+@runtime_checkable
 class DiffusionModel(Protocol):
     """A frozen conditional diffusion model.
 

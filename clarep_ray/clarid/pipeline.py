@@ -29,7 +29,8 @@ class Inversion:
     """Latents at t_e and what decoding them unguided gives back."""
 
     x_t: Float[Tensor, " b *latent"]
-    reconstruction: Float[Tensor, " b *latent"]
+    reconstruction: Float[Tensor, " b *latent"] | None
+    """None where an earlier run's latents are used."""
     round_trip_error: Float[Tensor, " b"]
     """||reconstruction - x_0|| / ||x_0||."""
 
@@ -212,8 +213,8 @@ class _Sampler:
             latents = x_0
         else:
             scale = self.config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
-            known = extra.mode == "none" and scale == 1.0
-            latents = inversion.reconstruction if known else self.decode(PROJECTIONS[extra.mode](inputs), scale)
+            known = inversion.reconstruction if (extra.mode, scale) == ("none", 1.0) else None
+            latents = self.decode(PROJECTIONS[extra.mode](inputs), scale) if known is None else known
         return latents, *self.features(latents, keys)
 
     def _readings(self) -> list[Any]:

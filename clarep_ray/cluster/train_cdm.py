@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from clarep_ray import config as configs
+from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.config import TrainCdmConfig
 
@@ -27,7 +27,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _loop,
-        train_loop_config={"config": configs.flatten(config), "output": str(output)},
+        train_loop_config={"config": dotted.flatten(config), "output": str(output)},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
         ),
@@ -50,9 +50,9 @@ def _loop(arguments: dict[str, Any]) -> None:
     from clarep_ray.models import cdm_training as cdm
     from clarep_ray.models.digits_dit import make_network
 
-    config = configs.from_flat(TrainCdmConfig, arguments["config"])
+    config = dotted.from_flat(TrainCdmConfig, arguments["config"])
     output = Path(arguments["output"])
-    mark = configs.fingerprint(configs.fingerprint_fields(config))
+    mark = dotted.fingerprint(dotted.fingerprint_fields(config))
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
@@ -95,5 +95,5 @@ def _finish(trainer: Any, config: TrainCdmConfig, output: Path, result: dict[str
 
     load_parameters(trainer.network, trainer.average)
     save(trainer.network, cdm.architecture_of(config), output / "model", torch.float16)
-    record = result | {"steps": trainer.step, "model": str(output / "model"), "config": configs.flatten(config)}
+    record = result | {"steps": trainer.step, "model": str(output / "model"), "config": dotted.flatten(config)}
     (output / "result.json").write_text(json.dumps(record, indent=2) + "\n")

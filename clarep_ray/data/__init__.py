@@ -1,0 +1,1 @@
+"""Records, pixels and the file format. No Ray here."""

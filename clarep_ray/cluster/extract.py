@@ -1,0 +1,199 @@
+"""Run an extraction on Ray Data: resumable, every unit committed exactly once."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clarep_ray import dotted
+from clarep_ray.cluster import runtime
+from clarep_ray.cluster.plan import Plan, make_plan
+from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
+from clarep_ray.config import ExtractConfig
+from clarep_ray.data.clarep_index import finish
+from clarep_ray.data.manifest import MANIFEST, InputManifest, unchanged_hashes, write_manifest, write_stamps
+from clarep_ray.data.store import OutputStore
+
+RUN = "run.json"
+PROGRESS_EVERY_S = 5.0
+TASK_CPUS = 0.2
+"""Share of a CPU that a decode or commit task reserves; what is left of each CPU is the actor's."""
+
+
+class ResumeRefused(ValueError):
+    """The output belongs to another run."""
+
+
+@dataclass
+class Progress:
+    """Counts of a running extraction, and the line that reports them."""
+
+    total: int
+    began: float = field(default_factory=time.monotonic)
+    rows: int = 0
+    ok: int = 0
+    units: int = 0
+    removed: list[int] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=lambda: {"decode_s": 0.0, "extract_s": 0.0, "commit_s": 0.0})
+    first_s: float | None = None
+
+    def add(self, report: dict[str, Any]) -> None:
+        self.rows += report["num_rows"]
+        self.ok += report["num_ok"]
+        self.units += 1
+        self.removed.extend(report["num_removed"])
+        for name in self.stages:
+            self.stages[name] += report[name]
+        if self.first_s is None:
+            self.first_s = self.elapsed
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def line(self) -> str:
+        rate = self.rows / max(self.elapsed, 1e-9)
+        left = (self.total - self.rows) / max(rate, 1e-9)
+        median = f"{np.median(self.removed):.0f}" if self.removed else "-"
+        return (
+            f"{self.rows}/{self.total} images  {rate:.2f}/s  {left:.0f} s left  "
+            f"median k {median}  {self.rows - self.ok} rejected"
+        )
+
+
+def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Extract, or continue an interrupted extraction, and return its summary.
+
+    Raises ValueError for a wrong config or input, ResumeRefused where the output belongs to another run.
+    """
+    store = OutputStore(Path(config.output.path).absolute())
+    plan = make_plan(config, unchanged_hashes(store.root, config.data.path))
+    manifest = _open_output(store, plan)
+    done = store.committed_units()
+    todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
+    progress = Progress(total=sum(len(manifest.unit_rows(unit)) for unit in todo))
+    workers = {"num_actors": 0}
+    if todo:
+        say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
+        resources = runtime.connect()
+        workers = _workers(config, resources)
+        progress = Progress(total=progress.total)
+        _drain(_stream(_context(plan, store, todo), workers), progress, say)
+    split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
+    root = finish(store, manifest, split, plan.fingerprint)
+    return {
+        "output": str(store.root),
+        "fingerprint": plan.fingerprint,
+        **{name: root[name] for name in ("num_inputs", "num_ok", "rejects", "num_units", "root_sha256")},
+        "units_resumed": len(done),
+        "wall_s": progress.elapsed if todo else 0.0,
+        "images_per_s": progress.rows / progress.elapsed if todo else 0.0,
+        "first_unit_s": progress.first_s,
+        "stage_s": progress.stages,
+        **workers,
+    }
+
+
+def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
+    """Create the output, or check that it belongs to this run; return its input manifest."""
+    path = store.root / RUN
+    if path.is_file():
+        earlier = json.loads(path.read_text())["fields"]
+        changed = sorted(name for name in earlier.keys() | plan.fields.keys() if earlier.get(name) != plan.fields.get(name))
+        if changed:
+            listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
+            raise ResumeRefused(f"output.path: {str(store.root)!r} holds another run; changed: {listed}")
+        store.prepare()
+        return InputManifest(store.root / MANIFEST)
+    if store.root.is_dir() and any(store.root.iterdir()):
+        raise ValueError(f"output.path: {str(store.root)!r} is not empty and holds no run; choose another folder")
+    store.prepare()
+    manifest = write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
+    write_stamps(store.root, plan.config.data.path, {row.source for row in plan.rows})
+    record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(plan.config)}
+    store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+    return manifest
+
+
+def _context(plan: Plan, store: OutputStore, todo: tuple[int, ...]) -> RunContext:
+    return RunContext(
+        config=dotted.flatten(plan.config),
+        output=str(store.root),
+        manifest=str(store.root / MANIFEST),
+        fingerprint=plan.fingerprint,
+        image_size=plan.image_size,
+        class_names=plan.class_names,
+        run_id=uuid.uuid4().hex[:12],
+        units=todo,
+    )
+
+
+def _workers(config: ExtractConfig, resources: dict[str, Any]) -> dict[str, Any]:
+    """Return how many actors there are and what each reserves."""
+    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
+    per_actor = config.engine.gpus_per_actor
+    if per_actor is None:
+        per_actor = 1.0 if gpus else 0.0
+    default = int(gpus / per_actor) if per_actor else int(cpus)
+    actors = config.engine.num_actors or max(1, default)
+    if per_actor * actors > gpus:
+        raise ValueError(
+            f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
+            f"{int(gpus / per_actor)}"
+        )
+    return {"num_actors": actors, "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
+
+
+def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stream the units through the three stages and yield one report per committed unit."""
+    import ray
+
+    options = ray.data.DataContext.get_current()
+    options.enable_progress_bars = False
+    options.print_on_execution_start = False
+    options.execution_no_progress_timeout_s = -1
+    in_flight = context.extract_config.engine.units_in_flight
+    actors = workers["num_actors"]
+    # One row and one block per unit: Ray's block formation can then not touch what a unit holds.
+    units = ray.data.range(len(context.units), override_num_blocks=len(context.units))
+    decoded = units.map_batches(
+        partial(decode_stage, context=context),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=2 * actors),
+    )
+    extracted = decoded.map_batches(
+        ExtractStage,
+        fn_constructor_args=(context,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=in_flight),
+        num_cpus=workers["cpus_per_actor"],
+        num_gpus=workers["gpus_per_actor"],
+    )
+    reports = extracted.map_batches(
+        partial(commit_stage, context=context),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=2 * actors),
+    )
+    yield from reports.iter_rows()
+
+
+def _drain(reports: Iterator[dict[str, Any]], progress: Progress, say: Callable[[str], None]) -> None:
+    last = time.monotonic()
+    for report in reports:
+        progress.add(report)
+        if time.monotonic() - last >= PROGRESS_EVERY_S or progress.rows == progress.total:
+            last = time.monotonic()
+            say(progress.line())

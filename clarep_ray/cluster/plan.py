@@ -1,0 +1,233 @@
+"""What an extraction will do, checked and costed before anything expensive starts. Does not import Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clarep_ray import dotted, models
+from clarep_ray.clarid.model import DiffusionModel
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.manifest import digest_of, freeze, select
+from clarep_ray.data.records import InputRow, RejectedImage
+from clarep_ray.data.sources import Source, open_source
+from clarep_ray.data.units import decode_row
+
+PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
+"""Libraries whose version can change a byte of the output."""
+PRODUCTS_PER_DIRECTION = 4.2
+"""Products with J^T J that block Lanczos takes per wanted triplet (README, "Speed"); for estimates only."""
+EVALUATIONS_PER_PRODUCT = 2.1
+"""Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""
+SCANNED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: its frozen input, its identity and its cost."""
+
+    config: ExtractConfig
+    rows: list[InputRow]
+    class_names: tuple[str, ...]
+    image_size: int
+    latent_size: int
+    fields: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return dotted.fingerprint(self.fields)
+
+    @property
+    def num_units(self) -> int:
+        return -(-len(self.rows) // self.config.engine.unit_size)
+
+
+def make_plan(config: ExtractConfig, known_hashes: dict[tuple[str, int], str] | None = None) -> Plan:
+    """Check model, settings and input and return the plan. Raises ValueError naming what is wrong.
+
+    `known_hashes` maps (source, offset) to image hashes that need not be computed again.
+    """
+    model = models.build(config.model)
+    check_settings(model, config)
+    source = open_source(config.data, model.class_names)
+    rows = freeze(source, select(source.rows(), config.data), known_hashes)
+    fields = dotted.fingerprint_fields(config) | environment_fields()
+    fields["weights_sha256"] = models.weights_sha256(config.model)
+    fields["input_sha256"] = digest_of(rows)
+    if config.output.from_spectrum:
+        fields["spectrum_root_sha256"] = _check_spectrum(config, fields)
+    return Plan(
+        config=config,
+        rows=rows,
+        class_names=tuple(source.class_names),
+        image_size=model.image_size,
+        latent_size=int(torch.tensor(model.latent_shape).prod()),
+        fields=fields,
+    )
+
+
+def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
+    """Raise ValueError for a setting this model cannot do, naming it and the valid values."""
+    for name, layer in (("spectrum.layer", config.spectrum.layer), ("features.layer", config.features.layer)):
+        if layer not in model.feature_layers:
+            raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
+    try:
+        path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
+        model.schedule.alpha_sigma(torch.tensor([config.features.feature_t], dtype=torch.float64))
+    except ValueError as error:
+        raise ValueError(f"inversion.num_steps, inversion.project_t or features.feature_t: {error}") from None
+    latent = int(torch.tensor(model.latent_shape).prod())
+    if config.spectrum.num_directions > latent:
+        raise ValueError(f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the latent size {latent}")
+    extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
+    scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
+    modes = {config.projection.mode} | {extra.mode for extra in extras}
+    if any(scale != 1.0 for scale in scales) or "unconditional" in modes:
+        model.null_cond(1)
+
+
+def environment_fields() -> dict[str, Any]:
+    """Return the code and library versions that can change a byte of the output."""
+    versions = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
+    return versions | {"version.python": platform.python_version(), "code_sha256": code_sha256()}
+
+
+def code_sha256() -> str:
+    """Return one sha256 over the Python files of this package."""
+    root = Path(__file__).parent.parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
+    """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
+    import json
+
+    folder = Path(config.output.from_spectrum or "")
+    root = read_root(folder)
+    earlier = json.loads((folder / "run.json").read_text())["fields"]
+    if not earlier["output.keep_spectrum"]:
+        raise ValueError(f"output.from_spectrum: {str(folder)!r} was made without --output.keep-spectrum")
+    free = ("spectrum.num_directions", "spectrum.max_products")
+    bound = ("model.", "inversion.", "spectrum.", "weights_", "input_", "engine.unit_size", "seed")
+    for name, value in earlier.items():
+        if name.startswith(bound) and name not in free and fields.get(name) != value:
+            raise ValueError(f"output.from_spectrum: {name} was {value!r} there and is {fields.get(name)!r} here")
+    if config.spectrum.num_directions > earlier["spectrum.num_directions"]:
+        raise ValueError(
+            f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the "
+            f"{earlier['spectrum.num_directions']} that {str(folder)!r} kept"
+        )
+    return root["root_sha256"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes, estimated."""
+
+    evaluations_per_sample: dict[str, float]
+    products_per_sample: float
+    seconds_per_evaluation: float
+    bytes_per_sample: int
+
+    @property
+    def total_evaluations(self) -> float:
+        return sum(self.evaluations_per_sample.values())
+
+
+def estimate_cost(plan: Plan) -> Cost:
+    """Count network evaluations per sample and time one evaluation here, on one thread or one GPU."""
+    config = plan.config
+    model = models.build(config.model)
+    steps = len(path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)) - 1
+    products = 0.0
+    counts: dict[str, float] = {}
+    if not config.output.from_spectrum:
+        products = min(PRODUCTS_PER_DIRECTION * config.spectrum.num_directions, plan.latent_size)
+        if config.spectrum.solver == "subspace_iteration":
+            products = 100.0 * config.spectrum.num_directions
+        counts["inversion"] = steps * (1 + config.inversion.num_refinements)
+        counts["round trip"] = steps
+        counts["singular vectors"] = products * EVALUATIONS_PER_PRODUCT
+    counts["decoding"] = steps * (1 if config.decoding.guidance_scale == 1 else 2)
+    counts["features"] = 2
+    for name in config.output.extras:
+        counts[f"extra {name}"] = 2 + _extra_evaluations(name, config, steps, products)
+    return Cost(counts, products, _time_evaluation(model, config), _bytes_per_sample(plan))
+
+
+def _extra_evaluations(name: str, config: ExtractConfig, steps: int, products: float) -> float:
+    extra = parse_extra(name)
+    if extra is None or (extra.mode == "none" and extra.guidance_scale == 1 and products):
+        return 0
+    scale = config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
+    more = {"unconditional": products * EVALUATIONS_PER_PRODUCT, "centred": 64.0}.get(extra.mode, 0.0)
+    return steps * (1 if scale == 1 else 2) + more
+
+
+def _time_evaluation(model: Any, config: ExtractConfig) -> float:
+    """Return the seconds one evaluation takes per sample, in a micro-batch on this machine."""
+    torch.set_num_threads(config.engine.num_threads)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    x_t = torch.randn(config.engine.micro_batch, *model.latent_shape, device=model.device)
+    cond = model.cond(torch.zeros(len(x_t), dtype=torch.long))
+    seconds: list[float] = []
+    for _ in range(4):
+        began = time.perf_counter()
+        model.eps(x_t, float(config.inversion.project_t), cond).sum().item()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / len(x_t)
+
+
+def _bytes_per_sample(plan: Plan) -> int:
+    """Return the disk one sample takes: pictures as PNG, features, JSON, and the side-car if kept."""
+    pictures = 1 + len(plan.config.output.extras)
+    per_picture = plan.image_size**2 * 2 + 6 * 512
+    spectrum = 4 * plan.latent_size * (plan.config.spectrum.num_directions + 1) + 2048
+    return pictures * per_picture + 6144 + (spectrum if plan.config.output.keep_spectrum else 0)
+
+
+def scan_images(plan: Plan, source: Source) -> Counter[str]:
+    """Decode a spread of at most 64 inputs and count what is wrong with them."""
+    stride = max(1, len(plan.rows) // SCANNED_IMAGES)
+    found: Counter[str] = Counter()
+    for row in plan.rows[::stride][:SCANNED_IMAGES]:
+        try:
+            decode_row(source, row, plan.image_size, plan.config.data)
+            found["ok"] += 1
+        except RejectedImage as rejected:
+            found[rejected.reason.value] += 1
+    return found
+
+
+def describe(plan: Plan, num_actors: int) -> str:
+    """Return the plan as text: input, units, evaluations, time and disk."""
+    cost = estimate_cost(plan)
+    scanned = scan_images(plan, open_source(plan.config.data, plan.class_names))
+    count = len(plan.rows)
+    seconds = cost.total_evaluations * cost.seconds_per_evaluation * count / num_actors
+    lines = [
+        f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
+        f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
+        f" (of {sum(scanned.values())} decoded)",
+        f"units        {plan.num_units} of up to {plan.config.engine.unit_size} images, one shard each",
+        f"evaluations  {cost.total_evaluations:.0f} per sample",
+        *(f"             {number:8.0f}  {what}" for what, number in cost.evaluations_per_sample.items()),
+        f"time         about {seconds:.0f} s with {num_actors} actors, after start-up"
+        f" ({cost.seconds_per_evaluation * 1e3:.2f} ms per evaluation, measured here)",
+        f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB",
+        f"fingerprint  {plan.fingerprint[:16]}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""The three stages every work unit streams through: decode (CPU), extract (model actor), commit (CPU)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from clarep_ray import dotted
+from clarep_ray.config import ExtractConfig
+from clarep_ray.data.manifest import InputManifest
+from clarep_ray.data.sources import open_source
+from clarep_ray.data.store import SPECTRA, OutputStore
+from clarep_ray.data.units import UnitBlob, decode_unit, merge_results, unit_files, unit_manifest
+
+
+class UnitGivenUp(RuntimeError):
+    """A unit was interrupted too often: a sample may be killing the process, or the machine is failing."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage needs, small and picklable."""
+
+    config: dict[str, Any]
+    output: str
+    manifest: str
+    fingerprint: str
+    image_size: int
+    class_names: tuple[str, ...]
+    run_id: str
+    units: tuple[int, ...]
+
+    @property
+    def extract_config(self) -> ExtractConfig:
+        return dotted.from_flat(ExtractConfig, self.config)
+
+    @property
+    def store(self) -> OutputStore:
+        return OutputStore(Path(self.output))
+
+
+def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
+    """Read and decode the rows of one unit; `table` names it by its place in the to-do list."""
+    began = time.monotonic()
+    unit = context.units[table["id"][0].as_py()]
+    config = context.extract_config
+    rows = InputManifest(Path(context.manifest)).unit_rows(unit)
+    source = open_source(config.data, context.class_names)
+    blob = decode_unit(source, rows, context.image_size, config.data)
+    if config.output.from_spectrum:
+        blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
+    return _row(unit, blob, {"decode_s": time.monotonic() - began})
+
+
+class ExtractStage:
+    """One model, loaded once, that turns decoded units into finished ones."""
+
+    def __init__(self, context: RunContext) -> None:
+        from clarep_ray.models.extractor import UnitExtractor
+
+        self.context = context
+        self.extractor = UnitExtractor(context.extract_config)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        unit, blob, timings = _unpack(table)
+        _count_attempt(self.context, unit)
+        began = time.monotonic()
+        good = [record for record in blob.records if record["status"] == "ok"]
+        images = blob.arrays.pop("images")
+        labels, keys = [record["label"] for record in good], [record["key"] for record in good]
+        arrays, results = self.extractor.run(images, labels, keys, blob.arrays or None)
+        done = merge_results(blob, arrays, results)
+        return _row(unit, done, timings | {"extract_s": time.monotonic() - began})
+
+
+def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
+    """Write and commit one unit; return only what the driver reports."""
+    unit, blob, timings = _unpack(table)
+    began = time.monotonic()
+    config = context.extract_config
+    provenance = {
+        "unit": unit,
+        "fingerprint": context.fingerprint,
+        "model": f"{config.model.name}/{config.model.weights}",
+        "projection": config.projection.mode,
+        "guidance_scale": config.decoding.guidance_scale,
+        "project_t": config.inversion.project_t,
+        "seed": config.seed,
+    }
+    files = unit_files(blob, provenance, config.output.extras, config.output.keep_spectrum)
+    manifest = unit_manifest(blob, context.fingerprint)
+    fresh = context.store.commit(unit, files, manifest)
+    report = {
+        "unit": unit,
+        "num_rows": len(manifest["rows"]),
+        "num_ok": manifest["num_ok"],
+        "num_removed": [row["num_removed"] for row in manifest["rows"] if row["status"] == "ok"],
+        "fresh": fresh,
+        **timings,
+        "commit_s": time.monotonic() - began,
+    }
+    return pa.Table.from_pylist([report])
+
+
+def _count_attempt(context: RunContext, unit: int) -> None:
+    """Note on disk that this run starts on a unit; give up after too many interrupted starts.
+
+    Ray restarts a dead actor and its units for ever; without this a picture that kills the process would too.
+    """
+    ledger = context.store.root / "attempts" / context.run_id
+    ledger.mkdir(parents=True, exist_ok=True)
+    limit = context.extract_config.engine.max_attempts
+    for attempt in range(1, limit + 1):
+        try:
+            (ledger / f"{unit:06d}.{attempt}").open("x").close()
+            return
+        except FileExistsError:
+            continue
+    raise UnitGivenUp(f"unit {unit} was interrupted {limit} times; its inputs are rows of unit {unit} in the manifest")
+
+
+def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
+    """Return the arrays of an earlier run's spectrum of the same unit, checked to be about the same samples."""
+    import json
+
+    from safetensors import safe_open
+
+    entry = OutputStore(folder).committed_unit(unit)["files"][SPECTRA]
+    with safe_open(folder / entry["name"], framework="numpy") as file:
+        keys = json.loads(file.metadata()["keys"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    if keys != [record["key"] for record in blob.records if record["status"] == "ok"]:
+        raise ValueError(f"output.from_spectrum: unit {unit} of {str(folder)!r} is about other samples")
+    return arrays
+
+
+def _row(unit: int, blob: UnitBlob, timings: dict[str, float]) -> pa.Table:
+    columns = {"unit": [unit], "payload": pa.array([blob.to_bytes()], pa.large_binary())}
+    return pa.table(columns | {name: [seconds] for name, seconds in timings.items()})
+
+
+def _unpack(table: pa.Table) -> tuple[int, UnitBlob, dict[str, float]]:
+    row = table.to_pylist()[0]
+    return row.pop("unit"), UnitBlob.from_bytes(row.pop("payload")), row

@@ -1,0 +1,121 @@
+"""What is written last: the Parquet index (one row per input), timm's `_info.json`, and the root manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clarep_ray.data.manifest import InputManifest
+from clarep_ray.data.store import SHARDS, OutputStore
+
+INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("id", pa.string()),
+        ("key", pa.string()),
+        ("sha256", pa.string()),
+        ("label", pa.int64()),
+        ("class_name", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("unit", pa.int64()),
+        ("shard", pa.string()),
+        ("num_removed", pa.int64()),
+        ("elbow_method", pa.string()),
+        ("elbow_margin", pa.float64()),
+        ("ambiguous", pa.bool_()),
+        ("max_residual", pa.float64()),
+        ("num_products", pa.int64()),
+        ("round_trip_error", pa.float64()),
+    ]
+)
+
+
+class Unaccounted(RuntimeError):
+    """Outputs and rejects do not add up to the inputs."""
+
+
+def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint: str) -> dict[str, Any]:
+    """Write index, `_info.json` and, last, the root manifest; return the root manifest.
+
+    Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
+    """
+    units = store.committed_units()
+    rows = _index_rows(units, manifest)
+    index = _parquet_bytes(rows)
+    shards = [units[unit]["files"][SHARDS] | {"samples": units[unit]["num_ok"]} for unit in sorted(units)]
+    info = _timm_info(split, shards)
+    rejects = Counter(row["reason"] for row in rows if row["status"] == "rejected")
+    root: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "input_sha256": manifest.digest(),
+        "num_inputs": len(rows),
+        "num_ok": len(rows) - sum(rejects.values()),
+        "rejects": dict(sorted(rejects.items())),
+        "num_units": len(units),
+        "index_sha256": hashlib.sha256(index).hexdigest(),
+        "files": [entry for unit in sorted(units) for entry in units[unit]["files"].values()],
+    }
+    root["root_sha256"] = hashlib.sha256(json.dumps(root, sort_keys=True).encode()).hexdigest()
+    store.write_root(INDEX, index)
+    store.write_root(TIMM_INFO, (json.dumps(info, indent=1) + "\n").encode())
+    store.write_root(ROOT, (json.dumps(root, indent=1) + "\n").encode())
+    return root
+
+
+def read_root(folder: Path) -> dict[str, Any]:
+    """Return the root manifest of a finished output; ValueError where there is none."""
+    path = folder / ROOT
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} has no {ROOT}: no extraction was finished there")
+    return json.loads(path.read_text())
+
+
+def read_index(folder: Path) -> pa.Table:
+    """Return the index of a finished output."""
+    read_root(folder)
+    return pq.read_table(folder / INDEX, schema=INDEX_SCHEMA)
+
+
+def _index_rows(units: dict[int, dict[str, Any]], manifest: InputManifest) -> list[dict[str, Any]]:
+    if sorted(units) != list(range(manifest.num_units)):
+        missing = sorted(set(range(manifest.num_units)) - set(units))
+        raise Unaccounted(f"{len(missing)} of {manifest.num_units} units are not committed, first: {missing[:5]}")
+    rows: list[dict[str, Any]] = []
+    for unit in range(manifest.num_units):
+        frozen, done = manifest.unit_rows(unit), units[unit]["rows"]
+        if [row.key for row in frozen] != [row["key"] for row in done]:
+            raise Unaccounted(f"unit {unit}: its rows are not those of the input manifest")
+        shard = units[unit]["files"][SHARDS]["name"]
+        for row, result in zip(frozen, done, strict=True):
+            known = {name: getattr(row, name) for name in ("ordinal", "id", "key", "sha256", "label", "class_name")}
+            rows.append({**result, **known, "unit": unit, "shard": shard if result["status"] == "ok" else None})
+    return rows
+
+
+def _parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), INDEX_SCHEMA), buffer, row_group_size=65536)
+    return buffer.getvalue()
+
+
+def _timm_info(split: str, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    full = [shard for shard in shards if shard["samples"]]
+    lengths = [shard["samples"] for shard in full]
+    entry = {
+        "name": split,
+        "filenames": [shard["name"] for shard in full],
+        "shard_lengths": lengths,
+        "num_samples": sum(lengths),
+    }
+    return {"splits": {split: entry}}

@@ -1,0 +1,170 @@
+"""Freeze the input of a run into a manifest: selection, hashes, keys; one Parquet row group per work unit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.records import InputRow, safe_key
+from clarep_ray.data.sources import Listed, Source
+
+MANIFEST, STAMPS = "input.parquet", "input_stamps.json"
+HASHING_THREADS = 4
+SCHEMA = pa.schema(
+    [(f.name, {"int": pa.int64(), "str": pa.string()}[str(f.type)]) for f in fields(InputRow)]
+)  # the annotations are strings here
+
+
+@dataclass(frozen=True)
+class InputManifest:
+    """The frozen input on disk: rows in order, cut into units of `unit_size` consecutive rows."""
+
+    path: Path
+
+    @property
+    def file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path)
+
+    @property
+    def num_rows(self) -> int:
+        return self.file.metadata.num_rows
+
+    @property
+    def num_units(self) -> int:
+        return self.file.metadata.num_row_groups
+
+    def unit_rows(self, unit: int) -> list[InputRow]:
+        """Return the rows of one work unit."""
+        return [InputRow(**row) for row in self.file.read_row_group(unit).to_pylist()]
+
+    def digest(self) -> str:
+        """Return the sha256 of what the rows say, whatever the Parquet encoding."""
+        return digest_of(row for unit in range(self.num_units) for row in self.unit_rows(unit))
+
+
+def digest_of(rows: Iterable[InputRow]) -> str:
+    """Return the sha256 over id, key, image hash and label of every row in order."""
+    total = hashlib.sha256()
+    for row in rows:
+        total.update(f"{row.id}\0{row.key}\0{row.sha256}\0{row.label}\n".encode())
+    return total.hexdigest()
+
+
+def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
+    """Return the rows a config asks for, in their order: classes, then per class and fraction, then the limit.
+
+    `fraction` and `per_class` are stratified; which rows they take follows from the seed and the row's id, so
+    adding or removing other files does not reshuffle the choice. Raises ValueError for an unknown class or an
+    empty result.
+    """
+    chosen = list(rows)
+    if config.classes:
+        names = {row.class_name for row in chosen} | {str(row.label) for row in chosen}
+        unknown = [name for name in config.classes if name not in names]
+        if unknown:
+            raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {', '.join(sorted(names))}")
+        wanted = set(config.classes)
+        chosen = [row for row in chosen if row.class_name in wanted or str(row.label) in wanted]
+    if config.per_class is not None or config.fraction < 1:
+        chosen = _stratified(chosen, config)
+    chosen = chosen[: config.limit]
+    if not chosen:
+        raise ValueError("data: no image is left after the selection")
+    return chosen
+
+
+def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:
+    by_class: dict[str, list[Listed]] = defaultdict(list)
+    for row in rows:
+        by_class[row.class_name].append(row)
+    kept: set[str] = set()
+    for members in by_class.values():
+        count = max(1, round(config.fraction * len(members)))
+        count = min(count, config.per_class or count)
+        kept |= {row.id for row in sorted(members, key=lambda row: _rank(config.seed, row.id))[:count]}
+    return [row for row in rows if row.id in kept]
+
+
+def _rank(seed: int, identity: str) -> bytes:
+    return hashlib.blake2b(f"{seed}|{identity}".encode(), digest_size=8).digest()
+
+
+def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int], str] | None = None) -> list[InputRow]:
+    """Return the rows with the sha256 of their image bytes and their keys.
+
+    `known` maps (source, offset) to hashes that need not be computed again. Raises ValueError for ids that are
+    equal up to case or Unicode form, which many file systems could not keep apart.
+    """
+    _refuse_collisions(row.id for row in listed)
+
+    def digest(row: Listed) -> str:
+        old = (known or {}).get((row.source, row.offset))
+        return old or hashlib.sha256(source.read(row.source, row.offset, row.size)).hexdigest()
+
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        hashes = list(pool.map(digest, listed))
+    return [
+        InputRow(ordinal=i, key=safe_key(row.id), sha256=sha, **asdict(row))
+        for i, (row, sha) in enumerate(zip(listed, hashes, strict=True))
+    ]
+
+
+def _refuse_collisions(identities: Iterable[str]) -> None:
+    counts = Counter(unicodedata.normalize("NFC", identity).casefold() for identity in identities)
+    doubled = [identity for identity, count in counts.items() if count > 1]
+    if doubled:
+        raise ValueError(f"data: {len(doubled)} ids are equal up to case or Unicode form, first: {doubled[0]!r}")
+
+
+def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:
+    """Write the rows under their final name in one step, one row group per unit."""
+    work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with pq.ParquetWriter(work, SCHEMA) as writer:
+        for chunk in _chunks(rows, unit_size):
+            writer.write_table(pa.Table.from_pylist([asdict(row) for row in chunk], SCHEMA), row_group_size=unit_size)
+    with work.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(work, path)
+    return InputManifest(path)
+
+
+def _chunks(rows: Sequence[InputRow], size: int) -> Iterator[Sequence[InputRow]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def write_stamps(folder: Path, root: str | None, sources: Iterable[str]) -> None:
+    """Note size and modification time of every input file, so that a resumed run need not hash it again."""
+    if root is None:
+        return
+    stamps = {source: _stamp(Path(root) / source) for source in sorted(sources)}
+    (folder / STAMPS).write_text(json.dumps(stamps))
+
+
+def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], str]:
+    """Return {(source, offset): sha256} of an earlier manifest's rows whose files look untouched since."""
+    if root is None or not (folder / STAMPS).is_file() or not (folder / MANIFEST).is_file():
+        return {}
+    stamps = json.loads((folder / STAMPS).read_text())
+    fresh = {source for source, stamp in stamps.items() if _stamp(Path(root) / source) == stamp}
+    manifest = InputManifest(folder / MANIFEST)
+    rows = (row for unit in range(manifest.num_units) for row in manifest.unit_rows(unit))
+    return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_size, found.st_mtime_ns]

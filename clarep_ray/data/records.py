@@ -1,0 +1,73 @@
+"""The rows of an input manifest and the closed list of reasons for which a sample can be rejected."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_KEY_LENGTH = 100
+
+
+class RejectReason(StrEnum):
+    """Why an input has no Canonical Sample. Infrastructure faults never appear here."""
+
+    UNKNOWN_CLASS = "unknown_class"
+    EMPTY_FILE = "empty_file"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    NONFINITE_INVERSION = "nonfinite_inversion"
+    NONFINITE_JACOBIAN = "nonfinite_jacobian"
+    NONFINITE_DECODING = "nonfinite_decoding"
+    NONFINITE_FEATURES = "nonfinite_features"
+    RANK_DEFICIENT = "rank_deficient"
+    NO_OTHER_IMAGE = "no_other_image"
+
+
+class RejectedImage(Exception):
+    """An input that cannot be used, with its reason."""
+
+    def __init__(self, reason: RejectReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRow:
+    """One input of a run, frozen before work starts.
+
+    `source` is a path relative to the input root (or the embedded set's name); `offset` and `size` locate the
+    encoded image inside it: bytes in a file or tar, a row number (size 0) in Parquet, a picture number in the
+    embedded set. `label` is -1 where the class is unknown to the model.
+    """
+
+    ordinal: int
+    id: str
+    key: str
+    source: str
+    offset: int
+    size: int
+    sha256: str
+    label: int
+    class_name: str
+
+
+def safe_key(identity: str) -> str:
+    """Return a WebDataset key for an id: `[A-Za-z0-9_-]`, at most 100 characters, distinct for distinct ids.
+
+    An id that is already a safe key stays as it is; any other is cleaned and ends in a hash of the original.
+    """
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", identity)
+    if cleaned == identity and len(identity) <= MAX_KEY_LENGTH and not re.search(r"-[0-9a-f]{10}$", identity):
+        return identity
+    digest = hashlib.blake2b(identity.encode(), digest_size=5).hexdigest()
+    return f"{cleaned[: MAX_KEY_LENGTH - 11]}-{digest}"
+
+
+def shown(name: str) -> str:
+    """Return a file name fit for a log line: no control characters, at most 200 characters."""
+    return repr(name)[1:-1][:200]

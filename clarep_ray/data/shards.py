@@ -1,0 +1,87 @@
+"""One work unit as a WebDataset shard: the same samples always give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.data.tar_index import tar_index
+
+SAMPLE_SUFFIXES = ("png", "cls", "json", "feature.npy")
+"""Members every sample has; extras add NAME.png and NAME.feature.npy."""
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return an array as .npy, never pickled."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npy(data: bytes) -> NDArray[Any]:
+    """Return the array of .npy bytes; object arrays are refused."""
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def json_bytes(record: Mapping[str, Any]) -> bytes:
+    """Return a record as compact JSON with sorted keys; NaN is refused."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def shard_bytes(samples: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """Return the tar of {key: {suffix: bytes}}: USTAR, no times or owners, keys in the order given."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples.items():
+            for suffix in sorted(members):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(members[suffix])
+                info.mode = 0o644
+                tar.addfile(info, io.BytesIO(members[suffix]))
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard: its key and its members' bytes by suffix."""
+
+    key: str
+    members: dict[str, bytes]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads(self.members["json"])
+
+    def feature(self, name: str = "") -> NDArray[np.float32]:
+        """Return the Canonical Feature, or that of an extra."""
+        return read_npy(self.members[f"{name}.feature.npy" if name else "feature.npy"])
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a shard in order. Raises DamagedTar for a truncated or malformed file."""
+    data = path.read_bytes()
+    key, members = None, dict[str, bytes]()
+    for member in tar_index(path):
+        current, _, suffix = member.name.partition(".")
+        if current != key and key is not None:
+            yield Sample(key, members)
+            members = {}
+        key = current
+        members[suffix] = data[member.offset : member.offset + member.size]
+    if key is not None:
+        yield Sample(key, members)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

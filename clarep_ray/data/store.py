@@ -1,0 +1,110 @@
+"""The output folder and its commit protocol: a unit is either committed whole or not there.
+
+A unit's files are written under temporary names, flushed to disk and published under their content hash; then
+its manifest is published under its final name, only if that name is free. That is the commit point. Readers go
+through unit manifests alone and never through a listing of shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
+
+
+class NondeterministicUnit(RuntimeError):
+    """A unit was computed twice with different bytes."""
+
+
+@dataclass(frozen=True)
+class OutputStore:
+    """An output folder on a local or shared file system."""
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Make the folders and remove what interrupted attempts left in the work folder."""
+        for name in (SHARDS, SPECTRA, UNITS, WORK):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for path in (self.root / WORK).iterdir():
+            path.unlink(missing_ok=True)
+
+    def unit_path(self, unit: int) -> Path:
+        return self.root / UNITS / f"{unit:06d}.json"
+
+    def committed_units(self) -> dict[int, dict[str, Any]]:
+        """Return {unit: its manifest} of every committed unit."""
+        return {int(path.stem): json.loads(path.read_text()) for path in sorted((self.root / UNITS).glob("*.json"))}
+
+    def committed_unit(self, unit: int) -> dict[str, Any]:
+        """Return the manifest of one committed unit; FileNotFoundError where it is not committed."""
+        return json.loads(self.unit_path(unit).read_text())
+
+    def is_committed(self, unit: int) -> bool:
+        return self.unit_path(unit).is_file()
+
+    def commit(self, unit: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
+        """Publish a unit's files and then its manifest; return False where it was committed already.
+
+        `files` maps a folder (`shards`, `spectra`) to the one file it receives; the manifest gains their names,
+        sizes and hashes. Raises NondeterministicUnit where the committed unit has other hashes.
+        """
+        entries = {folder: self._publish(folder, unit, data) for folder, data in files.items()}
+        record = {**manifest, "unit": unit, "files": entries}
+        data = (json.dumps(record, sort_keys=True, indent=1) + "\n").encode()
+        if self._put_if_absent(self._write_temporary(data), self.unit_path(unit)):
+            return True
+        before = self.committed_unit(unit)["files"]
+        if before != entries:
+            raise NondeterministicUnit(
+                f"unit {unit} was committed with {before} and computed again as {entries}: the same work gave other bytes"
+            )
+        return False
+
+    def write_root(self, name: str, data: bytes) -> None:
+        """Write a root file (index, manifest, config) in one step, replacing an older one."""
+        os.replace(self._write_temporary(data), self.root / name)
+        _sync_folder(self.root)
+
+    def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
+        sha = hashlib.sha256(data).hexdigest()
+        suffix = {SHARDS: "tar", SPECTRA: "safetensors"}[folder]
+        target = self.root / folder / f"{unit:06d}-{sha[:12]}.{suffix}"
+        temporary = self._write_temporary(data)
+        # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+        return {"name": f"{folder}/{target.name}", "sha256": sha, "bytes": len(data)}
+
+    def _write_temporary(self, data: bytes) -> Path:
+        path = self.root / WORK / uuid.uuid4().hex
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+    def _put_if_absent(self, temporary: Path, target: Path) -> bool:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(target.parent)
+        return True
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

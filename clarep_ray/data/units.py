@@ -1,0 +1,168 @@
+"""A work unit's way through the engine: decode its rows, carry them as one blob, write them as one shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.pixels import decode_image, encode_png
+from clarep_ray.data.records import InputRow, RejectedImage, RejectReason
+from clarep_ray.data.shards import json_bytes, npy_bytes, shard_bytes
+from clarep_ray.data.sources import Source
+from clarep_ray.data.store import SHARDS, SPECTRA
+
+Arrays = Mapping[str, NDArray[Any]]
+OK = "ok"
+
+
+class InputChanged(RuntimeError):
+    """An input file is not the one that was frozen into the manifest."""
+
+
+@dataclass(frozen=True)
+class UnitBlob:
+    """Arrays and JSON records of one unit, as they travel between stages."""
+
+    arrays: dict[str, NDArray[Any]]
+    records: list[dict[str, Any]]
+
+    def to_bytes(self) -> bytes:
+        return save(self.arrays, metadata={"records": json.dumps(self.records)})
+
+    @staticmethod
+    def from_bytes(data: bytes) -> UnitBlob:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        return UnitBlob(load(data), json.loads(header["__metadata__"]["records"]))
+
+
+def decode_unit(source: Source, rows: Sequence[InputRow], image_size: int, config: DataConfig) -> UnitBlob:
+    """Return the pictures of the rows that can be read, and a record for every row.
+
+    Raises InputChanged where a row's bytes are not those of the manifest.
+    """
+    images: list[NDArray[np.uint8]] = []
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        record: dict[str, Any] = {"key": row.key, "id": row.id, "source": row.source, "label": row.label}
+        record |= {"class_name": row.class_name, "status": OK, "reason": None}
+        try:
+            images.append(decode_row(source, row, image_size, config))
+        except RejectedImage as rejected:
+            record |= {"status": "rejected", "reason": rejected.reason.value}
+        records.append(record)
+    stacked = np.stack(images) if images else np.zeros((0, image_size, image_size, 3), np.uint8)
+    return UnitBlob({"images": stacked}, records)
+
+
+def decode_row(source: Source, row: InputRow, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
+    """Return the picture of one row; RejectedImage with the reason, InputChanged where its bytes changed."""
+    data = source.read(row.source, row.offset, row.size)
+    if hashlib.sha256(data).hexdigest() != row.sha256:
+        raise InputChanged(f"{row.id!r} changed after the input was frozen; restore it, or start a new output")
+    if row.label < 0:
+        raise RejectedImage(RejectReason.UNKNOWN_CLASS)
+    if config.source == "spurious_digits":
+        return np.frombuffer(data, np.uint8).reshape(image_size, image_size, 3)
+    return decode_image(data, image_size)
+
+
+def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[str, Any]]) -> UnitBlob:
+    """Return the unit after the model: result arrays, and the records of every row, rejects included.
+
+    Rows that were decoded keep their place in the arrays; each of their records names it as `slot`.
+    """
+    remaining = iter(enumerate(results))
+    records = []
+    for record in decoded.records:
+        if record["status"] == OK:
+            slot, result = next(remaining)
+            record = {**record, **result, "slot": slot}
+        records.append(record)
+    return UnitBlob(dict(arrays), records)
+
+
+def unit_files(blob: UnitBlob, provenance: Mapping[str, Any], extras: Sequence[str], keep_spectrum: bool) -> dict[str, bytes]:
+    """Return the files a unit is committed as: its shard and, if wanted, its spectrum side-car."""
+    kept = [record for record in blob.records if record["status"] == OK]
+    samples = {record["key"]: _members(blob.arrays, record, provenance, extras) for record in kept}
+    files = {SHARDS: shard_bytes(samples)}
+    if keep_spectrum:
+        files[SPECTRA] = _spectrum_bytes(blob)
+    return files
+
+
+def unit_manifest(blob: UnitBlob, fingerprint: str) -> dict[str, Any]:
+    """Return what a unit's manifest says about its rows."""
+    rows = [_index_entry(blob.arrays, record) for record in blob.records]
+    return {"fingerprint": fingerprint, "rows": rows, "num_ok": sum(row["status"] == OK for row in rows)}
+
+
+def _members(
+    arrays: Arrays, record: Mapping[str, Any], provenance: Mapping[str, Any], extras: Sequence[str]
+) -> dict[str, bytes]:
+    slot = record["slot"]
+    members = {
+        "png": encode_png(arrays["samples"][slot]),
+        "cls": str(record["label"]).encode(),
+        "json": json_bytes({**provenance, **_sample_record(arrays, record)}),
+        "feature.npy": npy_bytes(arrays["features"][slot]),
+    }
+    if "null_features" in arrays:
+        members["null_feature.npy"] = npy_bytes(arrays["null_features"][slot])
+    for name in extras:
+        members[f"{name}.png"] = encode_png(arrays[f"{name}/samples"][slot])
+        members[f"{name}.feature.npy"] = npy_bytes(arrays[f"{name}/features"][slot])
+        if f"{name}/null_features" in arrays:
+            members[f"{name}.null_feature.npy"] = npy_bytes(arrays[f"{name}/null_features"][slot])
+    return members
+
+
+def _sample_record(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
+    slot = record["slot"]
+    known = {name: record[name] for name in ("id", "source", "label", "class_name")}
+    lists = {name: _floats(arrays[name][slot]) for name in ("singular_values", "residuals", "value_errors")}
+    return {**known, **lists, **_statistics(arrays, record), "converged": bool(arrays["converged"][slot])}
+
+
+def _index_entry(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {name: record[name] for name in ("key", "status", "reason")}
+    return entry | _statistics(arrays, record) if record["status"] == OK else entry
+
+
+def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
+    slot = record["slot"]
+    return {
+        "num_removed": int(arrays["num_removed"][slot]),
+        "elbow_method": record["elbow_method"],
+        "elbow_margin": _float(arrays["elbow_margin"][slot]),
+        "ambiguous": bool(arrays["ambiguous"][slot]),
+        "max_residual": _float(arrays["residuals"][slot].max()),
+        "num_products": int(arrays["num_products"][slot]),
+        "round_trip_error": _float(arrays["round_trip_error"][slot]),
+    }
+
+
+def _spectrum_bytes(blob: UnitBlob) -> bytes:
+    names = (
+        "x_t round_trip_error singular_values right_vectors residuals value_errors num_products converged finite"
+    ).split()
+    decoded = [record["key"] for record in blob.records if "slot" in record]
+    return save({name: blob.arrays[name] for name in names}, metadata={"keys": json.dumps(decoded)})
+
+
+def _float(value: Any) -> float:
+    """Return a number with nine significant digits: enough to give a float32 back."""
+    return float(f"{float(value):.9g}")
+
+
+def _floats(values: NDArray[Any]) -> list[float]:
+    return [_float(value) for value in values]

@@ -1,0 +1,124 @@
+"""Frozen dataclass configurations as flat dictionaries of dotted fields: override, fingerprint, type checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+EXECUTION: Mapping[str, Any] = {"fingerprint": False}
+"""Metadata of a field that says how or where a run is done and cannot change a byte of its results."""
+
+Config = TypeVar("Config")
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted field: value} of a config, in declaration order."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return the config with dotted fields replaced, validated again.
+
+    Raises ValueError for an unknown field, listing the known ones, or for a value its field refuses.
+    """
+    known = flatten(config)
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise ValueError(f"unknown config field {unknown[0]!r}; valid: {', '.join(known)}")
+    return _rebuild(config, {**known, **changes}, "")
+
+
+def _rebuild(config: Config, flat: Mapping[str, Any], prefix: str) -> Config:
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        nested = dataclasses.is_dataclass(value)
+        values[item.name] = _rebuild(value, flat, f"{prefix}{item.name}.") if nested else flat[prefix + item.name]
+    return typing.cast(Config, type(config)(**values))
+
+
+def to_json(config: object) -> str:
+    """Return the resolved config as indented JSON of its dotted fields."""
+    return json.dumps(flatten(config), indent=2)
+
+
+def from_flat(kind: type[Config], flat: Mapping[str, Any]) -> Config:
+    """Return the config of a `to_json` dictionary; lists become tuples. Raises ValueError as `override` does."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in flat.items()}
+    return override(kind(), values)
+
+
+def execution_fields(kind: type) -> frozenset[str]:
+    """Return the dotted fields that are not part of the fingerprint."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            found |= {f"{item.name}.{name}" for name in execution_fields(typing.cast(type, hints[item.name]))}
+        elif item.metadata.get("fingerprint", True) is False:
+            found.add(item.name)
+    return frozenset(found)
+
+
+def fingerprint_fields(config: object) -> dict[str, Any]:
+    """Return {dotted field: value} of everything that can change a run's results."""
+    hidden = execution_fields(type(config))
+    return {name: value for name, value in flatten(config).items() if name not in hidden}
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """Return the sha256 of the fields as canonical JSON."""
+    canonical = json.dumps(dict(fields), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_types(config: object) -> None:
+    """Raise ValueError where a field of a frozen config holds a value of another type than it declares.
+
+    A whole number in a float field becomes a float, so that 800 and 800.0 are one configuration.
+    """
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if hints[item.name] is float and type(value) is int:
+            object.__setattr__(config, item.name, float(value))
+        elif not _fits(value, hints[item.name]):
+            raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(
+            _fits(entry, arguments[0]) for entry in typing.cast(tuple[object, ...], value)
+        )
+    if hint is float:
+        return isinstance(value, float)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(str, arguments))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -1,0 +1,152 @@
+"""The extraction actor without Ray: pictures in, Canonical Samples and Features out, one work unit at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clarep_ray import models
+from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
+from clarep_ray.clarid.svd import SingularTriplets
+from clarep_ray.config import PROJECTION_MODES, ExtractConfig, parse_extra
+from clarep_ray.data.records import RejectReason
+
+Arrays = dict[str, NDArray[Any]]
+SPECTRUM_ARRAYS = (
+    "x_t",
+    "round_trip_error",
+    "singular_values",
+    "right_vectors",
+    "residuals",
+    "value_errors",
+    "num_products",
+    "converged",
+    "finite",
+)
+"""What a spectrum side-car holds: everything that is needed to decode again without a new SVD."""
+
+
+class UnitExtractor:
+    """A model with a run's settings; `run` does not depend on which units were done before.
+
+    Threads, deterministic kernels and full float32 precision are set for the whole process.
+    """
+
+    def __init__(self, config: ExtractConfig) -> None:
+        set_deterministic(config.engine.num_threads)
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = models.build(config.model).to(self.device)
+
+    def run(
+        self,
+        images: NDArray[np.uint8],
+        labels: Sequence[int],
+        keys: Sequence[str],
+        resumed: Mapping[str, NDArray[Any]] | None = None,
+    ) -> tuple[Arrays, list[dict[str, Any]]]:
+        """Return the arrays and one record (status, elbow method) for each of n pictures (n, h, w, 3).
+
+        The pictures go through in micro-batches padded to exactly `engine.micro_batch` rows, so that no result
+        depends on how many pictures came along.
+        """
+        size = self.config.engine.micro_batch
+        parts: list[tuple[Arrays, list[dict[str, Any]]]] = []
+        for start in range(0, len(images), size):
+            rows = range(start, min(start + size, len(images)))
+            padded = [rows[i] if i < len(rows) else rows[0] for i in range(size)]
+            earlier = {name: array[padded] for name, array in resumed.items()} if resumed is not None else None
+            batch = self._batch(images[padded], [labels[i] for i in padded], [keys[i] for i in padded], earlier)
+            parts.append(self._collect(batch, len(rows)))
+        arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]} if parts else {}
+        return arrays, [record for part in parts for record in part[1]]
+
+    def _batch(
+        self,
+        images: NDArray[np.uint8],
+        labels: Sequence[int],
+        keys: Sequence[str],
+        earlier: Mapping[str, NDArray[Any]] | None,
+    ) -> CLARepBatch:
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        resumed = _resumed(earlier, self.device) if earlier is not None else None
+        return clarid(self.model, self.model.encode(pixels), torch.tensor(labels), self.config, keys, resumed)
+
+    def _collect(self, batch: CLARepBatch, count: int) -> tuple[Arrays, list[dict[str, Any]]]:
+        """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
+        arrays: dict[str, Tensor] = {
+            "samples": self._to_images(batch.canonical_samples),
+            "features": batch.canonical_features,
+            "num_removed": batch.removal.num_removed,
+            "elbow_margin": torch.tensor([elbow.margin for elbow in batch.removal.elbows], dtype=torch.float64),
+            "ambiguous": batch.removal.ambiguous,
+            **_spectrum_arrays(batch),
+        }
+        if batch.null_features is not None:
+            arrays["null_features"] = batch.null_features
+        for name, (latents, features, null_features) in batch.extras.items():
+            arrays[f"{name}/samples"] = self._to_images(latents)
+            arrays[f"{name}/features"] = features
+            if null_features is not None:
+                arrays[f"{name}/null_features"] = null_features
+        if not self.config.output.keep_spectrum:
+            del arrays["x_t"], arrays["right_vectors"]
+        status = self._without_donor(batch.status[:count])
+        records = [
+            {"status": OK if state == OK else "rejected", "reason": None if state == OK else state}
+            | {"elbow_method": elbow.method}
+            for state, elbow in zip(status, batch.removal.elbows, strict=False)
+        ]
+        return {name: tensor[:count].detach().cpu().numpy() for name, tensor in arrays.items()}, records
+
+    def _to_images(self, latents: Tensor) -> Tensor:
+        """Return uint8 pictures (b, h, w, 3); a non-finite one, rejected anyway, becomes black."""
+        pixels = torch.nan_to_num(self.model.decode(latents), nan=-1.0)
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def _without_donor(self, status: list[str]) -> list[str]:
+        """Reject a lone sample whose projection needs another image's directions."""
+        modes = {self.config.projection.mode} | {
+            extra.mode for name in self.config.output.extras if (extra := parse_extra(name))
+        }
+        lonely = len(status) == 1 and status[0] == OK and "other_image" in modes & set(PROJECTION_MODES)
+        return [RejectReason.NO_OTHER_IMAGE.value] if lonely else status
+
+
+def set_deterministic(num_threads: int) -> None:
+    """Fix what could make equal inputs give other bits: threads, kernels, reduced precision."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
+    triplets, inversion = batch.triplets, batch.inversion
+    return {
+        "x_t": inversion.x_t,
+        "round_trip_error": inversion.round_trip_error,
+        "singular_values": triplets.singular_values,
+        "right_vectors": triplets.right_vectors,
+        "residuals": triplets.residuals,
+        "value_errors": triplets.value_errors,
+        "num_products": triplets.num_products,
+        "converged": triplets.converged,
+        "finite": triplets.finite,
+    }
+
+
+def _resumed(
+    earlier: Mapping[str, NDArray[Any]], device: torch.device
+) -> tuple[Inversion, SingularTriplets]:
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(earlier[name])).to(device) for name in SPECTRUM_ARRAYS}
+    inversion = Inversion(tensors.pop("x_t"), None, tensors.pop("round_trip_error"))
+    return inversion, SingularTriplets(**tensors)

@@ -1,0 +1,77 @@
+"""MLflow behind three functions. A server that is dead or refuses costs a warning, never a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clarep_ray.config import TrackingConfig
+
+DEFAULT_FILE = "mlflow.db"
+MAX_PARAM_LENGTH = 500
+
+
+def tracking_uri(config: TrackingConfig, output: Path) -> str:
+    """Return where runs are logged: the config, MLFLOW_TRACKING_URI, or a sqlite file.
+
+    The file lies in the current folder; inside a submitted Ray job, whose folder is temporary, beside the output.
+    """
+    if config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return config.uri or os.environ["MLFLOW_TRACKING_URI"]
+    folder = output.parent if os.environ.get("RAY_JOB_ID") else Path.cwd()
+    return f"sqlite:///{folder.absolute() / DEFAULT_FILE}"
+
+
+def log_run(
+    config: TrackingConfig,
+    name: str,
+    output: Path,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    artifacts: list[Path],
+) -> str | None:
+    """Log a finished run and return the tracking URI, or None where tracking is off or failed (with a warning)."""
+    if not config.enabled:
+        return None
+    uri = tracking_uri(config, output)
+    try:
+        _log(uri, config, name, output, params=params, metrics=metrics, tags=tags, artifacts=artifacts)
+    except Exception as error:  # whatever MLflow raises, the run's result stands
+        warnings.warn(f"MLflow at {uri} did not take the run: {error}"[:500], stacklevel=2)
+        return None
+    return uri
+
+
+def _log(
+    uri: str,
+    config: TrackingConfig,
+    name: str,
+    output: Path,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    artifacts: list[Path],
+) -> None:
+    for setting, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+        os.environ.setdefault(setting, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(config.experiment) is None:
+        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+        mlflow.create_experiment(config.experiment, artifact_location=folder.as_uri())
+    mlflow.set_experiment(config.experiment)
+    with mlflow.start_run(run_name=name):
+        mlflow.set_tags({**tags, "output": str(output)})
+        mlflow.log_params({key: str(value)[:MAX_PARAM_LENGTH] for key, value in params.items()})
+        mlflow.log_metrics(dict(metrics))
+        mlflow.log_text(json.dumps(dict(params), indent=1, default=str), "config.json")
+        for path in artifacts:
+            mlflow.log_artifact(str(path))

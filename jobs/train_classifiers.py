@@ -1,0 +1,32 @@
+"""Train the two judges of the embedded data: uv run jobs/train_classifiers.py"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifiersJob:
+    """Train the digit and the background classifier and print their accuracy on every split."""
+
+    output: Path = Path("outputs/classifiers")
+    """Output folder."""
+    seed: int = 0
+    """Seed of initial weights and batches."""
+
+
+def main() -> None:
+    job = tyro.cli(TrainClassifiersJob)
+    from clarep_ray.analysis.judges import accuracy_by_split
+    from clarep_ray.models import digit_classifier
+
+    for target in digit_classifier.TARGETS:
+        network = digit_classifier.train(target, job.seed)
+        digit_classifier.save(network, target, job.output)
+        for split, accuracy in accuracy_by_split(network, target).items():
+            print(f"{target:<10}  {split:<18}  {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The whole chain against a model that is known in closed form (bars A1 to A3)."""
+
+import pytest
+import torch
+
+from clarep_ray.clarid.directions import leading, project_out
+from clarep_ray.clarid.pipeline import clarid, leading_triplets
+from clarep_ray.clarid.projection import class_centre
+from clarep_ray.clarid.sampling import decode, guided_eps, invert
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.config import ExtractConfig, SpectrumConfig
+from clarep_ray.dotted import override
+from tests.oracles import GaussianModel
+
+TIMES = (200.0, 400.0, 600.0, 800.0)
+
+
+@pytest.fixture
+def model() -> GaussianModel:
+    means = torch.tensor([[3.0, 1.0, -2.0, 0.5], [0.0, -1.0, 1.0, 2.0]], dtype=torch.float64)
+    return GaussianModel(means, torch.tensor([4.0, 1.0, 0.25, 0.0625], dtype=torch.float64))
+
+
+def round_trip(model: GaussianModel, num_steps: int, t: float, refinements: int = 0):
+    torch.manual_seed(0)
+    cond = model.cond(torch.zeros(64, dtype=torch.long))
+    x_0 = cond + model.variances.sqrt() * torch.randn(64, 4, dtype=torch.float64)
+    times = path_to(model.schedule.times(num_steps), t)
+    denoise = guided_eps(model, cond, None, 1.0)
+    x_t = invert(denoise, x_0, model, times, refinements)
+    return x_0, x_t, decode(denoise, x_t, model, times), cond
+
+
+def test_plain_inversion_errs_by_one_over_n(model: GaussianModel) -> None:
+    errors = {}
+    for steps in (50, 100, 200):
+        x_0, _, back, _ = round_trip(model, steps, 800.0)
+        errors[steps] = (back - x_0).abs().mean(0).max().item()
+    assert errors[50] <= 0.16
+    assert 1.7 <= errors[50] / errors[100] <= 2.2
+    assert 1.7 <= errors[100] / errors[200] <= 2.2
+
+
+def test_fixed_point_refinement_makes_decoding_the_inverse(model: GaussianModel) -> None:
+    x_0, _, back, _ = round_trip(model, 50, 800.0, refinements=8)
+    assert (back - x_0).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_inversion_reaches_the_exact_latent_as_steps_grow(model: GaussianModel, t: float) -> None:
+    errors = []
+    for steps in (50, 500):
+        x_0, x_t, _, cond = round_trip(model, steps, t)
+        errors.append((x_t - model.exact_latent(x_0, t, cond)).abs().mean().item())
+    assert errors[1] < errors[0] / 5
+    assert errors[1] < 0.01
+
+
+def triplets_of(model: GaussianModel, layer: str, t: float):
+    single = GaussianModel(model.means.float(), model.variances.float())
+    settings = SpectrumConfig(layer=layer, num_directions=4, max_products=4)
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    return leading_triplets(single, torch.randn(2, 4), t, single.cond(torch.tensor([0, 1])), settings, generators)
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_singular_values_follow_the_closed_form_at_both_outputs(model: GaussianModel, t: float) -> None:
+    alpha, sigma = model.scales(t)
+    denominator = alpha**2 * model.variances + sigma**2
+    for layer, expected in (("eps", sigma / denominator), ("x_0", alpha * model.variances / denominator)):
+        found = triplets_of(model, layer, t)
+        expected = expected.sort(descending=True).values.float()
+        torch.testing.assert_close(found.singular_values[0], expected, rtol=2e-5, atol=1e-5)
+
+
+def test_eps_and_x_0_outputs_order_the_directions_oppositely(model: GaussianModel) -> None:
+    eps = triplets_of(model, "eps", 200.0).right_vectors[0].abs().argmax(1).tolist()
+    x_0 = triplets_of(model, "x_0", 200.0).right_vectors[0].abs().argmax(1).tolist()
+    assert eps == [3, 2, 1, 0]
+    assert x_0 == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_uncentred_projection_moves_the_mean_and_the_centred_one_keeps_it(model: GaussianModel, t: float) -> None:
+    """Decoded coordinate along a removed direction: mu (1 - sqrt(a lam / (a lam + 1 - a))), or mu if centred."""
+    direction = torch.eye(4, dtype=torch.float64)[:1].expand(8, 1, 4)
+    cond = model.cond(torch.zeros(8, dtype=torch.long))
+    x_t = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    times = path_to(model.schedule.times(500), t)
+    denoise = guided_eps(model, cond, None, 1.0)
+    centre = class_centre(model, x_t, t, cond)
+    plain = decode(denoise, project_out(x_t, direction), model, times)[:, 0]
+    centred = decode(denoise, project_out(x_t, direction, centre), model, times)[:, 0]
+    alpha, sigma = model.scales(t)
+    expected = 3.0 * (1 - (alpha**2 * 4 / (alpha**2 * 4 + sigma**2)) ** 0.5)
+    assert plain.sub(expected).abs().max() <= 0.01
+    assert centred.sub(3.0).abs().max() <= 0.01
+
+
+def test_projection_is_idempotent_and_removes_the_directions() -> None:
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(3, 40, 6, generator=generator))[0].mT
+    x = torch.randn(3, 40, generator=generator)
+    once = project_out(x, leading(basis, torch.tensor([1, 4, 6])))
+    for sample, k in enumerate((1, 4, 6)):
+        assert (basis[sample, :k] @ once[sample]).abs().max() <= 1e-5 * x[sample].norm()
+    torch.testing.assert_close(project_out(once, leading(basis, torch.tensor([1, 4, 6]))), once, atol=1e-5, rtol=0)
+    torch.testing.assert_close(project_out(x, leading(basis, torch.tensor([0, 0, 0]))), x)
+
+
+def test_clarid_end_to_end_on_the_closed_form(model: GaussianModel) -> None:
+    """eps output at t = 200: the top direction is the lowest-variance coordinate, and Eq. 2 flattens it."""
+    config = override(
+        ExtractConfig(),
+        {
+            "spectrum.layer": "eps",
+            "spectrum.num_directions": 4,
+            "spectrum.max_products": 4,
+            "elbow.rule": "fixed",
+            "elbow.num_removed": 1,
+            "inversion.num_steps": 500,
+            "inversion.project_t": 200,
+            "decoding.guidance_scale": 1.0,
+            "features.layer": "eps",
+            "output.extras": ("reconstruction", "centred@1", "random@1"),
+        },
+    )
+    single = GaussianModel(model.means.float(), model.variances.float())
+    labels = torch.arange(6) % 2
+    x_0 = single.cond(labels) + single.variances.sqrt() * torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    batch = clarid(single, x_0, labels, config, [f"s{i}" for i in range(6)])
+    assert batch.status == ["ok"] * 6
+    alpha, sigma = single.scales(200.0)
+    shift = 1 - (alpha**2 * 0.0625 / (alpha**2 * 0.0625 + sigma**2)) ** 0.5
+    torch.testing.assert_close(
+        batch.canonical_samples[:, 3], single.means[labels, 3] * shift, atol=0.02, rtol=0, check_dtype=False
+    )
+    torch.testing.assert_close(batch.canonical_samples[:, :3], x_0[:, :3], atol=0.05, rtol=0)
+    torch.testing.assert_close(batch.extras["centred@1"][0][:, 3], single.means[labels, 3], atol=0.02, rtol=0)
+    torch.testing.assert_close(batch.extras["reconstruction"][0], x_0, atol=0.05, rtol=0)
+    assert batch.inversion.round_trip_error.max() < 0.02
