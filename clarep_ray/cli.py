@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import errno
 import sys
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -14,6 +15,8 @@ from clarep_ray.presets import Preset, origin_table
 
 Job = TypeVar("Job")
 USAGE_ERROR = 2
+EXIT_CODES = {"UnitGivenUp": 6, "ResumeRefused": 7, "InputChanged": 7, "NondeterministicUnit": 9, "DamagedUnit": 11}
+TOO_MANY_REJECTS = 10
 
 
 def parse(job: Callable[..., Job], presets: Mapping[str, Callable[[], Preset[Any]]], default: str) -> Job:
@@ -30,7 +33,7 @@ def parse(job: Callable[..., Job], presets: Mapping[str, Callable[[], Preset[Any
     return tyro.cli(job, default=job(config=presets[name]().config, preset=name))
 
 
-def fail(message: str, code: int = USAGE_ERROR) -> None:
+def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Print one line to stderr and exit."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
@@ -44,11 +47,30 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
         print(f"  {name:<{width}}  {value!s:<24}  {origin}")
 
 
-def flat(kind: Any) -> Any:
-    """Annotate a job's `config` field so that its fields are flags without a prefix."""
-    return Annotated[kind, tyro.conf.arg(name="")]
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process with one line and a documented code where a known fault is raised inside.
+
+    2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to
+    another run. 9: a unit came out with other bytes. 11: a committed unit is
+    damaged. Anything else keeps its traceback and exits with 1.
+    """
+    try:
+        yield
+    except Exception as error:
+        for cause in _causes(error):
+            code = EXIT_CODES.get(type(cause).__name__)
+            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                code = 5
+            if code is not None:
+                fail(str(cause), code)
+        if isinstance(error, ValueError):
+            fail(str(error))
+        raise
 
 
-def job_dataclass(kind: type[Job]) -> type[Job]:
-    """Declare a job's command line: a frozen, keyword-only dataclass."""
-    return dataclasses.dataclass(frozen=True, kw_only=True)(kind)
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it wraps; Ray keeps a worker's error in `cause`."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__

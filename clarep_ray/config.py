@@ -96,9 +96,7 @@ class DataConfig:
         _require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
         _require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
         needs_path = self.source != "spurious_digits"
-        _require(
-            bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})"
-        )
+        _require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,9 +55,7 @@ def change_outside(images: NDArray[np.uint8], originals: list[DigitPicture]) -> 
 
 def originals_of(digits: DigitsConfig, numbers: list[int]) -> list[DigitPicture]:
     """Return the embedded pictures an extraction started from."""
-    pictures = SpuriousDigits(
-        split=digits.split, count=digits.count, correlation=digits.correlation, seed=digits.seed
-    )
+    pictures = SpuriousDigits(split=digits.split, count=digits.count, correlation=digits.correlation, seed=digits.seed)
     return [pictures[number] for number in numbers]
 
 
@@ -67,7 +65,7 @@ def accuracy_by_split(network: DigitClassifier, target: Target) -> dict[str, flo
     for split in SPLITS:
         if target == "background" and split == "foreground_only":
             continue
-        rows = [row for row in _judged(split)]
+        rows = _judged(split)
         answers = np.array([row.label if target == "digit" else row.background_kind for row in rows])
         accuracies[split] = float((network.predict(np.stack([row.image for row in rows])) == answers).mean())
     return accuracies

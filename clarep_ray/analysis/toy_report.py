@@ -85,7 +85,9 @@ def _scatter(model: ToyModel, points: ToyPoints, config: ToyConfig, path: Path) 
         found: ToyOutcome = run_method(model, points, method, layer, t, config)
         axis.plot(SEGMENTS[1], [config.height] * 2, color="0.2", linewidth=4, alpha=0.35, solid_capstyle="butt")
         axis.scatter(*found.points.T, s=8, c=points.core[:, 0], cmap="viridis", linewidths=0)
-        axis.set_title(f"{_name(method, layer, t)}\ndistance {found.distance:.3f}, corr {found.correlation:.2f}", size=9)
+        axis.set_title(
+            f"{_name(method, layer, t)}\ndistance {found.distance:.3f}, corr {found.correlation:.2f}", size=9
+        )
         axis.set_aspect("equal")
         axis.set_xlim(-0.5, 3.5)
         axis.set_ylim(config.height - 1.1, config.height + 1.1)

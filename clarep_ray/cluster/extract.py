@@ -93,6 +93,7 @@ def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) ->
         "output": str(store.root),
         "fingerprint": plan.fingerprint,
         **{name: root[name] for name in ("num_inputs", "num_ok", "rejects", "num_units", "root_sha256")},
+        "reject_rate": 1 - root["num_ok"] / root["num_inputs"],
         "units_resumed": len(done),
         "wall_s": progress.elapsed if todo else 0.0,
         "images_per_s": progress.rows / progress.elapsed if todo else 0.0,
@@ -107,12 +108,14 @@ def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
     path = store.root / RUN
     if path.is_file():
         earlier = json.loads(path.read_text())["fields"]
-        changed = sorted(name for name in earlier.keys() | plan.fields.keys() if earlier.get(name) != plan.fields.get(name))
+        changed = sorted(
+            name for name in earlier.keys() | plan.fields.keys() if earlier.get(name) != plan.fields.get(name)
+        )
         if changed:
             listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
             raise ResumeRefused(f"output.path: {str(store.root)!r} holds another run; changed: {listed}")
         store.prepare()
-        return InputManifest(store.root / MANIFEST)
+        return write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
     if store.root.is_dir() and any(store.root.iterdir()):
         raise ValueError(f"output.path: {str(store.root)!r} is not empty and holds no run; choose another folder")
     store.prepare()

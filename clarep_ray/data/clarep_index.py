@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.data.manifest import InputManifest
+from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 
 INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
@@ -54,7 +55,7 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint:
     rows = _index_rows(units, manifest)
     index = _parquet_bytes(rows)
     shards = [units[unit]["files"][SHARDS] | {"samples": units[unit]["num_ok"]} for unit in sorted(units)]
-    info = _timm_info(split, shards)
+    info = (json.dumps(_timm_info(split, shards), indent=1) + "\n").encode()
     rejects = Counter(row["reason"] for row in rows if row["status"] == "rejected")
     root: dict[str, Any] = {
         "fingerprint": fingerprint,
@@ -63,14 +64,22 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint:
         "num_ok": len(rows) - sum(rejects.values()),
         "rejects": dict(sorted(rejects.items())),
         "num_units": len(units),
+        "unit_sha256": [sha256_file(store.unit_path(unit)) for unit in sorted(units)],
         "index_sha256": hashlib.sha256(index).hexdigest(),
+        "timm_info_sha256": hashlib.sha256(info).hexdigest(),
         "files": [entry for unit in sorted(units) for entry in units[unit]["files"].values()],
     }
-    root["root_sha256"] = hashlib.sha256(json.dumps(root, sort_keys=True).encode()).hexdigest()
+    root["root_sha256"] = root_sha256(root)
     store.write_root(INDEX, index)
-    store.write_root(TIMM_INFO, (json.dumps(info, indent=1) + "\n").encode())
+    store.write_root(TIMM_INFO, info)
     store.write_root(ROOT, (json.dumps(root, indent=1) + "\n").encode())
     return root
+
+
+def root_sha256(root: dict[str, Any]) -> str:
+    """Return the hash of a root manifest over everything but this hash."""
+    rest = {name: value for name, value in root.items() if name != "root_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_root(folder: Path) -> dict[str, Any]:

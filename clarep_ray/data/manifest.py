@@ -135,7 +135,7 @@ def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> Inpu
             writer.write_table(pa.Table.from_pylist([asdict(row) for row in chunk], SCHEMA), row_group_size=unit_size)
     with work.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(work, path)
+    work.replace(path)
     return InputManifest(path)
 
 

@@ -19,6 +19,10 @@ from typing import Any
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 
 
+class DamagedUnit(RuntimeError):
+    """A committed unit whose manifest or files are not as they were committed."""
+
+
 class NondeterministicUnit(RuntimeError):
     """A unit was computed twice with different bytes."""
 
@@ -41,14 +45,21 @@ class OutputStore:
 
     def committed_units(self) -> dict[int, dict[str, Any]]:
         """Return {unit: its manifest} of every committed unit."""
-        return {int(path.stem): json.loads(path.read_text()) for path in sorted((self.root / UNITS).glob("*.json"))}
+        return {int(path.stem): self.committed_unit(int(path.stem)) for path in sorted((self.root / UNITS).glob("*.json"))}
 
     def committed_unit(self, unit: int) -> dict[str, Any]:
-        """Return the manifest of one committed unit; FileNotFoundError where it is not committed."""
-        return json.loads(self.unit_path(unit).read_text())
-
-    def is_committed(self, unit: int) -> bool:
-        return self.unit_path(unit).is_file()
+        """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
+        try:
+            manifest = json.loads(self.unit_path(unit).read_bytes())
+            for entry in manifest["files"].values():
+                if (self.root / entry["name"]).stat().st_size != entry["bytes"]:
+                    raise ValueError(f"{entry['name']} has another size")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedUnit(
+                f"unit {unit} of {str(self.root)!r} is damaged ({error}); "
+                f"run: uv run jobs/verify.py {self.root} --repair"
+            ) from None
+        return manifest
 
     def commit(self, unit: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
         """Publish a unit's files and then its manifest; return False where it was committed already.
@@ -64,13 +75,13 @@ class OutputStore:
         before = self.committed_unit(unit)["files"]
         if before != entries:
             raise NondeterministicUnit(
-                f"unit {unit} was committed with {before} and computed again as {entries}: the same work gave other bytes"
+                f"unit {unit} was committed with {before} and computed again as {entries}: equal work, other bytes"
             )
         return False
 
     def write_root(self, name: str, data: bytes) -> None:
         """Write a root file (index, manifest, config) in one step, replacing an older one."""
-        os.replace(self._write_temporary(data), self.root / name)
+        self._write_temporary(data).replace(self.root / name)
         _sync_folder(self.root)
 
     def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
@@ -79,7 +90,7 @@ class OutputStore:
         target = self.root / folder / f"{unit:06d}-{sha[:12]}.{suffix}"
         temporary = self._write_temporary(data)
         # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
-        os.replace(temporary, target)
+        temporary.replace(target)
         _sync_folder(target.parent)
         return {"name": f"{folder}/{target.name}", "sha256": sha, "bytes": len(data)}
 

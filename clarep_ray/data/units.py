@@ -21,6 +21,18 @@ from clarep_ray.data.store import SHARDS, SPECTRA
 
 Arrays = Mapping[str, NDArray[Any]]
 OK = "ok"
+SPECTRUM_ARRAYS = (
+    "x_t",
+    "round_trip_error",
+    "singular_values",
+    "right_vectors",
+    "residuals",
+    "value_errors",
+    "num_products",
+    "converged",
+    "finite",
+)
+"""What a spectrum side-car holds: everything that is needed to decode again without a new SVD."""
 
 
 class InputChanged(RuntimeError):
@@ -90,7 +102,9 @@ def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[s
     return UnitBlob(dict(arrays), records)
 
 
-def unit_files(blob: UnitBlob, provenance: Mapping[str, Any], extras: Sequence[str], keep_spectrum: bool) -> dict[str, bytes]:
+def unit_files(
+    blob: UnitBlob, provenance: Mapping[str, Any], extras: Sequence[str], keep_spectrum: bool
+) -> dict[str, bytes]:
     """Return the files a unit is committed as: its shard and, if wanted, its spectrum side-car."""
     kept = [record for record in blob.records if record["status"] == OK]
     samples = {record["key"]: _members(blob.arrays, record, provenance, extras) for record in kept}
@@ -152,11 +166,8 @@ def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spectrum_bytes(blob: UnitBlob) -> bytes:
-    names = (
-        "x_t round_trip_error singular_values right_vectors residuals value_errors num_products converged finite"
-    ).split()
     decoded = [record["key"] for record in blob.records if "slot" in record]
-    return save({name: blob.arrays[name] for name in names}, metadata={"keys": json.dumps(decoded)})
+    return save({name: blob.arrays[name] for name in SPECTRUM_ARRAYS}, metadata={"keys": json.dumps(decoded)})
 
 
 def _float(value: Any) -> float:

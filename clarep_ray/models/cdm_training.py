@@ -45,6 +45,7 @@ class CdmTrainer:
 
 
 def architecture_of(config: TrainCdmConfig) -> DigitsDitArchitecture:
+    """Return the sizes of the network a config asks for."""
     return DigitsDitArchitecture(
         image_size=config.image_size,
         patch_size=config.patch_size,

@@ -86,4 +86,6 @@ def train(target: Target, seed: int = 0) -> DigitClassifier:
 def save(network: DigitClassifier, target: Target, folder: Path) -> None:
     """Write the classifier as safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / f"{target}.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()}, folder / f"{target}.safetensors"
+    )

@@ -16,20 +16,9 @@ from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
 from clarep_ray.clarid.svd import SingularTriplets
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
+from clarep_ray.data.units import SPECTRUM_ARRAYS
 
 Arrays = dict[str, NDArray[Any]]
-SPECTRUM_ARRAYS = (
-    "x_t",
-    "round_trip_error",
-    "singular_values",
-    "right_vectors",
-    "residuals",
-    "value_errors",
-    "num_products",
-    "converged",
-    "finite",
-)
-"""What a spectrum side-car holds: everything that is needed to decode again without a new SVD."""
 
 
 class UnitExtractor:
@@ -144,9 +133,7 @@ def _spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
     }
 
 
-def _resumed(
-    earlier: Mapping[str, NDArray[Any]], device: torch.device
-) -> tuple[Inversion, SingularTriplets]:
+def _resumed(earlier: Mapping[str, NDArray[Any]], device: torch.device) -> tuple[Inversion, SingularTriplets]:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(earlier[name])).to(device) for name in SPECTRUM_ARRAYS}
     inversion = Inversion(tensors.pop("x_t"), None, tensors.pop("round_trip_error"))
     return inversion, SingularTriplets(**tensors)

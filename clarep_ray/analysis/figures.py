@@ -1,0 +1,106 @@
+"""Pictures of an extraction: contact sheet, explained variance with the elbow, histogram of k."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.analysis.outputs import ExtractionOutput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN_TITLES = {"": "canonical", "original": "original", "reconstruction": "reconstr.", "guidance": "guidance"}
+SHEET_COLUMNS = ("original", "reconstruction", "guidance", "")
+MAX_CLASSES, SAMPLES_PER_CLASS, CURVES = 20, 4, 40
+
+
+def write_figures(output: ExtractionOutput) -> list[Path]:
+    """Write the figures into the output folder and return their paths."""
+    made = {
+        "contact_sheet.png": contact_sheet(output),
+        "evr_curves.png": evr_curves(output),
+        "k_histogram.png": k_histogram(output),
+    }
+    paths: list[Path] = []
+    for name, figure in made.items():
+        figure.savefig(output.folder / name, dpi=130)
+        paths.append(output.folder / name)
+    return paths
+
+
+def contact_sheet(output: ExtractionOutput) -> Figure:
+    """Return original | reconstruction | guidance only | canonical for a few samples of each class."""
+    columns = [name for name in SHEET_COLUMNS if not name or name in output.extras]
+    pictures = {name: output.pictures(name) for name in columns}
+    classes = np.unique(output.labels)[:MAX_CLASSES]
+    names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
+    groups = [_first_of(output.labels, label) for label in classes]
+    figure, axes = _figure(
+        len(classes), SAMPLES_PER_CLASS, width=1.05 * len(columns) * SAMPLES_PER_CLASS + 0.6, height=1.12 * len(classes)
+    )
+    for row, chosen in zip(axes, groups, strict=True):
+        for axis, index in zip(row, chosen, strict=False):
+            axis.imshow(_strip([pictures[name][index] for name in columns]), interpolation="nearest")
+            axis.set_xlabel(f"k = {output.samples[index].record['num_removed']}", size=6, labelpad=1)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for row, label in zip(axes, classes, strict=True):
+        row[0].set_ylabel(names[int(label)], rotation=0, ha="right", va="center", size=9)
+    for axis in axes[0]:
+        axis.set_title("  |  ".join(COLUMN_TITLES[name] for name in columns), size=7)
+    return figure
+
+
+def evr_curves(output: ExtractionOutput) -> Figure:
+    """Return explained-variance ratios of a spread of samples, each with its elbow."""
+    figure, axes = _figure(1, 1, width=7.0, height=4.2)
+    axis = axes[0, 0]
+    stride = max(1, len(output.samples) // CURVES)
+    for sample in output.samples[::stride][:CURVES]:
+        squares = np.square(sample.record["singular_values"])
+        ratios = squares / squares.sum()
+        k = sample.record["num_removed"]
+        axis.plot(np.arange(1, len(ratios) + 1), ratios, color="C0", alpha=0.3, linewidth=0.9)
+        hollow = {"markerfacecolor": "white"} if sample.record["ambiguous"] else {}
+        axis.plot(k, ratios[k - 1], "o", color="C3", markersize=4, **hollow)
+    axis.set(xlabel="rank i", ylabel="explained-variance ratio", title="Spectra and elbows (hollow: ambiguous)")
+    axis.set_ylim(bottom=0)
+    return figure
+
+
+def k_histogram(output: ExtractionOutput) -> Figure:
+    """Return how many samples have which k."""
+    removed = np.array([sample.record["num_removed"] for sample in output.samples])
+    figure, axes = _figure(1, 1, width=7.0, height=3.6)
+    axis = axes[0, 0]
+    axis.hist(removed, bins=np.arange(0.5, removed.max() + 1.5), color="C0", edgecolor="white", linewidth=0.5)
+    axis.axvline(float(np.median(removed)), color="C3", linestyle="--", label=f"median {np.median(removed):.0f}")
+    axis.set(xlabel="k, number of removed directions", ylabel="samples", title=f"k of {len(removed)} samples")
+    axis.legend()
+    return figure
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[np.object_]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: NDArray[np.object_] = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def _first_of(labels: NDArray[np.int64], label: int) -> list[int]:
+    return [int(index) for index in np.flatnonzero(labels == label)[:SAMPLES_PER_CLASS]]
+
+
+def _strip(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return pictures side by side with a white line between them."""
+    line = np.full((pictures[0].shape[0], max(1, pictures[0].shape[1] // 16), 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture, line)][:-1]
+    return np.concatenate(parts, axis=1)

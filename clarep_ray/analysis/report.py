@@ -1,0 +1,75 @@
+"""The numbers of one extraction: clusters before and after, judges on the embedded data, elbows, errors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from clarep_ray.analysis.clusters import cluster_nmi
+from clarep_ray.analysis.judges import judge, originals_of
+from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.config import ExtractConfig
+
+MAX_CLUSTERED = 5000
+
+
+def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[str, float]:
+    """Return {metric: value} of a finished extraction; names are stable keys for tracking.
+
+    `nmi/X` and `nmi_null/X` cluster features of X read with the label and without it; a condition's embedding
+    alone can separate classes, so only the second says what the picture holds. `judge/X/...` exist for the
+    embedded data only.
+    """
+    records = [sample.record for sample in output.samples]
+    removed = np.array([record["num_removed"] for record in records])
+    metrics = {
+        "median_num_removed": float(np.median(removed)),
+        "mean_num_removed": float(removed.mean()),
+        "share_ambiguous": float(np.mean([record["ambiguous"] for record in records])),
+        "share_elbow_fallback": float(np.mean([record["elbow_method"] == "chord_fallback" for record in records])),
+        "share_converged": float(np.mean([record["converged"] for record in records])),
+        "max_residual": float(max(record["max_residual"] for record in records)),
+        "mean_num_products": float(np.mean([record["num_products"] for record in records])),
+        "mean_round_trip_error": float(np.mean([record["round_trip_error"] for record in records])),
+    }
+    for name in ("", *output.extras):
+        metrics |= _named_metrics(output, name, config)
+    return metrics
+
+
+def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -> dict[str, float]:
+    shown = name or "canonical"
+    metrics: dict[str, float] = {}
+    labels = output.labels[:MAX_CLUSTERED]
+    if 2 <= len(np.unique(labels)) < len(labels):
+        metrics[f"nmi/{shown}"] = cluster_nmi(output.features(name)[:MAX_CLUSTERED], labels, config.seed)
+        first: dict[str, Any] = output.samples[0].members
+        if "null_feature.npy" in first:
+            null_features = output.features(name, null=True)[:MAX_CLUSTERED]
+            metrics[f"nmi_null/{shown}"] = cluster_nmi(null_features, labels, config.seed)
+    if config.data.source == "spurious_digits" and config.model.name == "digits_dit":
+        numbers = [int(sample.record["id"].rpartition("-")[2]) for sample in output.samples]
+        verdict = judge(output.pictures(name), originals_of(config.data.digits, numbers))
+        metrics |= {f"judge/{shown}/{key}": value for key, value in asdict(verdict).items() if value == value}
+    return metrics
+
+
+def summary_table(metrics: dict[str, float]) -> str:
+    """Return the cluster and judge metrics as a markdown table, one row per kind of picture."""
+    names = [key.partition("/")[2] for key in metrics if key.startswith("nmi/")]
+    columns = {
+        "NMI": "nmi/{}",
+        "NMI, no label": "nmi_null/{}",
+        "class kept": "judge/{}/class_kept",
+        "background kept": "judge/{}/background_kept",
+        "class's background": "judge/{}/background_typical",
+        "change outside digit": "judge/{}/change_outside",
+    }
+    used = {title: key for title, key in columns.items() if any(key.format(name) in metrics for name in names)}
+    lines = [f"| picture | {' | '.join(used)} |", "|---" * (len(used) + 1) + "|"]
+    for name in names:
+        cells = (metrics.get(key.format(name)) for key in used.values())
+        lines.append(f"| {name} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""After an extraction: figures, metrics, summary and MLflow; and the table of projection controls."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clarep_ray import dotted, tracking
+from clarep_ray.analysis.figures import write_figures
+from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.analysis.report import extraction_metrics, summary_table
+from clarep_ray.analysis.tables import SeedTable
+from clarep_ray.cluster.extract import run_extraction
+from clarep_ray.config import PROJECTION_MODES, ExtractConfig
+from clarep_ray.data.store import OutputStore
+
+CONTROL_SEEDS = 3
+CONTROL_COLUMNS = ("nmi", "nmi_null", "class_kept", "background_kept", "background_typical", "change_outside")
+
+
+def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the extraction, write figures and `summary.json`, log to MLflow, tell the user; return the summary."""
+    summary = run_extraction(config, say)
+    folder = Path(summary["output"])
+    output = ExtractionOutput(folder)
+    figures = write_figures(output) if output.samples else []
+    metrics = extraction_metrics(output, config) if output.samples else {}
+    summary |= {"preset": preset, "metrics": metrics}
+    OutputStore(folder).write_root("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    uri = tracking.log_run(
+        config.tracking,
+        f"extract {preset}",
+        folder,
+        params=dotted.flatten(config),
+        metrics=metrics | {name: float(summary[name]) for name in ("num_inputs", "num_ok", "wall_s", "images_per_s")},
+        tags={"job": "extract", "preset": preset, "fingerprint": summary["fingerprint"]},
+        artifacts=[*figures, folder / "summary.json"],
+    )
+    say(_epilogue(summary, metrics, uri))
+    return summary
+
+
+def _epilogue(summary: dict[str, Any], metrics: dict[str, float], uri: str | None) -> str:
+    folder = summary["output"]
+    rejects = ", ".join(f"{count} {reason}" for reason, count in summary["rejects"].items()) or "none"
+    lines = [
+        "",
+        f"{summary['num_ok']} Canonical Samples from {summary['num_inputs']} images; rejected: {rejects}",
+        f"{summary['images_per_s']:.2f} images/s with {summary['num_actors']} actors; seconds in stages: "
+        + ", ".join(f"{name.removesuffix('_s')} {value:.0f}" for name, value in summary["stage_s"].items()),
+    ]
+    if metrics:
+        lines += [
+            f"median k {metrics['median_num_removed']:.0f}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
+            f"{metrics['mean_num_products']:.0f} products per sample; round-trip error "
+            f"{metrics['mean_round_trip_error']:.3f}",
+            "",
+            summary_table(metrics),
+        ]
+    lines += [
+        "",
+        f"look at      {folder}/contact_sheet.png, evr_curves.png, k_histogram.png",
+        f"shards       {folder}/shards/*.tar (timm: _info.json; rows and rejects: index.parquet)",
+        f"check        uv run jobs/verify.py {folder}",
+    ]
+    if uri:
+        lines.append(f"browse       uv run mlflow ui --backend-store-uri {uri}")
+    return "\n".join(lines)
+
+
+def run_controls(config: ExtractConfig, say: Callable[[str], None] = print) -> SeedTable:
+    """Extract with every projection control, at guidance 1 and at the run's scale, over three seeds.
+
+    Writes one output per seed below `output.path`, and `controls.md`, `controls.csv` there.
+    """
+    root = Path(config.output.path).absolute()
+    scales = sorted({1.0, config.decoding.guidance_scale})
+    extras = ("original", *(f"{mode}@{scale:g}" for scale in scales for mode in PROJECTION_MODES))
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed in range(config.seed, config.seed + CONTROL_SEEDS):
+        changes: dict[str, Any] = {"seed": seed, "data.seed": seed, "data.digits.seed": seed, "output.extras": extras}
+        changes["output.path"] = str(root / f"seed-{seed}")
+        run = dotted.override(config, changes)
+        say(f"seed {seed}: {run.output.path}")
+        run_extraction(run, say)
+        metrics = extraction_metrics(ExtractionOutput(Path(run.output.path)), run)
+        for name in extras:
+            for column in CONTROL_COLUMNS:
+                key = f"{column}/{name}" if column.startswith("nmi") else f"judge/{name}/{column}"
+                values[name][column].append(metrics.get(key, float("nan")))
+    table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
+    (root / "controls.md").write_text(table.markdown() + "\n")
+    (root / "controls.csv").write_text(table.csv())
+    say(f"\n{table.markdown()}\n\ntable in {root}/controls.md and controls.csv")
+    return table

@@ -1,0 +1,43 @@
+"""Images in, shards of Canonical Samples and Features out: uv run jobs/extract.py --help"""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from clarep_ray import cli
+from clarep_ray.config import ExtractConfig
+from clarep_ray.presets import EXTRACT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob:
+    """Extract Canonical Latent Representations (CLARID). The same command continues an interrupted run."""
+
+    config: Annotated[ExtractConfig, tyro.conf.arg(name="")]
+    preset: str = "spurious_digits"
+    """Where the defaults below come from; see clarep_ray/presets.py."""
+    dry_run: bool = False
+    """Check everything, print plan and cost, and stop."""
+    controls: bool = False
+    """Compare every projection control over three seeds instead of extracting once."""
+
+
+def main() -> None:
+    job = cli.parse(ExtractJob, EXTRACT, "spurious_digits")
+    cli.print_config(EXTRACT[job.preset](), job.config)
+    with cli.exit_codes():
+        from clarep_ray.cluster import plan, publish
+
+        if job.dry_run:
+            print(plan.describe(plan.make_plan(job.config), job.config.engine.num_actors or os.cpu_count() or 1))
+        elif job.controls:
+            publish.run_controls(job.config)
+        elif publish.extract_and_publish(job.config, job.preset)["reject_rate"] > job.config.output.max_reject_rate:
+            sys.exit(cli.TOO_MANY_REJECTS)
+
+
+if __name__ == "__main__":
+    main()

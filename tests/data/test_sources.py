@@ -1,0 +1,144 @@
+"""Every source lists and reads its true layout; selection is stratified, seeded and stable."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clarep_ray.config import DataConfig, DigitsConfig
+from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes, write_manifest, write_stamps
+from clarep_ray.data.records import safe_key
+from clarep_ray.data.sources import open_source
+from tests.data import trees
+
+
+def rows_of(config: DataConfig, known: tuple[str, ...] = ()):
+    source = open_source(config, known)
+    return freeze(source, select(source.rows(), config))
+
+
+def test_image_folder(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path / "in", ("cat", "dog"))
+    (tmp_path / "in" / "cat" / "notes.md").write_text("not an image")
+    rows = rows_of(DataConfig(source="image_folder", path=str(tmp_path / "in")))
+    assert [(row.id, row.label, row.class_name) for row in rows][:4] == [
+        ("cat/img_0.png", 0, "cat"),
+        ("cat/img_1.png", 0, "cat"),
+        ("cat/img_2.png", 0, "cat"),
+        ("dog/img_0.png", 1, "dog"),
+    ]
+    assert [row.ordinal for row in rows] == list(range(6))
+
+
+def test_image_folder_marks_classes_the_model_does_not_know(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path, ("1", "zebra"))
+    rows = rows_of(DataConfig(source="image_folder", path=str(tmp_path)), known=("0", "1", "2"))
+    assert {(row.class_name, row.label) for row in rows} == {("1", 1), ("zebra", -1)}
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_containers_give_each_image_and_label(tmp_path: Path, kind: str) -> None:
+    getattr(trees, kind)(tmp_path, labels=(2, 0, 1, 7, 1))
+    config = DataConfig(source=kind, path=str(tmp_path))  # type: ignore[arg-type]
+    rows = rows_of(config, known=("0", "1", "2"))
+    assert [row.label for row in rows] == [2, 0, 1, -1, 1]
+    source = open_source(config, ())
+    suffix = "JPEG" if kind == "webdataset" else "PNG"
+    for i, row in enumerate(rows):
+        assert source.read(row.source, row.offset, row.size) == trees.picture_bytes(i, suffix)
+
+
+def test_parquet_with_plain_binary(tmp_path: Path) -> None:
+    trees.parquet(tmp_path, nested=False)
+    config = DataConfig(source="parquet", path=str(tmp_path))
+    assert open_source(config, ()).read("train-00000-of-00001.parquet", 3, 0) == trees.picture_bytes(3)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"image": [b"x"]}), "no column 'label'; valid: image"),
+        (pa.table({"image": ["x"], "label": [1]}), "column 'image' is string; valid: binary"),
+        (pa.table({"image": [b"x"], "label": [1.5]}), "column 'label' is double; valid: integer"),
+        (pa.table({"image": [b"x"], "label": pa.array([None], pa.int64())}), "row 0 has no label"),
+    ],
+)
+def test_parquet_of_another_shape_is_refused(tmp_path: Path, table: pa.Table, message: str) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=message):
+        rows_of(DataConfig(source="parquet", path=str(tmp_path)))
+
+
+def test_webdataset_faults_name_the_sample(tmp_path: Path) -> None:
+    trees.webdataset(tmp_path, labels=(0, 1))
+    path = tmp_path / "part-0000.tar"
+    path.write_bytes(path.read_bytes().replace(b"sample00001.cls", b"sample00001.xyz"))
+    with pytest.raises(ValueError, match=r"checksum|lacks an image"):
+        rows_of(DataConfig(source="webdataset", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "webdataset", "parquet"])
+def test_missing_and_empty_inputs_are_errors(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
+        rows_of(DataConfig(source=kind, path=str(tmp_path / "none")))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has no (class folders|\.tar|\.parquet)"):
+        rows_of(DataConfig(source=kind, path=str(tmp_path)))  # type: ignore[arg-type]
+
+
+def digits(**options: object) -> DataConfig:
+    return DataConfig(digits=DigitsConfig(count=300), **options)  # type: ignore[arg-type]
+
+
+def test_fraction_is_stratified_seeded_and_nested() -> None:
+    full, half, tenth = rows_of(digits()), rows_of(digits(fraction=0.5)), rows_of(digits(fraction=0.1))
+    for label in range(10):
+        count = sum(row.label == label for row in full)
+        assert abs(sum(row.label == label for row in half) - count / 2) <= 1
+    assert {row.id for row in tenth} < {row.id for row in half} < {row.id for row in full}
+    assert {row.id for row in half} != {row.id for row in rows_of(digits(fraction=0.5, seed=1))}
+
+
+def test_classes_per_class_and_limit() -> None:
+    rows = rows_of(digits(classes=("3", "7"), per_class=4))
+    assert sorted(row.label for row in rows) == [3] * 4 + [7] * 4
+    assert len(rows_of(digits(limit=5))) == 5
+    with pytest.raises(ValueError, match="data.classes: '11' is not in the input; valid: 0, 1"):
+        rows_of(digits(classes=("11",)))
+
+
+def test_choice_does_not_depend_on_other_files(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path, ("a",), per_class=40)
+    config = DataConfig(source="image_folder", path=str(tmp_path), per_class=10)
+    before = {row.id for row in rows_of(config)}
+    (tmp_path / "a" / "img_100.png").write_bytes(trees.picture_bytes(100))
+    assert len(before & {row.id for row in rows_of(config)}) >= 9
+
+
+def test_keys_are_safe_and_distinct() -> None:
+    names = ["a/b.png", "a_b.png", "a/b png", "\u00e4", "x" * 200, "x" * 201, "plain-1", "plain-0123456789"]
+    keys = [safe_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    assert all(len(key) <= 100 and key.replace("-", "").replace("_", "").isalnum() for key in keys)
+    assert safe_key("plain-1") == "plain-1"
+
+
+def test_ids_equal_up_to_case_are_refused(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path, ("a",), per_class=1)
+    (tmp_path / "a" / "IMG_0.png").write_bytes(trees.picture_bytes(5))
+    with pytest.raises(ValueError, match="equal up to case"):
+        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+
+
+def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
+    root = trees.image_folder(tmp_path / "in")
+    rows = rows_of(DataConfig(source="image_folder", path=str(root)))
+    manifest = write_manifest(rows, tmp_path / "input.parquet", 4)
+    assert (manifest.num_rows, manifest.num_units) == (9, 3)
+    assert [row for unit in range(3) for row in manifest.unit_rows(unit)] == rows
+    assert manifest.digest() == digest_of(rows)
+    write_stamps(tmp_path, str(root), {row.source for row in rows})
+    (root / "1" / "img_1.png").write_bytes(trees.picture_bytes(99))
+    known = unchanged_hashes(tmp_path, str(root))
+    assert len(known) == 8
+    assert ("1/img_1.png", 0) not in known

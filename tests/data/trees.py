@@ -1,0 +1,46 @@
+"""Small inputs in the true layouts of the sources."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def picture_bytes(seed: int, kind: str = "PNG", size: int = 24) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def image_folder(root: Path, classes: tuple[str, ...] = ("0", "1", "2"), per_class: int = 3) -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            (root / name / f"img_{i}.png").write_bytes(picture_bytes(10 * number + i))
+    return root
+
+
+def webdataset(root: Path, labels: tuple[int, ...] = (0, 1, 2, 3), per_tar: int = 2) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(labels), per_tar):
+        with tarfile.open(root / f"part-{start:04d}.tar", "w") as tar:
+            for i, label in enumerate(labels[start : start + per_tar], start):
+                for suffix, data in (("jpg", picture_bytes(i, "JPEG")), ("cls", str(label).encode()), ("json", b"{}")):
+                    info = tarfile.TarInfo(f"sample{i:05d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return root
+
+
+def parquet(root: Path, labels: tuple[int, ...] = (0, 1, 2, 3), nested: bool = True) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    images = [picture_bytes(i) for i in range(len(labels))]
+    column = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(images)] if nested else images
+    table = pa.table({"image": column, "label": list(labels), "note": ["x"] * len(labels)})
+    pq.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=3)
+    return root
