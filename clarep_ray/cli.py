@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -19,7 +19,7 @@ EXIT_CODES = {"UnitGivenUp": 6, "ResumeRefused": 7, "InputChanged": 7, "Nondeter
 TOO_MANY_REJECTS = 10
 
 
-def parse(job: Callable[..., Job], presets: Mapping[str, Callable[[], Preset[Any]]], default: str) -> Job:
+def parse(job: type[Job], presets: Mapping[str, Callable[[], Preset[Any]]], default: str) -> Job:
     """Return the job of the command line: the named preset with the user's dotted overrides.
 
     `job` is a dataclass with the fields `config` (the preset's config) and `preset` (its name). Exits with 2,
@@ -30,7 +30,8 @@ def parse(job: Callable[..., Job], presets: Mapping[str, Callable[[], Preset[Any
     name = first.parse_known_args()[0].preset
     if name not in presets:
         fail(f"--preset: {name!r} is unknown; valid: {', '.join(presets)}")
-    return tyro.cli(job, default=job(config=presets[name]().config, preset=name))
+    start: Any = job(config=presets[name]().config, preset=name)  # type: ignore[call-arg]
+    return tyro.cli(job, default=start)
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
@@ -48,7 +49,7 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
     2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to

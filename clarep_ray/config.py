@@ -243,8 +243,8 @@ class OutputConfig:
     """More pictures per sample: original, reconstruction, guidance, or MODE@SCALE for a projection control."""
     keep_spectrum: bool = False
     """Keep x_{t_e}, singular values and right vectors as a side-car, for --output.from-spectrum."""
-    from_spectrum: str | None = None
-    """Decode from the side-car of this earlier output instead of inverting and solving again."""
+    from_spectrum: str | None = field(default=None, metadata=EXECUTION)
+    """Decode from the side-car of this earlier output; its root hash, not its path, enters the fingerprint."""
     max_reject_rate: float = field(default=0.01, metadata=EXECUTION)
     """Exit with 10 where more than this share of the input was rejected [0..1]."""
 

@@ -46,7 +46,7 @@ def _rebuild(config: Config, flat: Mapping[str, Any], prefix: str) -> Config:
         value = getattr(config, item.name)
         nested = dataclasses.is_dataclass(value)
         values[item.name] = _rebuild(value, flat, f"{prefix}{item.name}.") if nested else flat[prefix + item.name]
-    return typing.cast(Config, type(config)(**values))
+    return type(config)(**values)
 
 
 def to_json(config: object) -> str:

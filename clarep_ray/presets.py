@@ -45,10 +45,10 @@ def spurious_digits() -> Preset[ExtractConfig]:
             "inversion.project_t": 800,
             "features.layer": "transformer_blocks.2",
             "features.feature_t": 60,
-            "decoding.guidance_scale": 1.0,
+            "decoding.guidance_scale": 3.0,
             "spectrum.tolerance": 1e-2,
             "spectrum.block_size": 4,
-            "output.extras": ("original", "reconstruction", "guidance@3"),
+            "output.extras": ("original", "reconstruction", "guidance"),
         },
     )
 

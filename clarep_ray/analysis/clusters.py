@@ -17,5 +17,6 @@ def cluster_nmi(features: NDArray[np.float32], labels: NDArray[np.int64], seed: 
     classes = len(np.unique(labels))
     if classes < 2:
         raise ValueError(f"labels: {classes} class; NMI needs 2 or more")
-    clusters = KMeans(classes, n_init=10, random_state=seed).fit_predict(features)
+    means = KMeans(classes, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]  (stub is wrong)
+    clusters = means.fit_predict(features)
     return float(normalized_mutual_info_score(labels, clusters))

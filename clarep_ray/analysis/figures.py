@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,14 +84,14 @@ def k_histogram(output: ExtractionOutput) -> Figure:
     return figure
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[np.object_]]:
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes: NDArray[np.object_] = figure.subplots(rows, columns, squeeze=False)
+    axes: NDArray[Any] = figure.subplots(rows, columns, squeeze=False)
     return figure, axes
 
 

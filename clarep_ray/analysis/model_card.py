@@ -25,7 +25,9 @@ def sample_digits(
 ) -> NDArray[np.uint8]:
     """Return pictures (n, h, w, 3) sampled from noise by DDIM, conditioned on the labels."""
     times = model.schedule.times(SAMPLING_STEPS)
-    draws = [torch.randn(model.latent_shape, generator=torch_generator(seed, str(i), "sample")) for i in range(len(labels))]
+    draws = [
+        torch.randn(model.latent_shape, generator=torch_generator(seed, str(i), "sample")) for i in range(len(labels))
+    ]
     denoise = guided_eps(model, model.cond(labels), model.null_cond(len(labels)), guidance_scale)
     pixels = decode(denoise, torch.stack(draws), model, times)
     return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -29,11 +29,18 @@ class DiffusionModel(Protocol):
     Every method treats the samples of a batch independently.
     """
 
-    schedule: NoiseSchedule
-    latent_shape: tuple[int, ...]
-    """Shape of one latent x_t, e.g. (channels, height, width)."""
-    feature_layers: tuple[str, ...]
-    """Module paths that `features` accepts, in the order of the forward pass."""
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent x_t, e.g. (channels, height, width)."""
+        ...
+
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """Module paths that `features` accepts, in the order of the forward pass."""
+        ...
 
     def cond(self, labels: Int[Tensor, " b"]) -> Any:
         """Return the condition of each label; ValueError for a label the model does not know."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def _digit_scans(train: bool) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return scans in [0, 1], shape (n, 8, 8), and labels; every fifth scan is held out from training."""
     from sklearn.datasets import load_digits
 
-    bundle = load_digits()
+    bundle: Any = load_digits()
     held_out = np.arange(len(bundle.images)) % 5 == 4
     chosen = ~held_out if train else held_out
     return bundle.images[chosen] / 16.0, bundle.target[chosen].astype(np.int64)

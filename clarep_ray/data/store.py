@@ -45,7 +45,9 @@ class OutputStore:
 
     def committed_units(self) -> dict[int, dict[str, Any]]:
         """Return {unit: its manifest} of every committed unit."""
-        return {int(path.stem): self.committed_unit(int(path.stem)) for path in sorted((self.root / UNITS).glob("*.json"))}
+        return {
+            int(path.stem): self.committed_unit(int(path.stem)) for path in sorted((self.root / UNITS).glob("*.json"))
+        }
 
     def committed_unit(self, unit: int) -> dict[str, Any]:
         """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""

@@ -94,6 +94,6 @@ def _check_unit(store: OutputStore, unit: int, sha: str) -> Iterator[str]:
             yield f"{entry['name']} has sha256 {sha256_file(file)[:12]}, committed was {entry['sha256'][:12]}"
     shard = store.root / manifest["files"][SHARDS]["name"]
     expected = [row["key"] for row in manifest["rows"] if row["status"] == "ok"]
-    if shard.is_file() and sha256_file(shard) == manifest["files"][SHARDS]["sha256"]:
-        if [sample.key for sample in read_shard(shard)] != expected:
-            yield f"{shard.name} does not hold the samples its manifest names"
+    intact = shard.is_file() and sha256_file(shard) == manifest["files"][SHARDS]["sha256"]
+    if intact and [sample.key for sample in read_shard(shard)] != expected:
+        yield f"{shard.name} does not hold the samples its manifest names"

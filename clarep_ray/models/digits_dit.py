@@ -37,7 +37,7 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
     all-blocks-unconditional state would almost never be trained; it is switched off, and training replaces
     labels itself.
     """
-    from diffusers import DiTTransformer2DModel
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     network = DiTTransformer2DModel(
         num_attention_heads=architecture.num_heads,
@@ -49,7 +49,8 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
         patch_size=architecture.patch_size,
         num_embeds_ada_norm=NUM_CLASSES,
     )
-    for block in network.transformer_blocks:
+    blocks: Any = network.transformer_blocks
+    for block in blocks:
         block.norm1.emb.class_embedder.dropout_prob = 0.0
     return network
 

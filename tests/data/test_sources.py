@@ -103,7 +103,7 @@ def test_classes_per_class_and_limit() -> None:
     rows = rows_of(digits(classes=("3", "7"), per_class=4))
     assert sorted(row.label for row in rows) == [3] * 4 + [7] * 4
     assert len(rows_of(digits(limit=5))) == 5
-    with pytest.raises(ValueError, match="data.classes: '11' is not in the input; valid: 0, 1"):
+    with pytest.raises(ValueError, match=r"data\.classes: '11' is not in the input; valid: 0, 1"):
         rows_of(digits(classes=("11",)))
 
 

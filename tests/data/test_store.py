@@ -52,7 +52,7 @@ def test_damage_is_named(store: OutputStore, damage: str) -> None:
         shard.write_bytes(b"ab")
     else:
         store.unit_path(0).write_text("{")
-    with pytest.raises(DamagedUnit, match="unit 0 of .* is damaged"):
+    with pytest.raises(DamagedUnit, match=r"unit 0 of .* is damaged"):
         store.committed_units()
 
 

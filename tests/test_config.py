@@ -1,0 +1,146 @@
+"""Configs are typed, overridable by dotted path, and their fingerprint sees every field that matters."""
+
+import json
+
+import pytest
+
+from clarep_ray import dotted
+from clarep_ray.config import (
+    PROJECTION_MODES,
+    DataConfig,
+    ElbowConfig,
+    EngineConfig,
+    ExtractConfig,
+    InversionConfig,
+    OutputConfig,
+    SpectrumConfig,
+    TrainCdmConfig,
+    parse_extra,
+)
+from clarep_ray.presets import EXTRACT, TRAIN_CDM, origin_table
+
+OTHER_VALUES = {
+    "model.name": "x",
+    "data.source": "image_folder",
+    "data.path": "/x",
+    "data.digits.split": "conflict",
+    "spectrum.solver": "subspace_iteration",
+    "elbow.rule": "chord",
+    "projection.mode": "none",
+    "data.classes": ("1",),
+    "data.per_class": 3,
+    "data.limit": 3,
+    "data.fraction": 0.5,
+    "data.digits.correlation": 0.5,
+    "spectrum.tolerance": 0.5,
+    "output.extras": ("original",),
+    "output.from_spectrum": "/x",
+    "engine.num_actors": 3,
+    "engine.gpus_per_actor": 0.5,
+    "output.max_reject_rate": 0.5,
+    "tracking.uri": "x",
+}
+
+
+def another(name: str, value: object) -> object:
+    if name in OTHER_VALUES:
+        return OTHER_VALUES[name]
+    if isinstance(value, bool):
+        return not value
+    return value + "x" if isinstance(value, str) else value + 1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", dotted.flatten(ExtractConfig()))
+def test_every_field_changes_the_fingerprint_or_is_declared_execution(name: str) -> None:
+    config = ExtractConfig()
+    changes = {name: another(name, dotted.flatten(config)[name])}
+    if name == "data.source":
+        changes["data.path"] = "/x"
+    changed = dotted.override(config, changes)
+    same = dotted.fingerprint(dotted.fingerprint_fields(config)) == dotted.fingerprint(
+        dotted.fingerprint_fields(changed)
+    )
+    assert same == (name in dotted.execution_fields(ExtractConfig))
+
+
+def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
+    assert dotted.execution_fields(ExtractConfig) == {
+        "engine.num_actors",
+        "engine.gpus_per_actor",
+        "engine.units_in_flight",
+        "engine.max_attempts",
+        "output.path",
+        "output.max_reject_rate",
+        "output.from_spectrum",
+        "tracking.enabled",
+        "tracking.uri",
+        "tracking.experiment",
+    }
+
+
+def test_override_names_unknown_fields_and_keeps_the_rest() -> None:
+    config = dotted.override(ExtractConfig(), {"spectrum.num_directions": 20})
+    assert config.spectrum.num_directions == 20
+    assert config.spectrum.block_size == ExtractConfig().spectrum.block_size
+    with pytest.raises(ValueError, match=r"unknown config field 'spectrum.m'; valid: model.name, "):
+        dotted.override(ExtractConfig(), {"spectrum.m": 20})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spectrum.num_directions": "many"}, "num_directions: 'many' is not valid; valid: int"),
+        ({"spectrum.num_directions": True}, "num_directions: True is not valid; valid: int"),
+        ({"spectrum.num_directions": 0}, "spectrum.num_directions: 0 is not valid; valid: 1 or more"),
+        ({"projection.mode": "clarity"}, "mode: 'clarity' is not valid; valid: clarid, none, random"),
+        ({"data.fraction": 0.0}, "data.fraction: 0.0 is not valid"),
+        ({"data.source": "parquet"}, "data.path: None is not valid; valid: a folder"),
+        ({"elbow.rule": "fixed", "elbow.num_removed": 99}, "elbow.num_removed: 99 is not valid; valid: at most"),
+        ({"output.extras": ("reconstruction", "shrink")}, "output.extras: 'shrink' is not valid; valid: original"),
+        ({"spectrum.max_products": 3}, "spectrum.max_products: 3 is not valid; valid: spectrum.num_directions"),
+        ({"data.limit": 1.5}, "limit: 1.5 is not valid; valid: int or None"),
+    ],
+)
+def test_bad_values_name_the_field_the_value_and_the_valid_ones(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dotted.override(ExtractConfig(), change)
+
+
+def test_whole_numbers_and_floats_are_one_configuration() -> None:
+    first = dotted.override(ExtractConfig(), {"inversion.project_t": 800})
+    second = dotted.override(ExtractConfig(), {"inversion.project_t": 800.0})
+    assert dotted.fingerprint_fields(first) == dotted.fingerprint_fields(second)
+
+
+@pytest.mark.parametrize("config", [ExtractConfig(), TrainCdmConfig(), *(make().config for make in EXTRACT.values())])
+def test_json_round_trip(config: object) -> None:
+    assert dotted.from_flat(type(config), json.loads(dotted.to_json(config))) == config
+
+
+def test_configs_are_frozen() -> None:
+    for config in (DataConfig(), InversionConfig(), SpectrumConfig(), ElbowConfig(), EngineConfig(), OutputConfig()):
+        with pytest.raises(AttributeError):
+            config.anything = 1  # type: ignore[attr-defined]
+
+
+def test_extras_name_a_mode_and_a_scale() -> None:
+    assert parse_extra("original") is None
+    for mode in PROJECTION_MODES:
+        extra = parse_extra(f"{mode}@1.5")
+        assert extra is not None
+        assert (extra.mode, extra.guidance_scale) == (mode, 1.5)
+    with pytest.raises(ValueError, match="MODE@SCALE"):
+        parse_extra("clarid@much")
+
+
+@pytest.mark.parametrize("presets", [EXTRACT, TRAIN_CDM])
+def test_every_preset_is_complete_documented_and_tagged(presets: dict) -> None:
+    for name, make in presets.items():
+        preset = make()
+        assert make.__doc__, name
+        known = dotted.flatten(preset.config)
+        assert set(preset.origins) <= set(known)
+        changed = dotted.override(preset.config, {"seed": 123})
+        origins = {row[0]: row[2] for row in origin_table(preset, changed)}
+        assert origins["seed"] == "user"
+        assert set(origins.values()) <= {"paper", "inferred", "tuned", "default", "user"}
