@@ -17,7 +17,7 @@ class ExtractJob:
     """Extract Canonical Latent Representations (CLARID). The same command continues an interrupted run."""
 
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")]
-    preset: str = "spurious_digits"
+    preset: str = "digits"
     """Where the defaults below come from; see clarep_ray/presets.py."""
     dry_run: bool = False
     """Check everything, print plan and cost, and stop."""
@@ -26,7 +26,7 @@ class ExtractJob:
 
 
 def main() -> None:
-    job = cli.parse(ExtractJob, EXTRACT, "spurious_digits")
+    job = cli.parse(ExtractJob, EXTRACT, "digits")
     cli.print_config(EXTRACT[job.preset](), job.config)
     with cli.exit_codes():
         from clarep_ray.cluster import plan, publish

@@ -67,6 +67,7 @@ def evr_curves(output: ExtractionOutput) -> Figure:
         axis.plot(np.arange(1, len(ratios) + 1), ratios, color="C0", alpha=0.3, linewidth=0.9)
         hollow = {"markerfacecolor": "white"} if sample.record["ambiguous"] else {}
         axis.plot(k, ratios[k - 1], "o", color="C3", markersize=4, **hollow)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="rank i", ylabel="explained-variance ratio", title="Spectra and elbows (hollow: ambiguous)")
     axis.set_ylim(bottom=0)
     return figure
@@ -79,6 +80,7 @@ def k_histogram(output: ExtractionOutput) -> Figure:
     axis = axes[0, 0]
     axis.hist(removed, bins=np.arange(0.5, removed.max() + 1.5), color="C0", edgecolor="white", linewidth=0.5)
     axis.axvline(float(np.median(removed)), color="C3", linestyle="--", label=f"median {np.median(removed):.0f}")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="k, number of removed directions", ylabel="samples", title=f"k of {len(removed)} samples")
     axis.legend()
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.plan import Plan, make_plan
-from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
+from clarep_ray.cluster.stages import RunContext, bound_stage, commit_stage, decode_stage
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, unchanged_hashes, write_manifest, write_stamps
@@ -159,14 +160,16 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
     """Stream the units through the three stages and yield one report per committed unit."""
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress lines replace its own
     options = ray.data.DataContext.get_current()
     options.enable_progress_bars = False
     options.print_on_execution_start = False
     options.execution_no_progress_timeout_s = -1
     in_flight = context.extract_config.engine.units_in_flight
     actors = workers["num_actors"]
-    # One row and one block per unit: Ray's block formation can then not touch what a unit holds.
-    units = ray.data.range(len(context.units), override_num_blocks=len(context.units))
+    # One row and one block per unit: Ray's block formation can then not touch what a unit holds. The blocks are
+    # made here, for a read task would ask for a whole CPU, which on a small machine the actors have taken.
+    units = ray.data.from_items(list(context.units), override_num_blocks=len(context.units))
     decoded = units.map_batches(
         partial(decode_stage, context=context),
         batch_size=1,
@@ -175,8 +178,7 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
         compute=ray.data.TaskPoolStrategy(size=2 * actors),
     )
     extracted = decoded.map_batches(
-        ExtractStage,
-        fn_constructor_args=(context,),
+        bound_stage(context),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=in_flight),

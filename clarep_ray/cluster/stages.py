@@ -44,9 +44,9 @@ class RunContext:
 
 
 def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
-    """Read and decode the rows of one unit; `table` names it by its place in the to-do list."""
+    """Read and decode the rows of the one unit that `table` names."""
     began = time.monotonic()
-    unit = context.units[table["id"][0].as_py()]
+    unit = table["item"][0].as_py()
     config = context.extract_config
     rows = InputManifest(Path(context.manifest)).unit_rows(unit)
     source = open_source(config.data, context.class_names)
@@ -75,6 +75,17 @@ class ExtractStage:
         arrays, results = self.extractor.run(images, labels, keys, blob.arrays or None)
         done = merge_results(blob, arrays, results)
         return _row(unit, done, timings | {"extract_s": time.monotonic() - began})
+
+
+def bound_stage(context: RunContext) -> type[ExtractStage]:
+    """Return the stage with its context bound: constructor arguments would live in the object store and could be
+    lost when Ray restarts an actor."""
+
+    class BoundStage(ExtractStage):
+        def __init__(self) -> None:
+            super().__init__(context)
+
+    return BoundStage
 
 
 def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:

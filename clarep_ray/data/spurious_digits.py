@@ -47,7 +47,7 @@ class SpuriousDigits:
     """A reproducible data set of `count` pictures; picture i depends on (seed, split, i) alone.
 
     * `train`, `test`: the background kind equals the class with probability `correlation`, else it is one of
-      the nine others; `test` uses digit scans that `train` never shows.
+      the nine others. Every split but `train` uses digit scans that `train` never shows, classes evenly.
     * `same_background`: always the class's own kind. `random_background`: any of the ten.
     * `foreground_only`: no background (black). `conflict`: always the kind of *another* class.
 
@@ -78,7 +78,10 @@ class SpuriousDigits:
             raise IndexError(f"index {index} is outside 0..{self.count - 1}")
         rng = numpy_generator(self.seed, f"{self.split}/{index}", "spurious_digits")
         scans, labels = _digit_scans(self.split == "train")
-        choice = int(rng.integers(len(scans)))
+        candidates = np.arange(len(scans))
+        if self.split != "train":  # the held-out scans are few and uneven: draw the class first
+            candidates = np.flatnonzero(labels == rng.integers(NUM_CLASSES))
+        choice = int(candidates[rng.integers(len(candidates))])
         label = int(labels[choice])
         kind = self._background_kind(label, rng)
         opacity = _place(scans[choice], self.image_size, rng)

@@ -47,7 +47,9 @@ class UnitBlob:
     records: list[dict[str, Any]]
 
     def to_bytes(self) -> bytes:
-        return save(self.arrays, metadata={"records": json.dumps(self.records)})
+        # safetensors writes a transposed array's memory as it lies, silently scrambled.
+        plain = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        return save(plain, metadata={"records": json.dumps(self.records)})
 
     @staticmethod
     def from_bytes(data: bytes) -> UnitBlob:
