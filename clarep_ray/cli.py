@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +15,15 @@ from clarep_ray.presets import Preset, origin_table
 
 Job = TypeVar("Job")
 USAGE_ERROR = 2
-EXIT_CODES = {"UnitGivenUp": 6, "ResumeRefused": 7, "InputChanged": 7, "NondeterministicUnit": 9, "DamagedUnit": 11}
+EXIT_CODES = {
+    "OSError": 5,
+    "UnitGivenUp": 6,
+    "ResumeRefused": 7,
+    "InputChanged": 7,
+    "NondeterministicUnit": 9,
+    "DamagedUnit": 11,
+}
+"""Exit codes of known faults; of OSError only a full disk has one."""
 TOO_MANY_REJECTS = 10
 
 
@@ -53,25 +61,30 @@ def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
     2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to
-    another run. 9: a unit came out with other bytes. 11: a committed unit is
-    damaged. Anything else keeps its traceback and exits with 1.
+    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. Anything else keeps its
+    traceback and exits with 1.
     """
     try:
         yield
     except Exception as error:
-        for cause in _causes(error):
-            code = EXIT_CODES.get(type(cause).__name__)
-            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-                code = 5
-            if code is not None:
-                fail(str(cause), code)
-        if isinstance(error, ValueError):
-            fail(str(error))
-        raise
+        known = known_fault(error)
+        if known is None:
+            raise
+        fail(*known)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it wraps; Ray keeps a worker's error in `cause`."""
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
+def known_fault(error: BaseException) -> tuple[str, int] | None:
+    """Return one line and the exit code of an error that has one, here or in a Ray worker; else None."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return str(error), EXIT_CODES["OSError"]
+    code = EXIT_CODES.get(type(error).__name__)
+    if code is not None or isinstance(error, ValueError):
+        return str(error), USAGE_ERROR if code is None else code
+    # Ray hands a worker's error on as text: "package.module.ErrorName: message".
+    for line in reversed(str(error).splitlines()):
+        name, _, message = line.strip().partition(": ")
+        name = name.rpartition(".")[2]
+        full = name != "OSError" or f"[Errno {errno.ENOSPC}]" in message
+        if name in EXIT_CODES and full:
+            return message, EXIT_CODES[name]
+    return None

@@ -73,9 +73,9 @@ def execution_fields(kind: type) -> frozenset[str]:
 
 
 def fingerprint_fields(config: object) -> dict[str, Any]:
-    """Return {dotted field: value} of everything that can change a run's results."""
+    """Return {dotted field: value} of everything that can change a run's results, as JSON gives it back."""
     hidden = execution_fields(type(config))
-    return {name: value for name, value in flatten(config).items() if name not in hidden}
+    return json.loads(json.dumps({name: value for name, value in flatten(config).items() if name not in hidden}))
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

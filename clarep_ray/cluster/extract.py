@@ -17,7 +17,7 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.plan import Plan, make_plan
-from clarep_ray.cluster.stages import RunContext, bound_stage, commit_stage, decode_stage
+from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, unchanged_hashes, write_manifest, write_stamps
@@ -85,7 +85,7 @@ def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) ->
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         resources = runtime.connect()
-        workers = _workers(config, resources)
+        workers = _workers(config, resources, len(todo))
         progress = Progress(total=progress.total)
         _drain(_stream(_context(plan, store, todo), workers), progress, say)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
@@ -140,8 +140,8 @@ def _context(plan: Plan, store: OutputStore, todo: tuple[int, ...]) -> RunContex
     )
 
 
-def _workers(config: ExtractConfig, resources: dict[str, Any]) -> dict[str, Any]:
-    """Return how many actors there are and what each reserves."""
+def _workers(config: ExtractConfig, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
+    """Return how many actors there are, at most one per unit, and what each reserves."""
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
     per_actor = config.engine.gpus_per_actor
     if per_actor is None:
@@ -153,20 +153,22 @@ def _workers(config: ExtractConfig, resources: dict[str, Any]) -> dict[str, Any]
             f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
             f"{int(gpus / per_actor)}"
         )
-    return {"num_actors": actors, "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
+    return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 
 
 def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Stream the units through the three stages and yield one report per committed unit."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress lines replace its own
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # our progress lines replace Ray's
     options = ray.data.DataContext.get_current()
     options.enable_progress_bars = False
     options.print_on_execution_start = False
     options.execution_no_progress_timeout_s = -1
     in_flight = context.extract_config.engine.units_in_flight
     actors = workers["num_actors"]
+    tasks = min(2 * actors, len(context.units))
     # One row and one block per unit: Ray's block formation can then not touch what a unit holds. The blocks are
     # made here, for a read task would ask for a whole CPU, which on a small machine the actors have taken.
     units = ray.data.from_items(list(context.units), override_num_blocks=len(context.units))
@@ -175,10 +177,11 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
-        compute=ray.data.TaskPoolStrategy(size=2 * actors),
+        compute=ray.data.TaskPoolStrategy(size=tasks),
     )
     extracted = decoded.map_batches(
-        bound_stage(context),
+        ExtractStage,
+        fn_constructor_args=(context,),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=in_flight),
@@ -190,7 +193,7 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
-        compute=ray.data.TaskPoolStrategy(size=2 * actors),
+        compute=ray.data.TaskPoolStrategy(size=tasks),
     )
     yield from reports.iter_rows()
 

@@ -22,6 +22,7 @@ from clarep_ray.data.manifest import digest_of, freeze, select
 from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.units import decode_row
+from clarep_ray.models.extractor import uses_other_image
 
 PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
 """Libraries whose version can change a byte of the output."""
@@ -92,6 +93,8 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
     extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
     scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
     modes = {config.projection.mode} | {extra.mode for extra in extras}
+    if uses_other_image(config) and config.engine.micro_batch < 2:
+        raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
     if any(scale != 1.0 for scale in scales) or "unconditional" in modes:
         model.null_cond(1)
 

@@ -66,7 +66,7 @@ def prepare_environment() -> None:
     defaults = {
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this environment as it is
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",  # its warnings about restarts speak of settings that are not ours
         "RAY_worker_niceness": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": "1",

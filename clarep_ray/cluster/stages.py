@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -14,7 +16,10 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.data.manifest import InputManifest
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import SPECTRA, OutputStore
-from clarep_ray.data.units import UnitBlob, decode_unit, merge_results, unit_files, unit_manifest
+from clarep_ray.data.units import OK, UnitBlob, decode_unit, merge_results, unit_files, unit_manifest
+
+if TYPE_CHECKING:
+    from clarep_ray.models.extractor import UnitExtractor
 
 
 class UnitGivenUp(RuntimeError):
@@ -69,40 +74,23 @@ class ExtractStage:
         unit, blob, timings = _unpack(table)
         _count_attempt(self.context, unit)
         began = time.monotonic()
-        good = [record for record in blob.records if record["status"] == "ok"]
-        images = blob.arrays.pop("images")
-        labels, keys = [record["label"] for record in good], [record["key"] for record in good]
-        arrays, results = self.extractor.run(images, labels, keys, blob.arrays or None)
-        done = merge_results(blob, arrays, results)
-        return _row(unit, done, timings | {"extract_s": time.monotonic() - began})
+        return _row(unit, extract_unit(self.extractor, blob), timings | {"extract_s": time.monotonic() - began})
 
 
-def bound_stage(context: RunContext) -> type[ExtractStage]:
-    """Return the stage with its context bound: constructor arguments would live in the object store and could be
-    lost when Ray restarts an actor."""
-
-    class BoundStage(ExtractStage):
-        def __init__(self) -> None:
-            super().__init__(context)
-
-    return BoundStage
+def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
+    """Return a decoded unit after the model; arrays beside the pictures are an earlier run's spectrum."""
+    good = [record for record in blob.records if record["status"] == OK]
+    resumed = {name: array for name, array in blob.arrays.items() if name != "images"}
+    labels, keys = [record["label"] for record in good], [record["key"] for record in good]
+    arrays, results = extractor.run(blob.arrays["images"], labels, keys, resumed or None)
+    return merge_results(blob, arrays, results)
 
 
 def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     """Write and commit one unit; return only what the driver reports."""
     unit, blob, timings = _unpack(table)
     began = time.monotonic()
-    config = context.extract_config
-    provenance = {
-        "unit": unit,
-        "fingerprint": context.fingerprint,
-        "model": f"{config.model.name}/{config.model.weights}",
-        "projection": config.projection.mode,
-        "guidance_scale": config.decoding.guidance_scale,
-        "project_t": config.inversion.project_t,
-        "seed": config.seed,
-    }
-    files = unit_files(blob, provenance, config.output.extras, config.output.keep_spectrum)
+    files = finished_files(blob, unit, context.extract_config, context.fingerprint)
     manifest = unit_manifest(blob, context.fingerprint)
     fresh = context.store.commit(unit, files, manifest)
     report = {
@@ -117,6 +105,20 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     return pa.Table.from_pylist([report])
 
 
+def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, fingerprint: str) -> dict[str, bytes]:
+    """Return the bytes a unit is committed as, with its provenance in every sample."""
+    provenance = {
+        "unit": unit,
+        "fingerprint": fingerprint,
+        "model": f"{config.model.name}/{Path(config.model.weights).name}",
+        "projection": config.projection.mode,
+        "guidance_scale": config.decoding.guidance_scale,
+        "project_t": config.inversion.project_t,
+        "seed": config.seed,
+    }
+    return unit_files(blob, provenance, config.output.extras, config.output.keep_spectrum)
+
+
 def _count_attempt(context: RunContext, unit: int) -> None:
     """Note on disk that this run starts on a unit; give up after too many interrupted starts.
 
@@ -127,7 +129,8 @@ def _count_attempt(context: RunContext, unit: int) -> None:
     limit = context.extract_config.engine.max_attempts
     for attempt in range(1, limit + 1):
         try:
-            (ledger / f"{unit:06d}.{attempt}").open("x").close()
+            with (ledger / f"{unit:06d}.{attempt}").open("x") as file:
+                file.write(f"{socket.gethostname()} {os.getpid()}\n")
             return
         except FileExistsError:
             continue
@@ -144,7 +147,7 @@ def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
     with safe_open(folder / entry["name"], framework="numpy") as file:
         keys = json.loads(file.metadata()["keys"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    if keys != [record["key"] for record in blob.records if record["status"] == "ok"]:
+    if keys != [record["key"] for record in blob.records if record["status"] == OK]:
         raise ValueError(f"output.from_spectrum: unit {unit} of {str(folder)!r} is about other samples")
     return arrays
 

@@ -47,9 +47,7 @@ class UnitBlob:
     records: list[dict[str, Any]]
 
     def to_bytes(self) -> bytes:
-        # safetensors writes a transposed array's memory as it lies, silently scrambled.
-        plain = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        return save(plain, metadata={"records": json.dumps(self.records)})
+        return _safetensors(self.arrays, {"records": json.dumps(self.records)})
 
     @staticmethod
     def from_bytes(data: bytes) -> UnitBlob:
@@ -169,7 +167,12 @@ def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spectrum_bytes(blob: UnitBlob) -> bytes:
     decoded = [record["key"] for record in blob.records if "slot" in record]
-    return save({name: blob.arrays[name] for name in SPECTRUM_ARRAYS}, metadata={"keys": json.dumps(decoded)})
+    return _safetensors({name: blob.arrays[name] for name in SPECTRUM_ARRAYS}, {"keys": json.dumps(decoded)})
+
+
+def _safetensors(arrays: Arrays, metadata: dict[str, str]) -> bytes:
+    # safetensors writes a transposed array's memory as it lies, silently scrambled.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=metadata)
 
 
 def _float(value: Any) -> float:

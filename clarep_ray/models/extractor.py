@@ -14,7 +14,7 @@ from torch import Tensor
 from clarep_ray import models
 from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
 from clarep_ray.clarid.svd import SingularTriplets
-from clarep_ray.config import PROJECTION_MODES, ExtractConfig, parse_extra
+from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 
@@ -42,17 +42,16 @@ class UnitExtractor:
     ) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the arrays and one record (status, elbow method) for each of n pictures (n, h, w, 3).
 
-        The pictures go through in micro-batches padded to exactly `engine.micro_batch` rows, so that no result
-        depends on how many pictures came along.
+        The pictures go through in micro-batches of exactly `engine.micro_batch` rows; the last one is filled up
+        with the first pictures again, so that no result depends on how many came along.
         """
-        size = self.config.engine.micro_batch
+        size, total = self.config.engine.micro_batch, len(images)
         parts: list[tuple[Arrays, list[dict[str, Any]]]] = []
-        for start in range(0, len(images), size):
-            rows = range(start, min(start + size, len(images)))
-            padded = [rows[i] if i < len(rows) else rows[0] for i in range(size)]
+        for start in range(0, total, size):
+            padded = [(start + i) % total for i in range(size)]
             earlier = {name: array[padded] for name, array in resumed.items()} if resumed is not None else None
             batch = self._batch(images[padded], [labels[i] for i in padded], [keys[i] for i in padded], earlier)
-            parts.append(self._collect(batch, len(rows)))
+            parts.append(self._collect(batch, min(size, total - start), lonely=total == 1))
         arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]} if parts else {}
         return arrays, [record for part in parts for record in part[1]]
 
@@ -67,7 +66,7 @@ class UnitExtractor:
         resumed = _resumed(earlier, self.device) if earlier is not None else None
         return clarid(self.model, self.model.encode(pixels), torch.tensor(labels), self.config, keys, resumed)
 
-    def _collect(self, batch: CLARepBatch, count: int) -> tuple[Arrays, list[dict[str, Any]]]:
+    def _collect(self, batch: CLARepBatch, count: int, lonely: bool) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
         arrays: dict[str, Tensor] = {
             "samples": self._to_images(batch.canonical_samples),
@@ -86,7 +85,9 @@ class UnitExtractor:
                 arrays[f"{name}/null_features"] = null_features
         if not self.config.output.keep_spectrum:
             del arrays["x_t"], arrays["right_vectors"]
-        status = self._without_donor(batch.status[:count])
+        status = batch.status[:count]
+        if lonely and status[0] == OK and uses_other_image(self.config):
+            status = [RejectReason.NO_OTHER_IMAGE.value]
         records = [
             {"status": OK if state == OK else "rejected", "reason": None if state == OK else state}
             | {"elbow_method": elbow.method}
@@ -99,13 +100,11 @@ class UnitExtractor:
         pixels = torch.nan_to_num(self.model.decode(latents), nan=-1.0)
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _without_donor(self, status: list[str]) -> list[str]:
-        """Reject a lone sample whose projection needs another image's directions."""
-        modes = {self.config.projection.mode} | {
-            extra.mode for name in self.config.output.extras if (extra := parse_extra(name))
-        }
-        lonely = len(status) == 1 and status[0] == OK and "other_image" in modes & set(PROJECTION_MODES)
-        return [RejectReason.NO_OTHER_IMAGE.value] if lonely else status
+
+def uses_other_image(config: ExtractConfig) -> bool:
+    """Say whether a projection of the run needs another image's directions."""
+    extras = (parse_extra(name) for name in config.output.extras)
+    return "other_image" in {config.projection.mode} | {extra.mode for extra in extras if extra}
 
 
 def set_deterministic(num_threads: int) -> None:

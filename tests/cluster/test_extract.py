@@ -1,0 +1,285 @@
+"""The engine against a plain loop: same bytes, every row accounted for, whatever is killed."""
+
+import io
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clarep_ray import cli
+from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.cluster.extract import ResumeRefused, run_extraction
+from clarep_ray.cluster.repair import repair
+from clarep_ray.data.clarep_index import read_index, read_root
+from clarep_ray.data.records import safe_key
+from clarep_ray.data.store import OutputStore
+from clarep_ray.data.verify import verify
+from clarep_ray.dotted import override
+from tests.cluster.reference import (
+    attempts,
+    committed_hashes,
+    committed_keys,
+    plain_loop,
+    small_config,
+    tiny_weights,
+)
+from tests.data import trees
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trees.image_folder(tmp_path_factory.mktemp("images"), ("0", "1", "2", "3"), per_class=7)
+
+
+@pytest.fixture(scope="module")
+def finished(weights: Path, images: Path, tmp_path_factory: pytest.TempPathFactory):
+    """An undisturbed run of 28 images in 7 units, with side-car and extras."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    extras = ("original", "reconstruction", "guidance", "random@1", "unconditional@1", "centred@1", "other_image@1")
+    config = small_config(
+        weights, images, output, output__keep_spectrum=True, output__extras=extras, engine__num_actors=2
+    )
+    return config, run_extraction(config, lambda _: None)
+
+
+def test_shards_equal_a_plain_loop_byte_by_byte(finished, tmp_path: Path) -> None:
+    config, summary = finished
+    assert summary["num_ok"] == summary["num_inputs"] == 28
+    assert committed_hashes(Path(config.output.path)) == plain_loop(config, tmp_path)
+
+
+def test_every_hash_and_count_is_right_and_each_unit_was_started_once(finished) -> None:
+    config, _ = finished
+    folder = Path(config.output.path)
+    assert verify(folder) == []
+    assert attempts(folder) == [f"{unit:06d}.1" for unit in range(7)]
+    index = read_index(folder)
+    assert index.num_rows == 28
+    assert index["ordinal"].to_pylist() == list(range(28))
+    assert len(set(index["key"].to_pylist())) == 28
+
+
+def test_timm_reads_the_shards(finished) -> None:
+    from timm.data import create_dataset
+
+    config, _ = finished
+    folder = config.output.path
+    dataset = create_dataset("wds/clareps", root=folder, split="train", is_training=False, batch_size=4)
+    pairs = list(dataset)
+    assert len(pairs) == 28
+    assert sorted(label for _, label in pairs) == sorted(ExtractionOutput(Path(folder)).labels.tolist())
+    assert pairs[0][0].size == (8, 8)
+
+
+def test_webdataset_reads_the_shards(finished) -> None:
+    import webdataset
+
+    config, _ = finished
+    folder = Path(config.output.path)
+    shards = sorted(str(path) for path in (folder / "shards").iterdir())
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
+    expected = ExtractionOutput(folder).samples
+    assert [sample["__key__"] for sample in samples] == [sample.key for sample in expected]
+    np.testing.assert_array_equal(samples[5]["feature.npy"], expected[5].feature())
+    assert samples[5]["png"].shape == (8, 8, 3)
+    assert samples[5]["json"]["num_removed"] == expected[5].record["num_removed"]
+
+
+def test_records_say_what_vouches_for_them(finished) -> None:
+    config, _ = finished
+    for sample in ExtractionOutput(Path(config.output.path)).samples:
+        record = sample.record
+        assert len(record["singular_values"]) == len(record["residuals"]) == 4
+        assert record["singular_values"] == sorted(record["singular_values"], reverse=True)
+        assert record["max_residual"] <= config.spectrum.tolerance
+        assert 1 <= record["num_removed"] <= 4
+        assert 0 <= record["round_trip_error"] < 10
+        assert record["elbow_method"] in ("kneed", "chord_fallback", "chord")
+        assert record["fingerprint"] == read_root(Path(config.output.path))["fingerprint"]
+
+
+def test_the_same_command_again_recomputes_nothing(finished) -> None:
+    config, summary = finished
+    again = run_extraction(override(config, {"engine.num_actors": 1}), lambda _: None)
+    assert again["root_sha256"] == summary["root_sha256"]
+    assert again["units_resumed"] == 7
+    assert attempts(Path(config.output.path)) == [f"{unit:06d}.1" for unit in range(7)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"decoding.guidance_scale": 2.0}, {"engine.micro_batch": 2}, {"data.limit": 20}, {"seed": 1}]
+)
+def test_a_changed_run_is_refused_with_the_changed_fields(finished, change: dict) -> None:
+    config, _ = finished
+    with pytest.raises(ResumeRefused, match=next(iter(change))):
+        run_extraction(override(config, change), lambda _: None)
+    assert cli.EXIT_CODES["ResumeRefused"] == 7
+
+
+def test_changed_input_or_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    images = trees.image_folder(tmp_path / "in", ("0",), per_class=2)
+    config = small_config(weights, images, tmp_path / "out")
+    run_extraction(config, lambda _: None)
+    (images / "0" / "img_1.png").write_bytes(trees.picture_bytes(50))
+    with pytest.raises(ResumeRefused, match="input_sha256"):
+        run_extraction(config, lambda _: None)
+    (images / "0" / "img_1.png").write_bytes(trees.picture_bytes(1))
+    other = tiny_weights(tmp_path / "other")
+    data = bytearray((other / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (other / "model.safetensors").write_bytes(bytes(data))
+    with pytest.raises(ResumeRefused, match="weights_sha256"):
+        run_extraction(override(config, {"model.weights": str(other)}), lambda _: None)
+
+
+def test_a_foreign_folder_is_left_alone(weights: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        run_extraction(small_config(weights, images, tmp_path / "out"), lambda _: None)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def odd_folder(root: Path) -> Path:
+    """Write the six odd files of a real crawl beside two good ones."""
+    trees.image_folder(root, ("0", "1"), per_class=1)
+    jpeg = trees.picture_bytes(3, "JPEG", size=64)
+    (root / "0" / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (root / "0" / "text.png").write_text("I am not a picture")
+    picture = Image.open(io.BytesIO(trees.picture_bytes(4)), formats=("PNG",))
+    picture.convert("CMYK").save(root / "0" / "cmyk.jpg", "JPEG")
+    ramp = np.linspace(0, 65535, 576).reshape(24, 24).astype(np.uint16)
+    Image.fromarray(ramp).save(root / "1" / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(root / "1" / "rotated.png", exif=exif)
+    (root / "walrus").mkdir()
+    (root / "walrus" / "a.png").write_bytes(trees.picture_bytes(5))
+    return root
+
+
+def test_odd_files_are_rejected_with_reasons_or_converted(weights: Path, tmp_path: Path) -> None:
+    config = small_config(weights, odd_folder(tmp_path / "in"), tmp_path / "out", output__extras=("original",))
+    summary = run_extraction(config, lambda _: None)
+    assert summary["rejects"] == {"not_an_image": 1, "truncated": 1, "unknown_class": 1}
+    assert summary["num_ok"] == 5
+    assert summary["reject_rate"] > config.output.max_reject_rate
+    assert verify(tmp_path / "out") == []
+    rows = {row["id"]: row for row in read_index(tmp_path / "out").to_pylist()}
+    assert rows["0/truncated.jpg"]["reason"] == "truncated"
+    assert rows["walrus/a.png"]["reason"] == "unknown_class"
+    assert rows["0/cmyk.jpg"]["status"] == rows["1/deep.png"]["status"] == rows["1/rotated.png"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_containers_go_through_the_engine(weights: Path, tmp_path: Path, kind: str) -> None:
+    root = getattr(trees, kind)(tmp_path / "in", labels=(0, 3, 12, 1, 2))
+    config = small_config(weights, root, tmp_path / "out", data__source=kind)
+    summary = run_extraction(config, lambda _: None)
+    assert (summary["num_ok"], summary["rejects"]) == (4, {"unknown_class": 1})
+    assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
+
+
+def test_killed_actors_lose_and_double_nothing(weights: Path, images: Path, tmp_path: Path, armed: Path) -> None:
+    """kill -9 of the actor at work: on the first unit, in the middle and on the last one."""
+    (armed / "slow").write_text("0.7")
+    config = small_config(weights, images, tmp_path / "out", engine__max_attempts=9, engine__num_actors=2)
+    killed: list[int] = []
+
+    def killer() -> None:
+        for committed in (0, 3, 6):
+            while (pid := worker_at_work(tmp_path / "out", committed)) is None or pid in killed:
+                time.sleep(0.02)
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    thread = threading.Thread(target=killer, daemon=True)
+    thread.start()
+    summary = run_extraction(config, lambda _: None)
+    thread.join(timeout=1)
+    assert len(killed) == 3
+    assert summary["num_ok"] == 28
+    assert len(committed_keys(tmp_path / "out")) == len(set(committed_keys(tmp_path / "out"))) == 28
+    assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
+    assert verify(tmp_path / "out") == []
+
+
+def worker_at_work(output: Path, committed: int) -> int | None:
+    """Return the process that works on an uncommitted unit, once so many units are committed."""
+    store = OutputStore(output)
+    done = {path.stem for path in (output / "units").glob("*.json")}
+    if len(done) < committed:
+        return None
+    for path in sorted((output / "attempts").rglob("*.*"), key=lambda p: p.stat().st_mtime, reverse=True):
+        text = path.read_text().split()
+        if path.name.split(".")[0] not in done and len(text) == 2 and store.root.is_dir():
+            return int(text[1])
+    return None
+
+
+def test_a_picture_that_kills_the_process_ends_the_run_naming_its_unit(
+    weights: Path, images: Path, tmp_path: Path, armed: Path
+) -> None:
+    config = small_config(weights, images, tmp_path / "out", engine__max_attempts=2)
+    (armed / "poison").write_text(safe_key("2/img_3.png"))
+    with pytest.raises(Exception, match=r"unit 4 was interrupted 2 times") as caught:
+        run_extraction(config, lambda _: None)
+    line, code = cli.known_fault(caught.value) or ("", 0)
+    assert code == 6
+    assert line.startswith("unit 4 was interrupted 2 times")
+    (armed / "poison").unlink()
+    assert run_extraction(config, lambda _: None)["num_ok"] == 28
+    assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
+
+
+def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp_path: Path) -> None:
+    config = small_config(weights, images, tmp_path / "out")
+    summary = run_extraction(config, lambda _: None)
+    shard = sorted((tmp_path / "out" / "shards").iterdir())[2]
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(bytes(data))
+    (tmp_path / "out" / "units" / "000005.json").write_text("{}")
+    damages = verify(tmp_path / "out")
+    assert sorted({damage.unit for damage in damages if damage.unit is not None}) == [2, 5]
+    before = attempts(tmp_path / "out")
+    assert repair(tmp_path / "out", damages) == [2, 5]
+    assert verify(tmp_path / "out") == []
+    assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
+    assert sorted(set(attempts(tmp_path / "out"))) == before
+    assert len(attempts(tmp_path / "out")) == len(before) + 2
+
+
+def test_spectra_decode_again_without_a_new_svd(finished, tmp_path: Path) -> None:
+    config, _ = finished
+    source = config.output.path
+    changes = {"output.path": str(tmp_path / "same"), "output.from_spectrum": source, "output.keep_spectrum": False}
+    same = override(config, changes)
+    run_extraction(same, lambda _: None)
+    full, resumed = ExtractionOutput(Path(source)), ExtractionOutput(tmp_path / "same")
+    np.testing.assert_array_equal(resumed.pictures(), full.pictures())
+    np.testing.assert_array_equal(resumed.features(), full.features())
+    other = override(
+        same, {"output.path": str(tmp_path / "other"), "elbow.rule": "fixed", "elbow.num_removed": 2, "seed": 0}
+    )
+    run_extraction(other, lambda _: None)
+    records = [sample.record for sample in ExtractionOutput(tmp_path / "other").samples]
+    assert {record["num_removed"] for record in records} == {2}
+    narrow = override(
+        same, {"output.path": str(tmp_path / "narrow"), "spectrum.num_directions": 3, "elbow.rule": "chord"}
+    )
+    assert run_extraction(narrow, lambda _: None)["num_ok"] == 28
+    with pytest.raises(ValueError, match=r"inversion\.project_t was 600\.0 there and is 400\.0 here"):
+        run_extraction(override(same, {"output.path": str(tmp_path / "bad"), "inversion.project_t": 400.0}))
