@@ -128,7 +128,7 @@ class SpectrumConfig:
     """block_lanczos is ours; subspace_iteration is Park et al. (2023) as published, for comparison."""
     block_size: int = 4
     """Vectors per sample in one network call of block_lanczos."""
-    tolerance: float = 1e-2
+    tolerance: float = 5e-3
     """Stop: largest relative residual of a wanted triplet; for subspace_iteration, movement of an entry of V."""
     max_products: int = 600
     """Give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""

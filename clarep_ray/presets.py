@@ -57,7 +57,7 @@ def digits() -> Preset[ExtractConfig]:
             "spectrum.layer": "transformer_blocks.3",
             "spectrum.num_directions": 20,
             "spectrum.block_size": 4,
-            "spectrum.tolerance": 1e-2,
+            "spectrum.tolerance": 5e-3,
             "features.layer": "transformer_blocks.2",
             "features.feature_t": 60.0,
             "output.extras": ("original", "reconstruction", "guidance"),

@@ -53,7 +53,7 @@ def block_lanczos(
     generators: Sequence[torch.Generator],
     *,
     block_size: int = 4,
-    tolerance: float = 1e-2,
+    tolerance: float = 5e-3,
     max_products: int = 600,
     device: torch.device | str = "cpu",
 ) -> SingularTriplets:

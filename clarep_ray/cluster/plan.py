@@ -26,7 +26,7 @@ from clarep_ray.models.extractor import uses_other_image
 
 PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
 """Libraries whose version can change a byte of the output."""
-PRODUCTS_PER_DIRECTION = 4.2
+PRODUCTS_PER_DIRECTION = 3.0
 """Products with J^T J that block Lanczos takes per wanted triplet (README, "Speed"); for estimates only."""
 EVALUATIONS_PER_PRODUCT = 2.1
 """Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""

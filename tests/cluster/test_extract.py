@@ -118,6 +118,24 @@ def test_the_same_command_again_recomputes_nothing(finished) -> None:
     assert attempts(Path(config.output.path)) == [f"{unit:06d}.1" for unit in range(7)]
 
 
+def test_spectra_decode_again_without_a_new_svd(finished, tmp_path: Path) -> None:
+    config, _ = finished
+    source = config.output.path
+    changes = {"output.path": str(tmp_path / "same"), "output.from_spectrum": source, "output.keep_spectrum": False}
+    same = override(config, changes)
+    run_extraction(same, lambda _: None)
+    full, resumed = ExtractionOutput(Path(source)), ExtractionOutput(tmp_path / "same")
+    np.testing.assert_array_equal(resumed.pictures(), full.pictures())
+    np.testing.assert_array_equal(resumed.features(), full.features())
+    np.testing.assert_array_equal(resumed.pictures("reconstruction"), full.pictures("reconstruction"))
+    narrow = {"spectrum.num_directions": 3, "elbow.rule": "fixed", "elbow.num_removed": 2, "output.extras": ()}
+    run_extraction(override(same, narrow | {"output.path": str(tmp_path / "narrow")}), lambda _: None)
+    records = [sample.record for sample in ExtractionOutput(tmp_path / "narrow").samples]
+    assert {record["num_removed"] for record in records} == {2}
+    with pytest.raises(ValueError, match=r"inversion\.project_t was 600\.0 there and is 400\.0 here"):
+        run_extraction(override(same, {"output.path": str(tmp_path / "bad"), "inversion.project_t": 400.0}))
+
+
 @pytest.mark.parametrize(
     "change", [{"decoding.guidance_scale": 2.0}, {"engine.micro_batch": 2}, {"data.limit": 20}, {"seed": 1}]
 )
@@ -260,26 +278,3 @@ def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp
     assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
     assert sorted(set(attempts(tmp_path / "out"))) == before
     assert len(attempts(tmp_path / "out")) == len(before) + 2
-
-
-def test_spectra_decode_again_without_a_new_svd(finished, tmp_path: Path) -> None:
-    config, _ = finished
-    source = config.output.path
-    changes = {"output.path": str(tmp_path / "same"), "output.from_spectrum": source, "output.keep_spectrum": False}
-    same = override(config, changes)
-    run_extraction(same, lambda _: None)
-    full, resumed = ExtractionOutput(Path(source)), ExtractionOutput(tmp_path / "same")
-    np.testing.assert_array_equal(resumed.pictures(), full.pictures())
-    np.testing.assert_array_equal(resumed.features(), full.features())
-    other = override(
-        same, {"output.path": str(tmp_path / "other"), "elbow.rule": "fixed", "elbow.num_removed": 2, "seed": 0}
-    )
-    run_extraction(other, lambda _: None)
-    records = [sample.record for sample in ExtractionOutput(tmp_path / "other").samples]
-    assert {record["num_removed"] for record in records} == {2}
-    narrow = override(
-        same, {"output.path": str(tmp_path / "narrow"), "spectrum.num_directions": 3, "elbow.rule": "chord"}
-    )
-    assert run_extraction(narrow, lambda _: None)["num_ok"] == 28
-    with pytest.raises(ValueError, match=r"inversion\.project_t was 600\.0 there and is 400\.0 here"):
-        run_extraction(override(same, {"output.path": str(tmp_path / "bad"), "inversion.project_t": 400.0}))

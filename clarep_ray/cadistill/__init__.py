@@ -1,0 +1,1 @@
+"""CaDistill: what a student learns from CLAReps. Torch only; no Ray."""

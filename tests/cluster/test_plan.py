@@ -1,0 +1,61 @@
+"""What a plan refuses before anything expensive starts, and what it counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clarep_ray.cluster.plan import estimate_cost, make_plan, scan_images
+from clarep_ray.data.sources import open_source
+from clarep_ray.dotted import override
+from clarep_ray.presets import EXTRACT
+from tests.data import trees
+
+
+def digits(**changes: Any):
+    return override(EXTRACT["digits_smoke"]().config, {name.replace("__", "."): v for name, v in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inversion__project_t": 610.0}, r"time 610 is not on the sampling grid; nearest: \[600\.0, 700\.0\]"),
+        ({"inversion__num_steps": 2000}, r"num_steps: 2000 is outside 1\.\.1000"),
+        ({"features__feature_t": 60.5}, r"60\.5 is no timestep"),
+        ({"spectrum__layer": "block.9"}, r"'block\.9' is not a layer of the model; valid: transformer_blocks\.0"),
+        ({"features__layer": "norm_out"}, r"features\.layer: 'norm_out' is not a layer"),
+        ({"spectrum__num_directions": 769, "spectrum__max_products": 800}, "769 exceeds the latent size 768"),
+        ({"model__name": "dalle"}, r"model\.name: 'dalle' is unknown; valid: digits_dit"),
+        ({"data__classes": ("12",)}, r"data\.classes: '12' is not in the input; valid: 0, 1"),
+        ({"data__source": "image_folder", "data__path": "/nowhere"}, "'/nowhere' is not a folder"),
+        ({"output__extras": ("other_image@1",), "engine__micro_batch": 1}, "1 leaves no other image"),
+        ({"output__from_spectrum": "/nowhere"}, "no extraction was finished there"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_plan(digits(**changes))
+
+
+def test_units_and_cost() -> None:
+    plan = make_plan(digits(data__digits__count=50, engine__unit_size=24))
+    assert (len(plan.rows), plan.num_units) == (50, 3)
+    cost = estimate_cost(plan)
+    assert cost.evaluations_per_sample["inversion"] == 7  # clean -> 0, 100, ..., 600 on a grid of ten
+    assert cost.evaluations_per_sample["decoding"] == 14  # guided: two evaluations a step
+    assert cost.evaluations_per_sample["extra reconstruction"] == 2
+    assert cost.seconds_per_evaluation > 0
+
+
+def test_scan_finds_bad_pictures(tmp_path: Path) -> None:
+    root = trees.image_folder(tmp_path, ("0", "1"), per_class=3)
+    (root / "0" / "img_1.png").write_text("no picture")
+    plan = make_plan(digits(data__source="image_folder", data__path=str(root)))
+    assert scan_images(plan, open_source(plan.config.data, plan.class_names)) == {"ok": 5, "not_an_image": 1}
+
+
+def test_fingerprint_holds_code_weights_input_and_versions() -> None:
+    fields = make_plan(digits()).fields
+    for name in ("code_sha256", "weights_sha256", "input_sha256", "version.torch", "engine.micro_batch", "seed"):
+        assert fields[name] is not None
+    assert "output.path" not in fields
