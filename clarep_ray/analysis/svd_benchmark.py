@@ -1,0 +1,162 @@
+"""Our solver against the published subspace iteration, on the shipped model, with the dense SVD as the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clarep_ray import models
+from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
+from clarep_ray.clarid.jacobian import FeatureJacobian
+from clarep_ray.clarid.sampling import guided_eps, invert
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.subspace_iteration import subspace_iteration
+from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
+from clarep_ray.config import ElbowConfig, ModelConfig, SvdBenchmarkConfig
+from clarep_ray.data.spurious_digits import SpuriousDigits
+
+LADDER = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600)
+"""Iterations of the published method that are tried for an accuracy target."""
+PUBLISHED_TOLERANCE = 1e-3
+VECTORS_PER_CALL = 4
+
+
+@dataclass(frozen=True)
+class SolverRow:
+    """One solver's mean cost and worst error over the samples."""
+
+    solver: str
+    num_directions: int
+    products: float
+    calls: float
+    cpu_s: float
+    worst_value_error: float
+    worst_value_error_top: float
+    same_k: str
+
+    def cells(self) -> list[str]:
+        return [
+            self.solver,
+            str(self.num_directions),
+            f"{self.products:.0f}",
+            f"{self.calls:.0f}",
+            f"{self.cpu_s:.2f}",
+            f"{self.worst_value_error:.1e}",
+            f"{self.worst_value_error_top:.1e}",
+            self.same_k,
+        ]
+
+
+HEADER = ("solver", "M", "products", "network calls", "CPU s", "worst s error", "worst s error to k", "same k")
+
+
+def run_svd_benchmark(config: SvdBenchmarkConfig) -> str:
+    """Return markdown: products, network calls and CPU seconds per sample, errors, and the ratios."""
+    torch.set_num_threads(1)
+    jacobian = _jacobian(config)
+    gram = _dense_gram(jacobian)
+    squares, _ = torch.linalg.eigh(gram.double())
+    exact = squares.flip(1).clamp_min(0).sqrt()
+    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    ratios: list[str] = []
+    for count in config.windows:
+        ours = _measure("block Lanczos", jacobian, exact, count, _ours(count))
+        published = _measure("subspace iteration, published", jacobian, exact, count, _published(count))
+        lines += [_line(row.cells()) for row in (ours, published)]
+        ratios.append(
+            f"* M = {count}: {published.products / ours.products:.1f} x fewer products and "
+            f"{published.cpu_s / ours.cpu_s:.1f} x less CPU time than the published stopping rule; "
+            + _equal_accuracy(gram, exact, count, ours)
+        )
+    return "\n".join([*lines, "", *ratios])
+
+
+def _jacobian(config: SvdBenchmarkConfig) -> FeatureJacobian:
+    model = models.build(ModelConfig(weights=config.weights))
+    pictures = SpuriousDigits(split="conflict", count=config.num_samples, seed=config.seed)
+    rows = [pictures[i] for i in range(config.num_samples)]
+    pixels = torch.from_numpy(np.stack([row.image for row in rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    cond = model.cond(torch.tensor([row.label for row in rows]))
+    times = path_to(model.schedule.times(50), config.project_t)
+    x_t = invert(guided_eps(model, cond, None, 1.0), pixels, model, times)
+    layer = model.feature_layers[-1]
+    return FeatureJacobian(lambda x: model.features(x, config.project_t, cond, layer), x_t)
+
+
+def _dense_gram(jacobian: FeatureJacobian) -> Tensor:
+    """Return J^T J from the explicit Jacobian, shape (b, d, d)."""
+    rows = torch.eye(jacobian.dim).split(64)
+    transposed = torch.cat([jacobian.matvec(part.expand(jacobian.batch, -1, -1)) for part in rows], 1)
+    return transposed @ transposed.mT
+
+
+def _generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+Solve = Callable[[Callable[[Tensor], Tensor], int, int], SingularTriplets]
+
+
+def _ours(count: int) -> Solve:
+    return lambda gram, dim, batch: block_lanczos(gram, dim, count, _generators(batch))
+
+
+def _published(count: int, max_iterations: int = 100, tolerance: float = PUBLISHED_TOLERANCE) -> Solve:
+    return lambda gram, dim, batch: subspace_iteration(
+        gram, dim, count, _generators(batch), tolerance=tolerance, max_iterations=max_iterations
+    )
+
+
+def _measure(name: str, jacobian: FeatureJacobian, exact: Tensor, count: int, solve: Solve) -> SolverRow:
+    rounds = 0
+
+    def counted(vectors: Tensor) -> Tensor:
+        nonlocal rounds
+        # Calls of one size for both: very wide ones are slower per vector, which would flatter us.
+        parts = vectors.split(VECTORS_PER_CALL, dim=1)
+        rounds += 2 * len(parts)
+        return torch.cat([jacobian.gram(part) for part in parts], 1)
+
+    began = time.process_time()
+    found = solve(counted, jacobian.dim, jacobian.batch)
+    seconds = time.process_time() - began
+    errors = _errors(found, exact, count)
+    truth, mine = _ks(exact[:, :count]), _ks(found.singular_values)
+    top = max(float(errors[i, :k].max()) for i, k in enumerate(truth))
+    return SolverRow(
+        solver=name,
+        num_directions=count,
+        products=float(found.num_products.double().mean()),
+        calls=rounds,
+        cpu_s=seconds / jacobian.batch,
+        worst_value_error=float(errors.max()),
+        worst_value_error_top=top,
+        same_k=f"{sum(a == b for a, b in zip(truth, mine, strict=True))}/{len(truth)}",
+    )
+
+
+def _equal_accuracy(gram: Tensor, exact: Tensor, count: int, ours: SolverRow) -> str:
+    """Say how many products the published iteration needs for our worst error, on the explicit J^T J."""
+    for iterations in LADDER:
+        found = _published(count, iterations, tolerance=0.0)(lambda v: v @ gram, gram.shape[1], len(gram))
+        if float(_errors(found, exact, count).max()) <= ours.worst_value_error:
+            needed = iterations * count
+            return f"for equal worst error it needs {needed} products, {needed / ours.products:.1f} x ours"
+    return f"it does not reach our worst error in {LADDER[-1] * count} products ({LADDER[-1]} iterations)"
+
+
+def _errors(found: SingularTriplets, exact: Tensor, count: int) -> Tensor:
+    return (found.singular_values.double() / exact[:, :count] - 1).abs()
+
+
+def _ks(values: Tensor) -> list[int]:
+    return [find_elbow(row, ElbowConfig()).num_removed for row in explained_variance_ratio(values)]
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"

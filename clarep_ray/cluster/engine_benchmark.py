@@ -1,0 +1,55 @@
+"""The engine against the same actor called in a plain loop, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from clarep_ray.cluster.extract import run_extraction
+from clarep_ray.cluster.plan import make_plan
+from clarep_ray.cluster.stages import extract_unit, finished_files
+from clarep_ray.config import EngineBenchmarkConfig, ExtractConfig
+from clarep_ray.data.manifest import write_manifest
+from clarep_ray.data.sources import open_source
+from clarep_ray.data.units import decode_unit
+from clarep_ray.dotted import override
+
+
+def run_engine_benchmark(config: EngineBenchmarkConfig, extract: ExtractConfig) -> str:
+    """Return markdown: images/s of a plain loop and of the pipeline with one actor, and their ratio."""
+    with tempfile.TemporaryDirectory() as scratch:
+        changes = {"data.digits.count": config.num_images, "engine.num_actors": 1, "tracking.enabled": False}
+        run = override(extract, changes | {"output.path": f"{scratch}/out"})
+        plain = _plain_loop(run, Path(scratch))
+        summary = run_extraction(run, lambda _: None)
+    steady = (summary["num_inputs"] - run.engine.unit_size) / (summary["wall_s"] - summary["first_unit_s"])
+    return "\n".join(
+        [
+            "| what | images/s |",
+            "|---|---|",
+            f"| plain loop: decode, extract, encode, one thread | {plain:.3f} |",
+            f"| Ray Data pipeline, one actor, after its first unit | {steady:.3f} |",
+            f"| the same, start-up included | {summary['images_per_s']:.3f} |",
+            "",
+            f"* pipeline / plain loop: {steady / plain:.3f} ({config.num_images} images, units of "
+            f"{run.engine.unit_size}; first unit committed after {summary['first_unit_s']:.0f} s)",
+        ]
+    )
+
+
+def _plain_loop(config: ExtractConfig, scratch: Path) -> float:
+    """Return images per second of one process that does one unit after another, after its first unit."""
+    from clarep_ray.models.extractor import UnitExtractor
+
+    plan = make_plan(config)
+    manifest = write_manifest(plan.rows, scratch / "input.parquet", config.engine.unit_size)
+    source, extractor = open_source(config.data, plan.class_names), UnitExtractor(config)
+    began, images = 0.0, 0
+    for unit in range(manifest.num_units):
+        if unit == 1:
+            began = time.monotonic()
+        decoded = decode_unit(source, manifest.unit_rows(unit), plan.image_size, config.data)
+        finished_files(extract_unit(extractor, decoded), unit, config, plan.fingerprint)
+        images += len(decoded.records) if unit else 0
+    return images / (time.monotonic() - began)
