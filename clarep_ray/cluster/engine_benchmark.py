@@ -12,6 +12,7 @@ from clarep_ray.cluster.stages import extract_unit, finished_files
 from clarep_ray.config import EngineBenchmarkConfig, ExtractConfig
 from clarep_ray.data.manifest import write_manifest
 from clarep_ray.data.sources import open_source
+from clarep_ray.data.store import UNITS
 from clarep_ray.data.units import decode_unit
 from clarep_ray.dotted import override
 
@@ -23,7 +24,9 @@ def run_engine_benchmark(config: EngineBenchmarkConfig, extract: ExtractConfig) 
         run = override(extract, changes | {"output.path": f"{scratch}/out"})
         plain = _plain_loop(run, Path(scratch))
         summary = run_extraction(run, lambda _: None)
-    steady = (summary["num_inputs"] - run.engine.unit_size) / (summary["wall_s"] - summary["first_unit_s"])
+        # Reports reach the driver late and in bundles; the files say when each unit was committed.
+        commits = sorted(path.stat().st_mtime for path in Path(scratch, "out", UNITS).iterdir())
+    steady = (summary["num_inputs"] - run.engine.unit_size) / (commits[-1] - commits[0])
     return "\n".join(
         [
             "| what | images/s |",
@@ -33,7 +36,7 @@ def run_engine_benchmark(config: EngineBenchmarkConfig, extract: ExtractConfig) 
             f"| the same, start-up included | {summary['images_per_s']:.3f} |",
             "",
             f"* pipeline / plain loop: {steady / plain:.3f} ({config.num_images} images, units of "
-            f"{run.engine.unit_size}; first unit committed after {summary['first_unit_s']:.0f} s)",
+            f"{run.engine.unit_size})",
         ]
     )
 

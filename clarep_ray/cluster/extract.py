@@ -44,7 +44,6 @@ class Progress:
     units: int = 0
     removed: list[int] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=lambda: {"decode_s": 0.0, "extract_s": 0.0, "commit_s": 0.0})
-    first_s: float | None = None
 
     def add(self, report: dict[str, Any]) -> None:
         self.rows += report["num_rows"]
@@ -53,8 +52,6 @@ class Progress:
         self.removed.extend(report["num_removed"])
         for name in self.stages:
             self.stages[name] += report[name]
-        if self.first_s is None:
-            self.first_s = self.elapsed
 
     @property
     def elapsed(self) -> float:
@@ -98,7 +95,6 @@ def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) ->
         "units_resumed": len(done),
         "wall_s": progress.elapsed if todo else 0.0,
         "images_per_s": progress.rows / progress.elapsed if todo else 0.0,
-        "first_unit_s": progress.first_s,
         "stage_s": progress.stages,
         **workers,
     }
