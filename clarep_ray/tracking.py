@@ -23,8 +23,13 @@ def tracking_uri(config: TrackingConfig, output: Path) -> str:
     """
     if config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return config.uri or os.environ["MLFLOW_TRACKING_URI"]
-    folder = output.parent if os.environ.get("RAY_JOB_ID") else Path.cwd()
+    folder = output.parent if in_submitted_job() else Path.cwd()
     return f"sqlite:///{folder.absolute() / DEFAULT_FILE}"
+
+
+def in_submitted_job() -> bool:
+    """Say whether this process is the entrypoint of a submitted Ray job, whose folder is a temporary copy."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def log_run(
@@ -62,9 +67,10 @@ def _log(
 ) -> None:
     for setting, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
         os.environ.setdefault(setting, value)
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     import mlflow
+
+    for chatty in ("mlflow", "alembic"):  # after the import, which sets its own levels
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
     mlflow.set_tracking_uri(uri)
     if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(config.experiment) is None:

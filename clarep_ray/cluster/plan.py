@@ -23,6 +23,7 @@ from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.units import decode_row
 from clarep_ray.models.extractor import uses_other_image
+from clarep_ray.tracking import in_submitted_job
 
 PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
 """Libraries whose version can change a byte of the output."""
@@ -58,6 +59,11 @@ def make_plan(config: ExtractConfig, known_hashes: dict[tuple[str, int], str] | 
 
     `known_hashes` maps (source, offset) to image hashes that need not be computed again.
     """
+    if in_submitted_job() and not Path(config.output.path).is_absolute():
+        raise ValueError(
+            f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
+            "working folder; valid: an absolute path that every node sees"
+        )
     model = models.build(config.model)
     check_settings(model, config)
     source = open_source(config.data, model.class_names)

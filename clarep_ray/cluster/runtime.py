@@ -29,7 +29,7 @@ def check_environment() -> None:
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
-    """Join the cluster of RAY_ADDRESS or of this job, or start one here; return its resources.
+    """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
     A cluster started here listens on the loopback only and asks for a token that only this user can read.
     """
@@ -52,7 +52,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
 
 def joins_cluster() -> bool:
     """Say whether `connect` will join a running cluster instead of starting one."""
-    return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def prepare_environment() -> None:

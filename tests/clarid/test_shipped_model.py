@@ -47,7 +47,7 @@ def latents(model: DigitsDit) -> tuple[torch.Tensor, torch.Tensor]:
 def dense_gram(jacobian: FeatureJacobian) -> torch.Tensor:
     """Return J^T J in float64 from the explicit float32 Jacobian."""
     identity = torch.eye(jacobian.dim)
-    columns = [jacobian.matvec(identity[i : i + 32].expand(jacobian.batch, -1, -1)) for i in range(0, jacobian.dim, 32)]
+    columns = [jacobian.matvec(identity[i : i + 4].expand(jacobian.batch, -1, -1)) for i in range(0, jacobian.dim, 4)]
     transposed = torch.cat(columns, 1)
     return (transposed @ transposed.mT).double()
 

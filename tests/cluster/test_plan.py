@@ -37,6 +37,13 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
         make_plan(digits(**changes))
 
 
+def test_a_submitted_job_refuses_a_relative_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ValueError, match=r"'outputs/extract' is relative"):
+        make_plan(digits())
+    assert make_plan(digits(output__path="/shared/out")).num_units == 3
+
+
 def test_units_and_cost() -> None:
     plan = make_plan(digits(data__digits__count=50, engine__unit_size=24))
     assert (len(plan.rows), plan.num_units) == (50, 3)
