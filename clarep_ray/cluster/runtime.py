@@ -40,6 +40,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
             options |= {
+                "address": "local",  # never a cluster that happens to run on this machine
                 "num_cpus": num_cpus,
                 "num_gpus": num_gpus,
                 "include_dashboard": False,

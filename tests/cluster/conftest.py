@@ -47,6 +47,7 @@ def ray_session(faults: Path) -> Iterator[None]:
     for attempt in (1, 2):
         try:
             ray.init(
+                "local",
                 num_cpus=2,
                 include_dashboard=False,
                 object_store_memory=500_000_000,
