@@ -111,8 +111,8 @@ def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
         if changed:
             listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
             raise ResumeRefused(
-                f"output.path: {str(store.root)!r} holds another run; choose another folder, or go back on what changed:"
-                f" {listed}"
+                f"output.path: {str(store.root)!r} holds another run; choose another folder, or undo what changed: "
+                f"{listed}"
             )
         store.prepare()
         return write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)

@@ -1,37 +1,19 @@
-"""Frozen, validated configurations of every job.
-
-Fields marked `EXECUTION` say how or where a run is done; every other field is part of the run's fingerprint.
-"""
+"""Everything an extraction depends on."""
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clarep_ray.config.checks import require
+from clarep_ray.config.projection import ProjectionMode, parse_extra
+from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
-ProjectionMode = Literal[
-    "clarid",
-    "none",
-    "random",
-    "shrink",
-    "random_shrink",
-    "other_image",
-    "unconditional",
-    "restore_norm",
-    "centred",
-]
-PROJECTION_MODES: tuple[str, ...] = typing.get_args(ProjectionMode)
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
 Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
-
-
-def _require(condition: bool, name: str, value: object, valid: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}: {value!r} is not valid; valid: {valid}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +44,8 @@ class DigitsConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(self.count >= 1, "data.digits.count", self.count, "1 or more")
-        _require(0 <= self.correlation <= 1, "data.digits.correlation", self.correlation, "0 to 1")
+        require(self.count >= 1, "data.digits.count", self.count, "1 or more")
+        require(0 <= self.correlation <= 1, "data.digits.correlation", self.correlation, "0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +74,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(0 < self.fraction <= 1, "data.fraction", self.fraction, "more than 0, at most 1")
-        _require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
-        _require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
+        require(0 < self.fraction <= 1, "data.fraction", self.fraction, "more than 0, at most 1")
+        require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
+        require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
         needs_path = self.source != "spurious_digits"
-        _require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
+        require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +94,8 @@ class InversionConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(self.num_steps >= 1, "inversion.num_steps", self.num_steps, "1 or more")
-        _require(self.num_refinements >= 0, "inversion.num_refinements", self.num_refinements, "0 or more")
+        require(self.num_steps >= 1, "inversion.num_steps", self.num_steps, "1 or more")
+        require(self.num_refinements >= 0, "inversion.num_refinements", self.num_refinements, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +117,10 @@ class SpectrumConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(self.num_directions >= 1, "spectrum.num_directions", self.num_directions, "1 or more")
-        _require(self.block_size >= 1, "spectrum.block_size", self.block_size, "1 or more")
-        _require(0 < self.tolerance < 1, "spectrum.tolerance", self.tolerance, "between 0 and 1")
-        _require(
+        require(self.num_directions >= 1, "spectrum.num_directions", self.num_directions, "1 or more")
+        require(self.block_size >= 1, "spectrum.block_size", self.block_size, "1 or more")
+        require(0 < self.tolerance < 1, "spectrum.tolerance", self.tolerance, "between 0 and 1")
+        require(
             self.max_products >= self.num_directions,
             "spectrum.max_products",
             self.max_products,
@@ -159,8 +141,8 @@ class ElbowConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(self.num_removed >= 1, "elbow.num_removed", self.num_removed, "1 or more")
-        _require(self.ambiguous_margin >= 0, "elbow.ambiguous_margin", self.ambiguous_margin, "0 or more")
+        require(self.num_removed >= 1, "elbow.num_removed", self.num_removed, "1 or more")
+        require(self.ambiguous_margin >= 0, "elbow.ambiguous_margin", self.ambiguous_margin, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +165,7 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(self.guidance_scale >= 0, "decoding.guidance_scale", self.guidance_scale, "0 or more")
+        require(self.guidance_scale >= 0, "decoding.guidance_scale", self.guidance_scale, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +203,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
-            _require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
-        _require(
+            require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
+        require(
             self.num_actors is None or self.num_actors >= 1, "engine.num_actors", self.num_actors, "None, or 1 and more"
         )
-        _require(
+        require(
             self.gpus_per_actor is None or self.gpus_per_actor >= 0,
             "engine.gpus_per_actor",
             self.gpus_per_actor,
@@ -250,25 +232,10 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(bool(self.path), "output.path", self.path, "a folder")
-        _require(0 <= self.max_reject_rate <= 1, "output.max_reject_rate", self.max_reject_rate, "0 to 1")
+        require(bool(self.path), "output.path", self.path, "a folder")
+        require(0 <= self.max_reject_rate <= 1, "output.max_reject_rate", self.max_reject_rate, "0 to 1")
         for name in self.extras:
             parse_extra(name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """MLflow."""
-
-    enabled: bool = field(default=True, metadata=EXECUTION)
-    """Log the run to MLflow."""
-    uri: str | None = field(default=None, metadata=EXECUTION)
-    """Tracking URI; None takes MLFLOW_TRACKING_URI, else a sqlite file mlflow.db in the current folder."""
-    experiment: str = field(default="clarep-ray", metadata=EXECUTION)
-    """MLflow experiment."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,163 +258,9 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _require(
+        require(
             self.elbow.rule != "fixed" or self.elbow.num_removed <= self.spectrum.num_directions,
             "elbow.num_removed",
             self.elbow.num_removed,
             f"at most spectrum.num_directions ({self.spectrum.num_directions})",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToyConfig:
-    """The two-dimensional proof of concept (Sec. 3.3)."""
-
-    num_models: int = 3
-    """Independently trained models; tables give mean and standard deviation over them."""
-    num_points: int = 300
-    """Points of class 1 that are carried through each method."""
-    num_steps: int = 2500
-    """Training steps of a model."""
-    batch_size: int = 256
-    """Points in a training batch."""
-    learning_rate: float = 3e-3
-    """Peak Adam learning rate, decayed by a half cosine."""
-    label_dropout: float = 0.1
-    """Probability of training a point without its label [0..1]."""
-    num_inference_steps: int = 50
-    """DDIM steps of the whole sampling grid."""
-    guidance_scale: float = 3.0
-    """Scale of the guidance-only rows."""
-    height: float = 0.0
-    """Height of the line the core segments lie on; Eq. 2 without centring assumes that it meets the origin."""
-    seed: int = 0
-    """Seed of models and points."""
-    output: str = "outputs/toy"
-    """Output folder."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("num_models", "num_points", "num_steps", "batch_size", "num_inference_steps"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainCdmConfig:
-    """Training of the embedded class-conditional DiT on spurious_digits (Ray Train)."""
-
-    correlation: float = 0.9
-    """Probability that a training picture's background kind is its class's own [0..1]."""
-    num_images: int = 20000
-    """Training pictures [images]."""
-    data_seed: int = 1
-    """Seed of the training pictures."""
-    image_size: int = 16
-    """Side of a picture [pixels]."""
-    patch_size: int = 4
-    """Side of a token [pixels]."""
-    hidden_size: int = 96
-    """Width of the transformer."""
-    num_blocks: int = 4
-    """Transformer blocks."""
-    num_heads: int = 3
-    """Attention heads."""
-    num_steps: int = 12000
-    """Optimiser steps."""
-    batch_size: int = 64
-    """Global batch, split over the workers [images]."""
-    learning_rate: float = 1e-3
-    """Peak AdamW learning rate: linear warm-up, cosine decay to zero."""
-    warmup_steps: int = 200
-    """Warm-up [steps]."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
-    label_dropout: float = 0.1
-    """Probability of training a sample without its label, for guidance [0..1; DiT: 0.1]."""
-    ema_decay: float = 0.999
-    """Decay of the weight average that is shipped, per step."""
-    seed: int = 0
-    """Seed of initial weights, batches, timesteps and noise."""
-    checkpoint_every: int = field(default=500, metadata=EXECUTION)
-    """Steps between checkpoints."""
-    num_workers: int = field(default=1, metadata=EXECUTION)
-    """Ray Train workers; the batch and its noise are the same for any number."""
-    use_gpu: bool = field(default=False, metadata=EXECUTION)
-    """One GPU per worker."""
-    output: str = field(default="outputs/cdm", metadata=EXECUTION)
-    """Output folder; the same folder and fingerprint continue an interrupted training."""
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("num_images", "num_steps", "batch_size", "hidden_size", "num_blocks", "num_workers"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(self.image_size % self.patch_size == 0, "patch_size", self.patch_size, "a divisor of image_size")
-        _require(self.hidden_size % self.num_heads == 0, "num_heads", self.num_heads, "a divisor of hidden_size")
-        _require(0 <= self.correlation <= 1, "correlation", self.correlation, "0 to 1")
-        _require(0 < self.label_dropout < 1, "label_dropout", self.label_dropout, "between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SvdBenchmarkConfig:
-    """Solver against the published subspace iteration on the shipped model."""
-
-    weights: str = "rho90"
-    """Shipped model or weights folder."""
-    num_samples: int = 12
-    """Samples of one batch; figures are means and worst cases over them."""
-    windows: tuple[int, ...] = (20, 50)
-    """Windows M."""
-    project_t: float = 600.0
-    """Projection timestep."""
-    seed: int = 3
-    """Seed of the pictures."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
-        _require(all(count >= 3 for count in self.windows), "windows", self.windows, "3 and more each")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineBenchmarkConfig:
-    """Pipeline against the same actor called in a plain loop."""
-
-    preset: str = "digits"
-    """Extraction preset."""
-    num_images: int = 144
-    """Images of each of the two runs."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        _require(self.num_images >= 48, "num_images", self.num_images, "48 or more: two units at least")
-
-
-@dataclass(frozen=True)
-class Extra:
-    """One more picture per sample: a projection mode decoded at a guidance scale."""
-
-    name: str
-    mode: str
-    guidance_scale: float | None
-    """None takes the run's own scale."""
-
-
-def parse_extra(name: str) -> Extra | None:
-    """Return what an `output.extras` entry stands for; None for `original`, which needs no projection.
-
-    Raises ValueError naming the entry and the valid ones.
-    """
-    if name == "original":
-        return None
-    if name == "reconstruction":
-        return Extra(name, "none", 1.0)
-    if name == "guidance":
-        return Extra(name, "none", None)
-    mode, _, scale = name.partition("@")
-    valid = f"original, reconstruction, guidance, or MODE@SCALE with MODE one of {', '.join(PROJECTION_MODES)}"
-    _require(mode in PROJECTION_MODES, "output.extras", name, valid)
-    try:
-        return Extra(name, mode, float(scale))
-    except ValueError:
-        raise ValueError(f"output.extras: {name!r} is not valid; valid: {valid}") from None

@@ -1,0 +1,56 @@
+"""Frozen, validated configurations of every job.
+
+Fields marked `EXECUTION` say how or where a run is done; every other field is part of the run's fingerprint.
+"""
+
+from clarep_ray.config.benchmark import EngineBenchmarkConfig, SvdBenchmarkConfig
+from clarep_ray.config.extract import (
+    DataConfig,
+    DecodingConfig,
+    DigitsConfig,
+    DigitsSplit,
+    ElbowConfig,
+    ElbowRule,
+    EngineConfig,
+    ExtractConfig,
+    FeatureConfig,
+    InversionConfig,
+    ModelConfig,
+    OutputConfig,
+    ProjectionConfig,
+    Solver,
+    Source,
+    SpectrumConfig,
+)
+from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
+from clarep_ray.config.toy import ToyConfig
+from clarep_ray.config.tracking import TrackingConfig
+from clarep_ray.config.train_cdm import TrainCdmConfig
+
+__all__ = [
+    "PROJECTION_MODES",
+    "DataConfig",
+    "DecodingConfig",
+    "DigitsConfig",
+    "DigitsSplit",
+    "ElbowConfig",
+    "ElbowRule",
+    "EngineBenchmarkConfig",
+    "EngineConfig",
+    "Extra",
+    "ExtractConfig",
+    "FeatureConfig",
+    "InversionConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "ProjectionConfig",
+    "ProjectionMode",
+    "Solver",
+    "Source",
+    "SpectrumConfig",
+    "SvdBenchmarkConfig",
+    "ToyConfig",
+    "TrackingConfig",
+    "TrainCdmConfig",
+    "parse_extra",
+]
