@@ -75,7 +75,7 @@ def evr_curves(output: ExtractionOutput) -> Figure:
 
 def k_histogram(output: ExtractionOutput) -> Figure:
     """Return how many samples have which k."""
-    removed = np.array([sample.record["num_removed"] for sample in output.samples])
+    removed = output.index["num_removed"].to_numpy()
     figure, axes = _figure(1, 1, width=7.0, height=3.6)
     axis = axes[0, 0]
     axis.hist(removed, bins=np.arange(0.5, removed.max() + 1.5), color="C0", edgecolor="white", linewidth=0.5)

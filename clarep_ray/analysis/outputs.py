@@ -6,36 +6,55 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.shards import Sample, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
+
+MAX_SAMPLES = 5000
+"""Enough for clusters, judges and pictures; with pictures of 256 pixels about a gigabyte."""
 
 
 @dataclass(frozen=True)
 class ExtractionOutput:
-    """A finished output folder. Raises ValueError where there is none, or where a shard is not as committed."""
+    """A finished output folder, of which at most `max_samples` are read, evenly spread over the input.
+
+    Raises ValueError where there is none, or where a shard is not as committed.
+    """
 
     folder: Path
+    max_samples: int = MAX_SAMPLES
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """One row for every sample of the output, read or not."""
+        return read_index(self.folder).filter(pc.field("status") == "ok")
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """Every sample in the order of the input."""
+        """The samples that are read, in the order of the input."""
         return list(self._samples())
 
     def _samples(self) -> Iterator[Sample]:
-        read_root(self.folder)
-        for _, manifest in sorted(OutputStore(self.folder).committed_units().items()):
-            entry = manifest["files"][SHARDS]
+        count = min(self.index.num_rows, self.max_samples)
+        chosen = np.linspace(0, self.index.num_rows - 1, count).round().astype(np.int64)
+        rows = self.index.select(["unit", "key"]).take(chosen).to_pylist()
+        units = OutputStore(self.folder).committed_units()
+        for unit, members in groupby(rows, key=lambda row: row["unit"]):
+            wanted = {row["key"] for row in members}
+            entry = units[unit]["files"][SHARDS]
             path = self.folder / entry["name"]
             if not path.is_file() or sha256_file(path) != entry["sha256"]:
                 raise ValueError(f"{path} is missing or damaged; run: uv run jobs/verify.py {self.folder} --repair")
-            yield from read_shard(path)
+            yield from (sample for sample in read_shard(path) if sample.key in wanted)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

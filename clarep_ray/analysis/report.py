@@ -12,7 +12,14 @@ from clarep_ray.analysis.judges import judge, originals_of
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import ExtractConfig
 
-MAX_CLUSTERED = 5000
+INDEX_COLUMNS = (
+    "num_removed",
+    "ambiguous",
+    "elbow_method",
+    "max_residual",
+    "num_products",
+    "round_trip_error",
+)
 
 
 def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[str, float]:
@@ -22,17 +29,16 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
     alone can separate classes, so only the second says what the picture holds. `judge/X/...` exist for the
     embedded data only.
     """
-    records = [sample.record for sample in output.samples]
-    removed = np.array([record["num_removed"] for record in records])
+    index = {name: output.index[name].to_numpy() for name in INDEX_COLUMNS}
     metrics = {
-        "median_num_removed": float(np.median(removed)),
-        "mean_num_removed": float(removed.mean()),
-        "share_ambiguous": float(np.mean([record["ambiguous"] for record in records])),
-        "share_elbow_fallback": float(np.mean([record["elbow_method"] == "chord_fallback" for record in records])),
-        "share_converged": float(np.mean([record["converged"] for record in records])),
-        "max_residual": float(max(record["max_residual"] for record in records)),
-        "mean_num_products": float(np.mean([record["num_products"] for record in records])),
-        "mean_round_trip_error": float(np.mean([record["round_trip_error"] for record in records])),
+        "median_num_removed": float(np.median(index["num_removed"])),
+        "mean_num_removed": float(np.mean(index["num_removed"])),
+        "share_ambiguous": float(np.mean(index["ambiguous"])),
+        "share_elbow_fallback": float(np.mean(index["elbow_method"] == "chord_fallback")),
+        "share_converged": float(np.mean([sample.record["converged"] for sample in output.samples])),
+        "max_residual": float(np.max(index["max_residual"])),
+        "mean_num_products": float(np.mean(index["num_products"])),
+        "mean_round_trip_error": float(np.mean(index["round_trip_error"])),
     }
     for name in ("", *output.extras):
         metrics |= _named_metrics(output, name, config)
@@ -42,13 +48,12 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
 def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -> dict[str, float]:
     shown = name or "canonical"
     metrics: dict[str, float] = {}
-    labels = output.labels[:MAX_CLUSTERED]
+    labels = output.labels
     if 2 <= len(np.unique(labels)) < len(labels):
-        metrics[f"nmi/{shown}"] = cluster_nmi(output.features(name)[:MAX_CLUSTERED], labels, config.seed)
+        metrics[f"nmi/{shown}"] = cluster_nmi(output.features(name), labels, config.seed)
         first: dict[str, Any] = output.samples[0].members
         if "null_feature.npy" in first:
-            null_features = output.features(name, null=True)[:MAX_CLUSTERED]
-            metrics[f"nmi_null/{shown}"] = cluster_nmi(null_features, labels, config.seed)
+            metrics[f"nmi_null/{shown}"] = cluster_nmi(output.features(name, null=True), labels, config.seed)
     if config.data.source == "spurious_digits" and config.model.name == "digits_dit":
         numbers = [int(sample.record["id"].rpartition("-")[2]) for sample in output.samples]
         verdict = judge(output.pictures(name), originals_of(config.data.digits, numbers))

@@ -159,7 +159,7 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
     """Stream the units through the three stages and yield one report per committed unit."""
     import ray
 
-    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.ERROR)  # our progress lines replace Ray's
     options = ray.data.DataContext.get_current()
     options.enable_progress_bars = False

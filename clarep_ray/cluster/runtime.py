@@ -81,10 +81,13 @@ def prepare_environment() -> None:
 
 
 def _private_token() -> Path:
-    """Return a token file in a folder of this process's own, readable by this user alone."""
+    """Return a token file in a folder of this process's own, readable by this user alone and gone with it."""
+    import atexit
     import secrets
+    import shutil
 
     folder = Path(tempfile.mkdtemp(prefix="clarep-ray-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "auth_token"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     with os.fdopen(handle, "w") as file:

@@ -278,3 +278,11 @@ def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp
     assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
     assert sorted(set(attempts(tmp_path / "out"))) == before
     assert len(attempts(tmp_path / "out")) == len(before) + 2
+
+
+def test_analysis_of_a_large_output_reads_an_even_spread(finished) -> None:
+    config, _ = finished
+    full = ExtractionOutput(Path(config.output.path))
+    some = ExtractionOutput(Path(config.output.path), max_samples=4)
+    assert [sample.key for sample in some.samples] == [full.samples[i].key for i in (0, 9, 18, 27)]
+    assert some.index.num_rows == 28
