@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from clarep_ray.config import TrackingConfig
 
 DEFAULT_FILE = "mlflow.db"
 MAX_PARAM_LENGTH = 500
+UNNAMEABLE = r"[^\w\-. /]"
+"""What MLflow refuses in the name of a metric, such as the @ of `random@1`."""
 
 
 def tracking_uri(config: TrackingConfig, output: Path) -> str:
@@ -80,7 +83,7 @@ def _log(
     with mlflow.start_run(run_name=name):
         mlflow.set_tags({**tags, "output": str(output)})
         mlflow.log_params({key: str(value)[:MAX_PARAM_LENGTH] for key, value in params.items()})
-        mlflow.log_metrics(dict(metrics))
+        mlflow.log_metrics({re.sub(UNNAMEABLE, "_", key): value for key, value in metrics.items()})
         mlflow.log_text(json.dumps(dict(params), indent=1, default=str), "config.json")
         for path in artifacts:
             mlflow.log_artifact(str(path))

@@ -1,6 +1,5 @@
 """Images in, shards of Canonical Samples and Features out: uv run jobs/extract.py --help"""
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -32,9 +31,9 @@ def main() -> None:
         from clarep_ray.cluster import plan, publish
 
         if job.dry_run:
-            print(plan.describe(plan.make_plan(job.config), job.config.engine.num_actors or os.cpu_count() or 1))
+            print(plan.describe(plan.make_plan(job.config)))
         elif job.controls:
-            publish.run_controls(job.config)
+            publish.run_controls(job.config, job.preset)
         elif publish.extract_and_publish(job.config, job.preset)["reject_rate"] > job.config.output.max_reject_rate:
             sys.exit(cli.TOO_MANY_REJECTS)
 

@@ -72,6 +72,8 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "output.path",
         "output.max_reject_rate",
         "output.from_spectrum",
+        "data.path",
+        "model.weights",
         "tracking.enabled",
         "tracking.uri",
         "tracking.experiment",

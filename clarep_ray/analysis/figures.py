@@ -1,4 +1,4 @@
-"""Pictures of an extraction: contact sheet, explained variance with the elbow, histogram of k."""
+"""Pictures of an extraction: contact sheet, explained variance with the elbow, histogram of k, controls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.analysis.tables import SeedTable, mean_std
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,21 @@ def k_histogram(output: ExtractionOutput) -> Figure:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="k, number of removed directions", ylabel="samples", title=f"k of {len(removed)} samples")
     axis.legend()
+    return figure
+
+
+def control_bars(table: SeedTable) -> Figure:
+    """Return one panel per column of a controls table: mean and standard deviation of every row."""
+    rows = list(table.values)[::-1]
+    figure, axes = _figure(1, len(table.columns), width=2.2 * len(table.columns) + 1.4, height=0.24 * len(rows) + 0.9)
+    for axis, column in zip(axes[0], table.columns, strict=True):
+        pairs = [mean_std(table.values[row][column]) for row in rows]
+        colours = ["C3" if row.startswith("clarid") else "C7" if row == "original" else "C0" for row in rows]
+        means, deviations = zip(*pairs, strict=True)
+        axis.barh(range(len(rows)), means, xerr=deviations, color=colours, height=0.7, error_kw={"linewidth": 0.8})
+        axis.set(xlim=(0, 1), title=column.replace("_", " "), yticks=[])
+        axis.tick_params(labelsize=7)
+    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=7)
     return figure
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class SeedTable:
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation (0 for a single value)."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    """Return mean and sample standard deviation (0 for a single value); NaN where a value is missing."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _cell(values: Sequence[float]) -> str:
     mean, std = mean_std(values)
+    if math.isnan(mean):
+        return "-"
     return f"{mean:.3f} +- {std:.3f}" if len(values) > 1 else f"{mean:.3f}"

@@ -49,10 +49,7 @@ def find_elbow(evr: Float[Tensor, " m"], config: ElbowConfig) -> Elbow:
     if len(y) < 3 or y[0] <= y[-1]:
         return Elbow(1, "degenerate", 0.0)
     if config.rule == "kneed":
-        found = _kneed(y)
-        if found is not None:
-            return found
-        return Elbow(*_chord(y)[:1], "chord_fallback", _chord(y)[1])
+        return _kneed(y) or _chord_fallback(y)
     k, margin = _chord(y)
     return Elbow(k, "chord", margin)
 
@@ -67,6 +64,14 @@ def _chord(y: NDArray[np.float64]) -> tuple[int, float]:
     best = int(depth.argmax())
     runner_up = float(np.delete(depth, best).max())
     return best + 1, (float(depth[best]) - runner_up) * float((y[0] - y[-1]) / y[0])
+
+
+def _chord_fallback(y: NDArray[np.float64]) -> Elbow:
+    """Return the chord rule's k; the margin also counts how far kneed was from finding an elbow after all."""
+    k, margin = _chord(y)
+    depth = _chord_depth(y)
+    missed = _slack_of_falls(depth, last=len(depth) - 1, before=len(depth) - 1) * float((y[0] - y[-1]) / y[0])
+    return Elbow(k, "chord_fallback", min(margin, max(0.0, missed)))
 
 
 def _kneed(y: NDArray[np.float64]) -> Elbow | None:
@@ -95,12 +100,19 @@ def _kneed_margin(depth: NDArray[np.float64], knee: int) -> float:
     falls = depth[knee] - depth[knee + 1 :] - threshold
     unbroken = np.minimum.accumulate(-rises[knee:])
     after = float(np.minimum(falls, unbroken).max())
-    before = np.inf
-    for start in range(knee):
-        short = threshold - (depth[start] - depth[start + 1 : knee + 1])
-        broken = np.maximum.accumulate(rises[start:knee])
-        before = min(before, float(np.maximum(short, broken).min()))
-    return float(max(0.0, min(top, after, before)))
+    return float(max(0.0, min(top, after, _slack_of_falls(depth, last=knee, before=knee))))
+
+
+def _slack_of_falls(depth: NDArray[np.float64], last: int, before: int) -> float:
+    """Return the slack by which no point below `before` starts a deciding fall that ends at `last` or earlier."""
+    threshold = KNEED_SENSITIVITY / (len(depth) - 1)
+    rises = np.diff(depth)
+    slack = np.inf
+    for start in range(before):
+        short = threshold - (depth[start] - depth[start + 1 : last + 1])
+        broken = np.maximum.accumulate(rises[start:last])
+        slack = min(slack, float(np.maximum(short, broken).min()))
+    return slack
 
 
 def leading(right_vectors: Float[Tensor, " b m d"], num_removed: Int[Tensor, " b"]) -> Float[Tensor, " b m d"]:

@@ -80,6 +80,7 @@ def clarid(
     cond = model.cond(labels)
     sampler = _Sampler(model, cond, len(labels), config)
     inversion, triplets = resumed or sampler.spectrum(x_0, keys)
+    triplets = triplets.first(config.spectrum.num_directions)
     removal = choose_removal(triplets, config)
     inputs = sampler.projection_inputs(inversion.x_t, triplets, removal, keys)
     canonical_latents = PROJECTIONS[config.projection.mode](inputs)
@@ -100,13 +101,12 @@ def clarid(
 
 
 def choose_removal(triplets: SingularTriplets, config: ExtractConfig) -> Removal:
-    """Return k of every sample from the first M singular values (Sec. 3.2.1)."""
-    window = min(config.spectrum.num_directions, triplets.singular_values.shape[1])
-    ratios = explained_variance_ratio(triplets.singular_values[:, :window].cpu())
+    """Return k of every sample from its M singular values (Sec. 3.2.1)."""
+    ratios = explained_variance_ratio(triplets.singular_values.cpu())
     elbows = [find_elbow(row, config.elbow) for row in ratios]
     margins = torch.tensor([elbow.margin for elbow in elbows])
     # A comparison behind k involves two values and the curve's two ends: four errors at most.
-    doubt = 4 * triplets.value_errors[:, :window].cpu().amax(1)
+    doubt = 4 * triplets.value_errors.cpu().amax(1)
     return Removal(
         num_removed=torch.tensor([elbow.num_removed for elbow in elbows], device=triplets.singular_values.device),
         elbows=elbows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,16 @@ class SingularTriplets:
     converged: Bool[Tensor, " b"]
     finite: Bool[Tensor, " b"]
 
+    def first(self, count: int) -> SingularTriplets:
+        """Return the leading `count` triplets of each sample, with what was spent on all of them."""
+        return replace(
+            self,
+            singular_values=self.singular_values[:, :count],
+            right_vectors=self.right_vectors[:, :count],
+            residuals=self.residuals[:, :count],
+            value_errors=self.value_errors[:, :count],
+        )
+
 
 def canonical_signs(vectors: Float[Tensor, " b m d"]) -> Float[Tensor, " b m d"]:
     """Flip each row so that its component of largest magnitude (the first on ties) is positive."""
@@ -72,7 +82,8 @@ def block_lanczos(
     results = [_Ritz.empty(num_directions, dim, device) for _ in generators]
     waiting = set(range(len(generators)))
     next_check = [num_directions + space.block_size] * len(generators)
-    limit = min(max(max_products, num_directions), dim)
+    # Whole blocks up to the limit: the certificate needs the coupling to all of the next one.
+    limit = min(-(-max(max_products, num_directions) // space.block_size) * space.block_size, dim)
     while waiting:
         space.expand(limit)
         exhausted = space.size >= limit

@@ -53,6 +53,6 @@ def _plain_loop(config: ExtractConfig, scratch: Path) -> float:
         if unit == 1:
             began = time.monotonic()
         decoded = decode_unit(source, manifest.unit_rows(unit), plan.image_size, config.data)
-        finished_files(extract_unit(extractor, decoded), unit, config, plan.fingerprint)
+        finished_files(extract_unit(extractor, decoded), unit, config, plan.provenance)
         images += len(decoded.records) if unit else 0
     return images / (time.monotonic() - began)

@@ -6,8 +6,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,21 @@ import numpy as np
 
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.plan import Plan, make_plan
+from clarep_ray.cluster.plan import Plan, check_output, default_actors, gpus_per_actor, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
-from clarep_ray.data.manifest import MANIFEST, InputManifest, unchanged_hashes, write_manifest, write_stamps
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
+from clarep_ray.data.records import InputRow
+from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.verify import Damage, withdraw
 
-RUN = "run.json"
 PROGRESS_EVERY_S = 5.0
+TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate")
+"""The machine's faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle."""
+MAX_RETRIES = 3
 TASK_CPUS = 0.2
 """Share of a CPU that a decode or commit task reserves; what is left of each CPU is the actor's."""
-
-
-class ResumeRefused(ValueError):
-    """The output belongs to another run."""
 
 
 @dataclass
@@ -67,24 +67,30 @@ class Progress:
         )
 
 
-def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_extraction(
+    config: ExtractConfig, say: Callable[[str], None] = print, damages: Sequence[Damage] = ()
+) -> dict[str, Any]:
     """Extract, or continue an interrupted extraction, and return its summary.
 
-    Raises ValueError for a wrong config or input, ResumeRefused where the output belongs to another run.
+    Units that `damages` names are taken out first, once it is sure that they can be computed again. Raises
+    ValueError for a wrong config or input, ResumeRefused where the output belongs to another run.
     """
-    store = OutputStore(Path(config.output.path).absolute())
-    plan = make_plan(config, unchanged_hashes(store.root, config.data.path))
+    plan = make_plan(config)
+    config = plan.config
+    store = OutputStore(Path(config.output.path))
     manifest = _open_output(store, plan)
+    withdraw(store.root, damages)
     done = store.committed_units()
     todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
-    progress = Progress(total=sum(len(manifest.unit_rows(unit)) for unit in todo))
+    progress = Progress(total=sum(manifest.unit_size(unit) for unit in todo))
     workers = {"num_actors": 0}
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         resources = runtime.connect()
         workers = _workers(config, resources, len(todo))
         progress = Progress(total=progress.total)
-        _drain(_stream(_context(plan, store, todo), workers), progress, say)
+        items = [{"unit": unit, "rows": _rows_json(manifest.unit_rows(unit))} for unit in todo]
+        _drain(_stream(_context(plan, store), items, workers), progress, say)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.fingerprint)
     return {
@@ -102,51 +108,32 @@ def run_extraction(config: ExtractConfig, say: Callable[[str], None] = print) ->
 
 def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
     """Create the output, or check that it belongs to this run; return its input manifest."""
-    path = store.root / RUN
-    if path.is_file():
-        earlier = json.loads(path.read_text())["fields"]
-        changed = sorted(
-            name for name in earlier.keys() | plan.fields.keys() if earlier.get(name) != plan.fields.get(name)
-        )
-        if changed:
-            listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
-            raise ResumeRefused(
-                f"output.path: {str(store.root)!r} holds another run; choose another folder, or undo what changed: "
-                f"{listed}"
-            )
-        store.prepare()
-        return write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
-    if store.root.is_dir() and any(store.root.iterdir()):
-        raise ValueError(f"output.path: {str(store.root)!r} is not empty and holds no run; choose another folder")
+    resumes = check_output(plan, store)
     store.prepare()
+    if not resumes:  # the first file of a run says whose folder it is: a kill at any later point can be continued
+        record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(plan.config)}
+        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
     manifest = write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
     write_stamps(store.root, plan.config.data.path, {row.source for row in plan.rows})
-    record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(plan.config)}
-    store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
     return manifest
 
 
-def _context(plan: Plan, store: OutputStore, todo: tuple[int, ...]) -> RunContext:
+def _context(plan: Plan, store: OutputStore) -> RunContext:
     return RunContext(
         config=dotted.flatten(plan.config),
         output=str(store.root),
-        manifest=str(store.root / MANIFEST),
-        fingerprint=plan.fingerprint,
+        provenance=plan.provenance,
         image_size=plan.image_size,
         class_names=plan.class_names,
         run_id=uuid.uuid4().hex[:12],
-        units=todo,
     )
 
 
 def _workers(config: ExtractConfig, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
     """Return how many actors there are, at most one per unit, and what each reserves."""
-    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-    per_actor = config.engine.gpus_per_actor
-    if per_actor is None:
-        per_actor = 1.0 if gpus else 0.0
-    default = int(gpus / per_actor) if per_actor else int(cpus)
-    actors = config.engine.num_actors or max(1, default)
+    gpus = resources.get("GPU", 0.0)
+    per_actor = gpus_per_actor(config, gpus)
+    actors = default_actors(config, gpus, resources.get("CPU", 1.0))
     if per_actor * actors > gpus:
         raise ValueError(
             f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
@@ -155,7 +142,11 @@ def _workers(config: ExtractConfig, resources: dict[str, Any], num_units: int) -
     return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 
 
-def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows_json(rows: Sequence[InputRow]) -> str:
+    return json.dumps([asdict(row) for row in rows])
+
+
+def _stream(context: RunContext, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Stream the units through the three stages and yield one report per committed unit."""
     import ray
 
@@ -165,12 +156,14 @@ def _stream(context: RunContext, workers: dict[str, Any]) -> Iterator[dict[str, 
     options.enable_progress_bars = False
     options.print_on_execution_start = False
     options.execution_no_progress_timeout_s = -1
+    options.retried_map_errors = list(TRANSIENT)
+    options.max_map_retries = MAX_RETRIES
     in_flight = context.extract_config.engine.units_in_flight
     actors = workers["num_actors"]
-    tasks = min(2 * actors, len(context.units))
+    tasks = min(2 * actors, len(items))
     # One row and one block per unit: Ray's block formation can then not touch what a unit holds. The blocks are
     # made here, for a read task would ask for a whole CPU, which on a small machine the actors have taken.
-    units = ray.data.from_items(list(context.units), override_num_blocks=len(context.units))
+    units = ray.data.from_items(items, override_num_blocks=len(items))
     decoded = units.map_batches(
         partial(decode_stage, context=context),
         batch_size=1,

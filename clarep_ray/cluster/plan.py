@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
+import os
 import platform
 import time
 from collections import Counter
@@ -18,9 +20,10 @@ from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.manifest import digest_of, freeze, select
+from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes
 from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
+from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.units import decode_row
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
@@ -33,6 +36,10 @@ EVALUATIONS_PER_PRODUCT = 2.1
 """Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""
 SCANNED_IMAGES = 64
 OUTPUT_CODE = ("clarid/*.py", "data/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
+
+
+class ResumeRefused(ValueError):
+    """The output belongs to another run."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +58,41 @@ class Plan:
         return dotted.fingerprint(self.fields)
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """What every sample says about the run it comes from."""
+        return {
+            "fingerprint": self.fingerprint,
+            "model": self.config.model.name,
+            "weights_sha256": self.fields["weights_sha256"],
+            "projection": self.config.projection.mode,
+            "guidance_scale": self.config.decoding.guidance_scale,
+            "project_t": self.config.inversion.project_t,
+            "seed": self.config.seed,
+        }
+
+    @property
     def num_units(self) -> int:
         return -(-len(self.rows) // self.config.engine.unit_size)
 
 
-def make_plan(config: ExtractConfig, known_hashes: dict[tuple[str, int], str] | None = None) -> Plan:
+def make_plan(config: ExtractConfig) -> Plan:
     """Check model, settings and input and return the plan. Raises ValueError naming what is wrong.
 
-    `known_hashes` maps (source, offset) to image hashes that need not be computed again.
+    Image files that an earlier run into the same output hashed are hashed again only where they look touched.
     """
     if in_submitted_job() and not Path(config.output.path).is_absolute():
         raise ValueError(
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
             "working folder; valid: an absolute path that every node sees"
         )
+    config = _absolute_paths(config)
     model = models.build(config.model)
     check_settings(model, config)
+    if config.data.source == "spurious_digits" and config.data.digits.image_size != model.image_size:
+        side = config.data.digits.image_size
+        raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
     source = open_source(config.data, model.class_names)
+    known_hashes = unchanged_hashes(Path(config.output.path), config.data.path)
     rows = freeze(source, select(source.rows(), config.data), known_hashes)
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
@@ -82,6 +107,41 @@ def make_plan(config: ExtractConfig, known_hashes: dict[tuple[str, int], str] | 
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
     )
+
+
+def check_output(plan: Plan, store: OutputStore) -> bool:
+    """Say whether the output holds this very run already, to be continued; writes nothing.
+
+    Raises ResumeRefused where it holds another run, naming what differs, and ValueError for a foreign folder.
+    """
+    path = store.root / RUN
+    if not path.is_file():
+        if store.holds_files():
+            raise ValueError(f"output.path: {str(store.root)!r} is not empty and holds no run; choose another folder")
+        return False
+    try:
+        earlier = json.loads(path.read_bytes())["fields"]
+    except (ValueError, KeyError):
+        raise ValueError(f"output.path: {str(path)!r} cannot be read; choose another folder") from None
+    names = sorted(earlier.keys() | plan.fields.keys())
+    changed = [name for name in names if earlier.get(name) != plan.fields.get(name)]
+    if changed:
+        listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
+        raise ResumeRefused(
+            f"output.path: {str(store.root)!r} holds another run; choose another folder, or undo what changed: {listed}"
+        )
+    return True
+
+
+def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
+    """Return the config with absolute paths, for workers have working folders of their own."""
+    paths = {
+        "output.path": config.output.path,
+        "output.from_spectrum": config.output.from_spectrum,
+        "data.path": config.data.path,
+    }
+    absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
+    return dotted.override(config, absolute | {"model.weights": models.absolute_weights(config.model)})
 
 
 def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
@@ -123,11 +183,9 @@ def code_sha256() -> str:
 
 def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
-    import json
-
     folder = Path(config.output.from_spectrum or "")
     root = read_root(folder)
-    earlier = json.loads((folder / "run.json").read_text())["fields"]
+    earlier = json.loads((folder / RUN).read_text())["fields"]
     if not earlier["output.keep_spectrum"]:
         raise ValueError(f"output.from_spectrum: {str(folder)!r} was made without --output.keep-spectrum")
     free = ("spectrum.num_directions", "spectrum.max_products")
@@ -141,6 +199,17 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
             f"{earlier['spectrum.num_directions']} that {str(folder)!r} kept"
         )
     return root["root_sha256"]
+
+
+def default_actors(config: ExtractConfig, gpus: float, cpus: float) -> int:
+    """Return how many actors a run has on these resources: as set, or one per (share of a) GPU, or one per CPU."""
+    per_actor = gpus_per_actor(config, gpus)
+    return config.engine.num_actors or max(1, int(gpus / per_actor) if per_actor else int(cpus))
+
+
+def gpus_per_actor(config: ExtractConfig, gpus: float) -> float:
+    """Return the GPUs of one actor: as set, or one where there are GPUs, else none."""
+    return (1.0 if gpus else 0.0) if config.engine.gpus_per_actor is None else config.engine.gpus_per_actor
 
 
 @dataclass(frozen=True)
@@ -222,20 +291,29 @@ def scan_images(plan: Plan, source: Source) -> Counter[str]:
     return found
 
 
-def describe(plan: Plan, num_actors: int) -> str:
-    """Return the plan as text: input, units, evaluations, time and disk."""
+def describe(plan: Plan) -> str:
+    """Return the plan as text: output, input, units, evaluations, time and disk, as if run on this machine alone.
+
+    Raises as `check_output` does.
+    """
+    store = OutputStore(Path(plan.config.output.path))
+    resumes = check_output(plan, store)
+    done = len(store.committed_units()) if resumes else 0
+    num_actors = default_actors(plan.config, torch.cuda.device_count(), os.cpu_count() or 1)
     cost = estimate_cost(plan)
     scanned = scan_images(plan, open_source(plan.config.data, plan.class_names))
     count = len(plan.rows)
     seconds = cost.total_evaluations * cost.seconds_per_evaluation * count / num_actors
     lines = [
+        f"output       {store.root}: "
+        + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",
         f"units        {plan.num_units} of up to {plan.config.engine.unit_size} images, one shard each",
         f"evaluations  {cost.total_evaluations:.0f} per sample",
         *(f"             {number:8.0f}  {what}" for what, number in cost.evaluations_per_sample.items()),
-        f"time         about {seconds:.0f} s with {num_actors} actors, after start-up"
+        f"time         about {seconds:.0f} s for all of it with {num_actors} actors, after start-up"
         f" ({cost.seconds_per_evaluation * 1e3:.2f} ms per evaluation, measured here)",
         f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB",
         f"fingerprint  {plan.fingerprint[:16]}",

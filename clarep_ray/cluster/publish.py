@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted, tracking
-from clarep_ray.analysis.figures import write_figures
+from clarep_ray.analysis.figures import control_bars, write_figures
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics, summary_table
-from clarep_ray.analysis.tables import SeedTable
+from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.store import OutputStore
@@ -71,10 +71,10 @@ def _epilogue(summary: dict[str, Any], metrics: dict[str, float], uri: str | Non
     return "\n".join(lines)
 
 
-def run_controls(config: ExtractConfig, say: Callable[[str], None] = print) -> SeedTable:
+def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] = print) -> SeedTable:
     """Extract with every projection control, at guidance 1 and at the run's scale, over three seeds.
 
-    Writes one output per seed below `output.path`, and `controls.md`, `controls.csv` there.
+    Writes one output per seed below `output.path`, and the table as markdown, CSV and picture there and to MLflow.
     """
     root = Path(config.output.path).absolute()
     scales = sorted({1.0, config.decoding.guidance_scale})
@@ -94,5 +94,17 @@ def run_controls(config: ExtractConfig, say: Callable[[str], None] = print) -> S
     table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
     (root / "controls.md").write_text(table.markdown() + "\n")
     (root / "controls.csv").write_text(table.csv())
-    say(f"\n{table.markdown()}\n\ntable in {root}/controls.md and controls.csv")
+    control_bars(table).savefig(root / "controls.png", dpi=130)
+    uri = tracking.log_run(
+        config.tracking,
+        f"controls {preset}",
+        root,
+        params=dotted.flatten(config),
+        metrics={f"{column}/{row}": mean_std(cells[column])[0] for row, cells in values.items() for column in cells},
+        tags={"job": "controls", "preset": preset},
+        artifacts=[root / name for name in ("controls.md", "controls.csv", "controls.png")],
+    )
+    say(f"\n{table.markdown()}\n\ntable and picture: {root}/controls.md, controls.csv, controls.png")
+    if uri:
+        say(f"browse: uv run mlflow ui --backend-store-uri {uri}")
     return table

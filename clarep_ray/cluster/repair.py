@@ -6,21 +6,22 @@ import json
 from pathlib import Path
 
 from clarep_ray import dotted
-from clarep_ray.cluster.extract import RUN, run_extraction
+from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.config import ExtractConfig
-from clarep_ray.data.verify import Damage, withdraw
+from clarep_ray.data.store import RUN
+from clarep_ray.data.verify import Damage
 
 
 def repair(folder: Path, damages: list[Damage]) -> list[int]:
-    """Take damaged units out, run the same extraction for them and rewrite index and root; return the units.
+    """Compute damaged units again by the same extraction and rewrite index and root; return the units.
 
-    Raises ValueError where the run's own record is lost, ResumeRefused where code or weights have changed since.
+    An unfinished extraction is finished by it. Raises ValueError where the run's own record is lost, ResumeRefused
+    where code, weights or input have changed since; nothing is taken out then.
     """
     try:
         flat = json.loads((folder / RUN).read_bytes())["config"]
     except (OSError, ValueError, KeyError):
         raise ValueError(f"{folder / RUN} cannot be read; start a new output instead") from None
     config = dotted.override(dotted.from_flat(ExtractConfig, flat), {"output.path": str(folder)})
-    units = withdraw(folder, damages)
-    run_extraction(config)
-    return units
+    run_extraction(config, damages=damages)
+    return sorted({damage.unit for damage in damages if damage.unit is not None})

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from clarep_ray import dotted
-from clarep_ray.config import ExtractConfig
-from clarep_ray.data.manifest import InputManifest
-from clarep_ray.data.sources import open_source
-from clarep_ray.data.store import SPECTRA, OutputStore
+from clarep_ray.config import DataConfig, ExtractConfig
+from clarep_ray.data.records import InputRow
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.sources import Source, open_source
+from clarep_ray.data.store import SPECTRA, DamagedUnit, OutputStore
 from clarep_ray.data.units import OK, UnitBlob, decode_unit, merge_results, unit_files, unit_manifest
 
 if TYPE_CHECKING:
@@ -32,12 +36,10 @@ class RunContext:
 
     config: dict[str, Any]
     output: str
-    manifest: str
-    fingerprint: str
+    provenance: dict[str, Any]
     image_size: int
     class_names: tuple[str, ...]
     run_id: str
-    units: tuple[int, ...]
 
     @property
     def extract_config(self) -> ExtractConfig:
@@ -49,26 +51,35 @@ class RunContext:
 
 
 def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
-    """Read and decode the rows of the one unit that `table` names."""
+    """Read and decode the rows of the one unit in `table`."""
     began = time.monotonic()
-    unit = table["item"][0].as_py()
+    unit = table["unit"][0].as_py()
     config = context.extract_config
-    rows = InputManifest(Path(context.manifest)).unit_rows(unit)
-    source = open_source(config.data, context.class_names)
+    rows = [InputRow(**row) for row in json.loads(table["rows"][0].as_py())]
+    source = _source(config.data, context.class_names)
     blob = decode_unit(source, rows, context.image_size, config.data)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
     return _row(unit, blob, {"decode_s": time.monotonic() - began})
 
 
+@lru_cache(maxsize=2)
+def _source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
+    """Return the source, opened once in each worker process."""
+    return open_source(config, class_names)
+
+
 class ExtractStage:
     """One model, loaded once, that turns decoded units into finished ones."""
 
     def __init__(self, context: RunContext) -> None:
+        import ray
+
         from clarep_ray.models.extractor import UnitExtractor
 
         self.context = context
-        self.extractor = UnitExtractor(context.extract_config)
+        device = "cuda" if ray.get_runtime_context().get_accelerator_ids()["GPU"] else "cpu"
+        self.extractor = UnitExtractor(context.extract_config, device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = _unpack(table)
@@ -90,8 +101,8 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     """Write and commit one unit; return only what the driver reports."""
     unit, blob, timings = _unpack(table)
     began = time.monotonic()
-    files = finished_files(blob, unit, context.extract_config, context.fingerprint)
-    manifest = unit_manifest(blob, context.fingerprint)
+    files = finished_files(blob, unit, context.extract_config, context.provenance)
+    manifest = unit_manifest(blob, context.provenance["fingerprint"])
     fresh = context.store.commit(unit, files, manifest)
     report = {
         "unit": unit,
@@ -105,18 +116,9 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     return pa.Table.from_pylist([report])
 
 
-def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, fingerprint: str) -> dict[str, bytes]:
+def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, provenance: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the bytes a unit is committed as, with its provenance in every sample."""
-    provenance = {
-        "unit": unit,
-        "fingerprint": fingerprint,
-        "model": f"{config.model.name}/{Path(config.model.weights).name}",
-        "projection": config.projection.mode,
-        "guidance_scale": config.decoding.guidance_scale,
-        "project_t": config.inversion.project_t,
-        "seed": config.seed,
-    }
-    return unit_files(blob, provenance, config.output.extras, config.output.keep_spectrum)
+    return unit_files(blob, {**provenance, "unit": unit}, config.output.extras, config.output.keep_spectrum)
 
 
 def _count_attempt(context: RunContext, unit: int) -> None:
@@ -139,14 +141,19 @@ def _count_attempt(context: RunContext, unit: int) -> None:
 
 def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
     """Return the arrays of an earlier run's spectrum of the same unit, checked to be about the same samples."""
-    import json
-
     from safetensors import safe_open
 
-    entry = OutputStore(folder).committed_unit(unit)["files"][SPECTRA]
-    with safe_open(folder / entry["name"], framework="numpy") as file:
-        keys = json.loads(file.metadata()["keys"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    entry = OutputStore(folder).committed_unit(unit)["files"].get(SPECTRA)
+    keys: list[str] = []
+    arrays: dict[str, Any] = {}
+    if entry is not None:
+        if sha256_file(folder / entry["name"]) != entry["sha256"]:
+            raise DamagedUnit(
+                f"{folder / entry['name']} has another hash; run: uv run jobs/verify.py {folder} --repair"
+            )
+        with safe_open(folder / entry["name"], framework="numpy") as file:
+            keys = json.loads(file.metadata()["keys"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     if keys != [record["key"] for record in blob.records if record["status"] == OK]:
         raise ValueError(f"output.from_spectrum: unit {unit} of {str(folder)!r} is about other samples")
     return arrays

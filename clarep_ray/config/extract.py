@@ -22,8 +22,8 @@ class ModelConfig:
 
     name: str = "digits_dit"
     """Registered model [clarep_ray/models/__init__.py]."""
-    weights: str = "rho90"
-    """Folder with config.json and model.safetensors, or a shipped name: rho90, rho10."""
+    weights: str = field(default="rho90", metadata=EXECUTION)
+    """Folder with config.json and model.safetensors, or a shipped name: rho90, rho10; fingerprinted by content."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -39,12 +39,15 @@ class DigitsConfig:
     """Number of pictures."""
     correlation: float = 0.9
     """Probability that the background kind is the class's own [0..1]."""
+    image_size: int = 16
+    """Side of a picture; the shipped models take 16 [pixels]."""
     seed: int = 0
     """Seed of the pictures; the shipped models were trained on seed 1."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.count >= 1, "data.digits.count", self.count, "1 or more")
+        require(self.image_size >= 8, "data.digits.image_size", self.image_size, "8 or more")
         require(0 <= self.correlation <= 1, "data.digits.correlation", self.correlation, "0 to 1")
 
 
@@ -54,8 +57,8 @@ class DataConfig:
 
     source: Source = "spurious_digits"
     """Kind of input: the embedded set, a folder per class, WebDataset tars, or Parquet files."""
-    path: str | None = None
-    """Root folder of the input; not used by the embedded set."""
+    path: str | None = field(default=None, metadata=EXECUTION)
+    """Root folder of the input, fingerprinted by content; not used by the embedded set."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     image_column: str = "image"
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""

@@ -70,6 +70,7 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint:
         "files": [entry for unit in sorted(units) for entry in units[unit]["files"].values()],
     }
     root["root_sha256"] = root_sha256(root)
+    store.collect_orphans({entry["name"] for entry in root["files"]})
     store.write_root(INDEX, index)
     store.write_root(TIMM_INFO, info)
     store.write_root(ROOT, (json.dumps(root, indent=1) + "\n").encode())

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,25 +33,29 @@ class InputManifest:
 
     path: Path
 
-    @property
+    @cached_property
     def file(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.path)
-
-    @property
-    def num_rows(self) -> int:
-        return self.file.metadata.num_rows
 
     @property
     def num_units(self) -> int:
         return self.file.metadata.num_row_groups
 
+    def unit_size(self, unit: int) -> int:
+        """Return the number of rows of one work unit."""
+        return self.file.metadata.row_group(unit).num_rows
+
     def unit_rows(self, unit: int) -> list[InputRow]:
         """Return the rows of one work unit."""
         return [InputRow(**row) for row in self.file.read_row_group(unit).to_pylist()]
 
+    def rows(self) -> Iterator[InputRow]:
+        """Return the rows of all units in order."""
+        return (InputRow(**row) for batch in self.file.iter_batches() for row in batch.to_pylist())
+
     def digest(self) -> str:
         """Return the sha256 of what the rows say, whatever the Parquet encoding."""
-        return digest_of(row for unit in range(self.num_units) for row in self.unit_rows(unit))
+        return digest_of(self.rows())
 
 
 def digest_of(rows: Iterable[InputRow]) -> str:
@@ -110,7 +115,10 @@ def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int]
 
     def digest(row: Listed) -> str:
         old = (known or {}).get((row.source, row.offset))
-        return old or hashlib.sha256(source.read(row.source, row.offset, row.size)).hexdigest()
+        try:
+            return old or hashlib.sha256(source.read(row.source, row.offset, row.size)).hexdigest()
+        except OSError as error:
+            raise ValueError(f"data: {row.source!r} cannot be read: {error.strerror}") from None
 
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         hashes = list(pool.map(digest, listed))
@@ -148,17 +156,21 @@ def write_stamps(folder: Path, root: str | None, sources: Iterable[str]) -> None
     if root is None:
         return
     stamps = {source: _stamp(Path(root) / source) for source in sorted(sources)}
-    (folder / STAMPS).write_text(json.dumps(stamps))
+    work = folder / f".tmp-{os.getpid()}-{STAMPS}"
+    work.write_text(json.dumps(stamps))
+    work.replace(folder / STAMPS)
 
 
 def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], str]:
     """Return {(source, offset): sha256} of an earlier manifest's rows whose files look untouched since."""
-    if root is None or not (folder / STAMPS).is_file() or not (folder / MANIFEST).is_file():
+    if root is None:
         return {}
-    stamps = json.loads((folder / STAMPS).read_text())
+    try:
+        stamps = json.loads((folder / STAMPS).read_bytes())
+        rows = list(InputManifest(folder / MANIFEST).rows())
+    except (OSError, ValueError):  # missing or damaged: everything is hashed again
+        return {}
     fresh = {source for source, stamp in stamps.items() if _stamp(Path(root) / source) == stamp}
-    manifest = InputManifest(folder / MANIFEST)
-    rows = (row for unit in range(manifest.num_units) for row in manifest.unit_rows(unit))
     return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
 
 

@@ -47,7 +47,7 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise RejectedImage(RejectReason.NOT_AN_IMAGE) from None
     except MemoryError:
-        raise  # the machine's fault, not the image's: retried elsewhere
+        raise  # the machine's fault, not the image's: never a reject
     except RejectedImage:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged data; all of them concern this image alone

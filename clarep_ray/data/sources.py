@@ -5,6 +5,8 @@ A source lists `Listed` rows without reading images, and reads the bytes of one 
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,11 @@ class Source(Protocol):
 
 
 class ImageFolder:
-    """One folder per class below the root, as torchvision's ImageFolder; files of other kinds are passed over."""
+    """One folder per class below the root, as torchvision's ImageFolder.
+
+    Every file below a class folder is an input, whatever it is called, so that nothing is passed over in silence;
+    only hidden ones (a name that starts with a dot) and files beside the class folders are not.
+    """
 
     def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
         self.root = _root(config)
@@ -67,19 +73,25 @@ class ImageFolder:
             path
             for folder in self._folders
             for path in sorted((self.root / folder).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+            if path.name[0] != "." and (path.is_file() or path.is_symlink())  # a dangling link is an error, below
         ]
 
     def rows(self) -> Iterator[Listed]:
         numbers = {name: number for number, name in enumerate(self.class_names)}
         for path in self.files():
             relative = path.relative_to(self.root)
+            if not _is_text(str(relative)):
+                raise ValueError(f"data.path: the file name {os.fsencode(relative)!r} is not UTF-8; rename the file")
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise ValueError(f"data.path: {str(path)!r} cannot be read: {error.strerror}") from None
             name = relative.parts[0]
             yield Listed(
                 id=relative.as_posix(),
                 source=relative.as_posix(),
                 offset=0,
-                size=path.stat().st_size,
+                size=size,
                 label=numbers.get(name, UNKNOWN),
                 class_name=name,
             )
@@ -135,6 +147,9 @@ class Parquet:
         self.root = _root(config)
         self.class_names = tuple(known_classes)
         self.image_column, self.label_column = config.image_column, config.label_column
+        self._lock = threading.Lock()  # images are hashed by several threads
+        self._last_file: tuple[Path, pq.ParquetFile] | None = None
+        self._last_group: tuple[tuple[Path, int], pa.ChunkedArray] | None = None
 
     def files(self) -> list[Path]:
         files = sorted(self.root.rglob("*.parquet"))
@@ -159,14 +174,30 @@ class Parquet:
                 )
 
     def read(self, source: str, offset: int, size: int) -> bytes:
-        file = self._open(self.root / source)
+        """Return the image of a row, empty where it has none (a null, or a path to a file elsewhere)."""
+        file = self._open_last(self.root / source)
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if offset < rows:
-                value = file.read_row_group(group, [self.image_column]).column(0)[offset].as_py()
-                return value["bytes"] if isinstance(value, dict) else value
+                value = self._column_of(self.root / source, group)[offset].as_py()
+                return (value["bytes"] if isinstance(value, dict) else value) or b""
             offset -= rows
         raise ValueError(f"{source}: has no row {offset}")
+
+    def _open_last(self, path: Path) -> pq.ParquetFile:
+        """Open a file, or return it where it is the one opened last: neighbouring rows come one after another."""
+        with self._lock:
+            if self._last_file is None or self._last_file[0] != path:
+                self._last_file = (path, self._open(path))
+            return self._last_file[1]
+
+    def _column_of(self, path: Path, group: int) -> pa.ChunkedArray:
+        """Return the images of a row group, decoded once for all its rows."""
+        with self._lock:
+            if self._last_group is None or self._last_group[0] != (path, group):
+                column = self._open(path).read_row_group(group, [self.image_column]).column(0)
+                self._last_group = ((path, group), column)
+            return self._last_group[1]
 
     def _open(self, path: Path) -> pq.ParquetFile:
         """Open a file after checking the two columns' types; no other column is ever converted."""
@@ -191,7 +222,11 @@ class EmbeddedDigits:
     def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
         digits = config.digits
         self.pictures = SpuriousDigits(
-            split=digits.split, count=digits.count, correlation=digits.correlation, seed=digits.seed
+            split=digits.split,
+            count=digits.count,
+            image_size=digits.image_size,
+            correlation=digits.correlation,
+            seed=digits.seed,
         )
 
     def files(self) -> list[Path]:
@@ -231,6 +266,14 @@ def _root(config: DataConfig) -> Path:
     if not root.is_dir():
         raise ValueError(f"data.path: {config.path!r} is not a folder")
     return root.absolute()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:

@@ -10,13 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
+RUN = "run.json"
+"""The resolved config of a run and its fingerprint: the first file of an output."""
+ABANDONED_S = 3600.0
+"""Age of a temporary file that no living attempt can still be writing."""
 
 
 class DamagedUnit(RuntimeError):
@@ -34,11 +40,26 @@ class OutputStore:
     root: Path
 
     def prepare(self) -> None:
-        """Make the folders and remove what interrupted attempts left in the work folder."""
+        """Make the folders and remove what long dead attempts left in the work folder."""
         for name in (SHARDS, SPECTRA, UNITS, WORK):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        probe = self._write_temporary(b"")
+        now = probe.stat().st_mtime  # the file system's clock, which stamped the others too
         for path in (self.root / WORK).iterdir():
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run on this output may be at work
+                if path == probe or (_is_temporary(path) and now - path.stat().st_mtime > ABANDONED_S):
+                    path.unlink()
+
+    def holds_files(self) -> bool:
+        """Say whether any file lies in the output folder, apart from our own temporary ones."""
+        return any(path.is_file() and not _is_temporary(path) for path in self.root.rglob("*"))
+
+    def collect_orphans(self, named: Collection[str]) -> None:
+        """Remove shards and side-cars that no unit manifest names: leftovers of a kill before the commit point."""
+        for folder in (SHARDS, SPECTRA):
+            for path in (self.root / folder).iterdir():
+                if f"{folder}/{path.name}" not in named:
+                    path.unlink(missing_ok=True)
 
     def unit_path(self, unit: int) -> Path:
         return self.root / UNITS / f"{unit:06d}.json"
@@ -53,6 +74,8 @@ class OutputStore:
         """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
         try:
             manifest = json.loads(self.unit_path(unit).read_bytes())
+            if manifest["manifest_sha256"] != _manifest_sha256(manifest):
+                raise ValueError("its manifest does not match its own hash")
             for entry in manifest["files"].values():
                 if (self.root / entry["name"]).stat().st_size != entry["bytes"]:
                     raise ValueError(f"{entry['name']} has another size")
@@ -70,7 +93,8 @@ class OutputStore:
         sizes and hashes. Raises NondeterministicUnit where the committed unit has other hashes.
         """
         entries = {folder: self._publish(folder, unit, data) for folder, data in files.items()}
-        record = {**manifest, "unit": unit, "files": entries}
+        record: dict[str, Any] = {**manifest, "unit": unit, "files": entries}
+        record["manifest_sha256"] = _manifest_sha256(record)
         data = (json.dumps(record, sort_keys=True, indent=1) + "\n").encode()
         if self._put_if_absent(self._write_temporary(data), self.unit_path(unit)):
             return True
@@ -113,6 +137,16 @@ class OutputStore:
             temporary.unlink()
         _sync_folder(target.parent)
         return True
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """Return the hash of a unit manifest over everything but this hash."""
+    rest = {name: value for name, value in manifest.items() if name != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.parent.name == WORK and re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -105,11 +105,11 @@ def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[s
 def unit_files(
     blob: UnitBlob, provenance: Mapping[str, Any], extras: Sequence[str], keep_spectrum: bool
 ) -> dict[str, bytes]:
-    """Return the files a unit is committed as: its shard and, if wanted, its spectrum side-car."""
+    """Return the files a unit is committed as: its shard and, if wanted and there is one, its spectrum side-car."""
     kept = [record for record in blob.records if record["status"] == OK]
     samples = {record["key"]: _members(blob.arrays, record, provenance, extras) for record in kept}
     files = {SHARDS: shard_bytes(samples)}
-    if keep_spectrum:
+    if keep_spectrum and blob.arrays:  # no side-car where not one picture of the unit could be decoded
         files[SPECTRA] = _spectrum_bytes(blob)
     return files
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from clarep_ray import dotted
 from clarep_ray.data.clarep_index import INDEX, ROOT, TIMM_INFO, read_root, root_sha256
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.shards import read_shard, sha256_file
-from clarep_ray.data.store import SHARDS, OutputStore
+from clarep_ray.data.store import RUN, SHARDS, UNITS, DamagedUnit, OutputStore
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,22 @@ class Damage:
 
 
 def verify(folder: Path) -> list[Damage]:
-    """Return everything wrong with a finished output; empty where every hash and count is right.
+    """Return everything wrong with an output; empty where every hash and count is right.
 
-    Raises ValueError where no extraction was finished in the folder.
+    An unfinished output is damaged in that it has no root; its committed units are checked by themselves. Raises
+    ValueError where there is no extraction at all.
     """
+    if not (folder / ROOT).is_file() and (folder / RUN).is_file():
+        return [Damage(None, f"{ROOT} is missing: the extraction was not finished"), *_unfinished(OutputStore(folder))]
+    store = OutputStore(folder)
     try:
         root = read_root(folder)
-    except json.JSONDecodeError:
-        return [Damage(None, f"{ROOT} cannot be read")]
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return [Damage(None, f"{ROOT} cannot be read"), *_unfinished(store)]
     found = list(_check_root(folder, root))
     if any(damage.what.startswith(ROOT) for damage in found):
-        return found  # nothing below can be held against a root that is itself damaged
-    store, shards = OutputStore(folder), {entry["name"] for entry in root["files"]}
+        return [*found, *_unfinished(store)]  # nothing can be held against a root that is itself damaged
+    shards = {entry["name"] for entry in root["files"]}
     for unit, sha in enumerate(root["unit_sha256"]):
         found += [Damage(unit, what) for what in _check_unit(store, unit, sha)]
     listed = {f"{path.parent.name}/{path.name}" for path in (folder / SHARDS).glob("*")}
@@ -43,7 +47,19 @@ def verify(folder: Path) -> list[Damage]:
     return found
 
 
-def withdraw(folder: Path, damages: list[Damage]) -> list[int]:
+def _unfinished(store: OutputStore) -> Iterator[Damage]:
+    """Check committed units against their own manifests alone."""
+    for path in sorted((store.root / UNITS).glob("*.json")):
+        unit = int(path.stem)
+        try:
+            store.committed_unit(unit)
+        except DamagedUnit as damaged:
+            yield Damage(unit, str(damaged))
+            continue
+        yield from (Damage(unit, what) for what in _check_unit(store, unit, sha256_file(path)))
+
+
+def withdraw(folder: Path, damages: Sequence[Damage]) -> list[int]:
     """Remove damaged units' manifests and files and return the units; the next run computes just those."""
     store = OutputStore(folder)
     units = sorted({damage.unit for damage in damages if damage.unit is not None})
@@ -66,12 +82,12 @@ def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
     if not (folder / TIMM_INFO).is_file() or sha256_file(folder / TIMM_INFO) != root["timm_info_sha256"]:
         yield Damage(None, f"{TIMM_INFO} is missing or has another hash")
     try:
-        fields = json.loads((folder / "run.json").read_bytes())["fields"]
+        fields = json.loads((folder / RUN).read_bytes())["fields"]
         intact = dotted.fingerprint(fields) == root["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:
-        yield Damage(None, "run.json is missing or has another fingerprint")
+        yield Damage(None, f"{RUN} is missing or has another fingerprint")
     try:
         same_input = InputManifest(folder / MANIFEST).digest() == root["input_sha256"]
     except Exception:  # whatever the Parquet reader makes of damaged bytes

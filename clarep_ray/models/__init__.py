@@ -34,6 +34,15 @@ def build(config: ModelConfig) -> DigitsDit:
     return MODELS[_known(config.name)](config)
 
 
+def absolute_weights(config: ModelConfig) -> str:
+    """Return the config's weights as every process finds them: a shipped name, or an absolute path.
+
+    Raises ValueError where there are none.
+    """
+    folder = WEIGHTS[_known(config.name)](config)
+    return config.weights if folder.is_relative_to(Path(__file__).parent) else str(folder.absolute())
+
+
 def weights_sha256(config: ModelConfig) -> str:
     """Return one sha256 over the names and bytes of the model's files."""
     folder = WEIGHTS[_known(config.name)](config)

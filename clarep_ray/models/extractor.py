@@ -27,10 +27,10 @@ class UnitExtractor:
     Threads, deterministic kernels and full float32 precision are set for the whole process.
     """
 
-    def __init__(self, config: ExtractConfig) -> None:
+    def __init__(self, config: ExtractConfig, device: str = "cpu") -> None:
         set_deterministic(config.engine.num_threads)
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
         self.model = models.build(config.model).to(self.device)
 
     def run(

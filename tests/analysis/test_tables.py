@@ -24,5 +24,10 @@ def test_csv_has_every_value() -> None:
     ]
 
 
+def test_what_was_not_measured_is_a_dash() -> None:
+    table = SeedTable("mode", ("kept",), {"clarid": {"kept": [float("nan")] * 2}})
+    assert table.markdown().splitlines()[-1] == "| clarid | - |"
+
+
 def test_one_seed_has_no_deviation() -> None:
     assert mean_std([2.5]) == (2.5, 0.0)

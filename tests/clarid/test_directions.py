@@ -39,11 +39,12 @@ def test_kneed_is_what_kneed_says_and_none_falls_back_to_the_chord() -> None:
 
 
 @pytest.mark.parametrize("rule", ["kneed", "chord"])
-def test_perturbations_below_the_margin_never_change_k(rule: str) -> None:
+@pytest.mark.parametrize("length", [4, 6, 20])
+def test_perturbations_below_the_margin_never_change_k(rule: str, length: int) -> None:
     """The margin is in units of EVR_1; a decision compares sums of at most four perturbed values."""
     rng = np.random.default_rng(3)
     changed_above = 0
-    for evr in random_spectra(150, 20, seed=4):
+    for evr in random_spectra(150, length, seed=4):
         found = find_elbow(evr, ElbowConfig(rule=rule))  # type: ignore[arg-type]
         for scale in (0.24, 8.0):
             for _ in range(20):

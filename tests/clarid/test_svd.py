@@ -51,6 +51,19 @@ def test_error_estimates_cover_the_actual_errors() -> None:
     assert (actual <= 2 * found.value_errors + 1e-6).all()
 
 
+@pytest.mark.parametrize("max_products", [41, 43, 85])
+def test_the_certificate_holds_where_the_limit_cuts_the_iteration_short(max_products: int) -> None:
+    operator = with_spectrum(SPECTRA["slow"](300), batch=3, dim=300)
+    found = block_lanczos(
+        operator.gram, 300, 20, generators(3), block_size=8, tolerance=1e-7, max_products=max_products
+    )
+    image = operator.gram(found.right_vectors).double()
+    squares = found.singular_values.double().square()
+    actual = torch.linalg.vector_norm(image - squares[..., None] * found.right_vectors.double(), dim=2) / squares
+    torch.testing.assert_close(found.residuals.double(), actual, rtol=0.05, atol=3e-5)
+    assert max_products <= int(found.num_products.max()) < max_products + 8
+
+
 def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     matrices = with_spectrum(SPECTRA["slow"](120), batch=4, dim=120).matrices
     alone = matrices.clone()

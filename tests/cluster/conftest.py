@@ -1,9 +1,11 @@
 """One Ray session for the module's tests, and faults injected from test code alone."""
 
+import errno
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,9 @@ def arm_faults() -> None:
         poison, slow = folder / "poison", folder / "slow"
         if poison.is_file() and poison.read_text() in {record["key"] for record in blob.records}:
             os.abort()
+        if (folder / "flaky").is_file():
+            (folder / "flaky").unlink()
+            raise OSError(errno.EIO, "Input/output error")
         if slow.is_file():
             time.sleep(float(slow.read_text()))
         return plain(extractor, blob)
@@ -31,7 +36,7 @@ def arm_faults() -> None:
 
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder whose files `poison` (a key) and `slow` (seconds) arm faults in the workers."""
+    """Folder whose files `poison` (a key), `slow` (seconds) and `flaky` (once) arm faults in the workers."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -62,6 +67,27 @@ def ray_session(faults: Path) -> Iterator[None]:
                 raise
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stream the units through the same stages in this process: what is tested is not the engine."""
+    from clarep_ray.cluster import extract, runtime
+
+    monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
+    monkeypatch.setattr(extract, "_stream", in_process)
+
+
+def in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    from clarep_ray.cluster.stages import ExtractStage, commit_stage, decode_stage
+    from clarep_ray.models.extractor import UnitExtractor
+
+    stage = ExtractStage.__new__(ExtractStage)
+    stage.context, stage.extractor = context, UnitExtractor(context.extract_config)
+    for item in items:
+        yield from commit_stage(stage(decode_stage(pa.Table.from_pylist([item]), context)), context).to_pylist()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The same work without Ray: one process, one unit after another. What the engine must reproduce byte by byte."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def plain_loop(config: ExtractConfig, scratch: Path) -> dict[int, dict[str, str]
     hashes: dict[int, dict[str, str]] = {}
     for unit in range(manifest.num_units):
         decoded = decode_unit(source, manifest.unit_rows(unit), plan.image_size, config.data)
-        files = finished_files(extract_unit(extractor, decoded), unit, config, plan.fingerprint)
+        files = finished_files(extract_unit(extractor, decoded), unit, config, plan.provenance)
         hashes[unit] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return hashes
 
@@ -87,5 +86,7 @@ def committed_keys(folder: Path) -> list[str]:
     return [row["key"] for manifest in units for row in manifest["rows"]]
 
 
-def load_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def flip_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))

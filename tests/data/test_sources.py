@@ -1,5 +1,6 @@
 """Every source lists and reads its true layout; selection is stratified, seeded and stable."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,15 +21,37 @@ def rows_of(config: DataConfig, known: tuple[str, ...] = ()):
 
 def test_image_folder(tmp_path: Path) -> None:
     trees.image_folder(tmp_path / "in", ("cat", "dog"))
-    (tmp_path / "in" / "cat" / "notes.md").write_text("not an image")
+    (tmp_path / "in" / "cat" / "notes").write_text("listed: it will be a reject, not passed over")
+    (tmp_path / "in" / "cat" / ".DS_Store").write_text("hidden")
+    (tmp_path / "in" / "LICENSE").write_text("not in a class")
     rows = rows_of(DataConfig(source="image_folder", path=str(tmp_path / "in")))
-    assert [(row.id, row.label, row.class_name) for row in rows][:4] == [
+    assert [(row.id, row.label, row.class_name) for row in rows][:5] == [
         ("cat/img_0.png", 0, "cat"),
         ("cat/img_1.png", 0, "cat"),
         ("cat/img_2.png", 0, "cat"),
+        ("cat/notes", 0, "cat"),
         ("dog/img_0.png", 1, "dog"),
     ]
-    assert [row.ordinal for row in rows] == list(range(6))
+    assert [row.ordinal for row in rows] == list(range(7))
+
+
+def test_what_cannot_be_read_is_an_error_naming_the_file(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path, ("cat",))
+    (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"cat/link\.png' cannot be read: No such file"):
+        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+    (tmp_path / "cat" / "link.png").unlink()
+    Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/\xff.png")).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"xff\.png' is not UTF-8; rename the file"):
+        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+
+
+def test_a_parquet_row_without_an_image_is_an_empty_file(tmp_path: Path) -> None:
+    column = [{"bytes": trees.picture_bytes(0), "path": None}, {"bytes": None, "path": "elsewhere.png"}, None]
+    pq.write_table(pa.table({"image": column, "label": [0, 1, 1]}), tmp_path / "a.parquet")
+    config = DataConfig(source="parquet", path=str(tmp_path))
+    source = open_source(config, ())
+    assert [source.read(row.source, row.offset, row.size) for row in rows_of(config)][1:] == [b"", b""]
 
 
 def test_image_folder_marks_classes_the_model_does_not_know(tmp_path: Path) -> None:
@@ -134,7 +157,7 @@ def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path / "in")
     rows = rows_of(DataConfig(source="image_folder", path=str(root)))
     manifest = write_manifest(rows, tmp_path / "input.parquet", 4)
-    assert (manifest.num_rows, manifest.num_units) == (9, 3)
+    assert (len(list(manifest.rows())), manifest.num_units) == (9, 3)
     assert [row for unit in range(3) for row in manifest.unit_rows(unit)] == rows
     assert manifest.digest() == digest_of(rows)
     write_stamps(tmp_path, str(root), {row.source for row in rows})

@@ -1,6 +1,7 @@
 """Commit, determinism of shards, and what verify and repair notice."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,36 @@ def test_a_second_equal_result_changes_nothing_and_another_one_is_an_error(store
     assert store.unit_path(0).read_bytes() == before
 
 
-def test_prepare_clears_the_work_folder_only(store: OutputStore) -> None:
+def test_prepare_clears_what_is_long_dead_in_the_work_folder_only(store: OutputStore) -> None:
     store.commit(0, {"shards": b"abc"}, {"rows": []})
-    (store.root / "tmp" / "half").write_bytes(b"half a shard")
+    dead, alive, foreign = (store.root / "tmp" / name for name in ("a" * 32, "b" * 32, "notes.txt"))
+    for path in (dead, alive, foreign):
+        path.write_bytes(b"half a shard")
+    for path in (dead, foreign):
+        os.utime(path, (0, 0))
     store.prepare()
-    assert list((store.root / "tmp").iterdir()) == []
+    assert set((store.root / "tmp").iterdir()) == {alive, foreign}
     assert list(store.committed_units()) == [0]
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "manifest"])
+def test_only_our_own_temporary_files_count_as_nothing(tmp_path: Path) -> None:
+    store = OutputStore(tmp_path)
+    store.prepare()
+    (tmp_path / "tmp" / ("a" * 32)).write_bytes(b"")
+    assert not store.holds_files()
+    (tmp_path / "tmp" / "notes.txt").write_bytes(b"")
+    assert store.holds_files()
+
+
+def test_orphans_are_collected_and_named_files_stay(store: OutputStore) -> None:
+    store.commit(0, {"shards": b"abc"}, {"rows": []})
+    (entry,) = store.committed_unit(0)["files"].values()
+    (store.root / "shards" / "000001-0123456789ab.tar").write_bytes(b"published, never committed")
+    store.collect_orphans({entry["name"]})
+    assert [path.name for path in (store.root / "shards").iterdir()] == [entry["name"].rpartition("/")[2]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "manifest", "edited"])
 def test_damage_is_named(store: OutputStore, damage: str) -> None:
     store.commit(0, {"shards": b"abc"}, {"rows": []})
     shard = store.root / store.committed_unit(0)["files"]["shards"]["name"]
@@ -50,6 +72,9 @@ def test_damage_is_named(store: OutputStore, damage: str) -> None:
         shard.unlink()
     elif damage == "short":
         shard.write_bytes(b"ab")
+    elif damage == "edited":
+        text = store.unit_path(0).read_text()
+        store.unit_path(0).write_text(text.replace('"rows": []', '"rows": [1]'))
     else:
         store.unit_path(0).write_text("{")
     with pytest.raises(DamagedUnit, match=r"unit 0 of .* is damaged"):
