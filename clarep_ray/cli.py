@@ -36,10 +36,16 @@ def parse(job: type[Job], presets: Mapping[str, Callable[[], Preset[Any]]], defa
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
     name = first.parse_known_args()[0].preset
-    if name not in presets:
-        fail(f"--preset: {name!r} is unknown; valid: {', '.join(presets)}")
+    with exit_codes():
+        check_preset(presets, name)
     start: Any = job(config=presets[name]().config, preset=name)  # type: ignore[call-arg]
     return tyro.cli(job, default=start)
+
+
+def check_preset(presets: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError, listing the known ones, for an unknown preset."""
+    if name not in presets:
+        raise ValueError(f"--preset: {name!r} is unknown; valid: {', '.join(presets)}")
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:

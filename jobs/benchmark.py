@@ -13,6 +13,7 @@ from clarep_ray.presets import EXTRACT
 def main() -> None:
     config = tyro.extras.subcommand_cli_from_dict({"svd": SvdBenchmarkConfig, "engine": EngineBenchmarkConfig})
     with cli.exit_codes():
+        cli.check_preset(EXTRACT, getattr(config, "preset", "digits"))
         if isinstance(config, SvdBenchmarkConfig):
             from clarep_ray.analysis.svd_benchmark import run_svd_benchmark
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clarep_ray.clarid.schedule import linear_schedule
+from clarep_ray.clarid.model import NoiseSchedule
+from clarep_ray.clarid.sampling import eps_from_x0
+from clarep_ray.clarid.schedule import SigmaSchedule, linear_schedule
 
 
 class GaussianModel:
@@ -13,8 +15,8 @@ class GaussianModel:
 
     feature_layers = ("eps", "x_0")
 
-    def __init__(self, means: Tensor, variances: Tensor) -> None:
-        self.schedule = linear_schedule()
+    def __init__(self, means: Tensor, variances: Tensor, schedule: NoiseSchedule | None = None) -> None:
+        self.schedule = schedule or linear_schedule()
         self.means, self.variances = means, variances
         self.latent_shape = (len(variances),)
 
@@ -50,6 +52,17 @@ class GaussianModel:
         """Return the end of the probability-flow path from x_0 to time t."""
         alpha, sigma = self.scales(t)
         return alpha * cond + ((alpha**2 * self.variances + sigma**2) / self.variances).sqrt() * (x_0 - cond)
+
+
+class EdmGaussianModel(GaussianModel):
+    """The same model as EDM has it: a denoiser D of x_0 on the clock of sigma."""
+
+    def __init__(self, means: Tensor, variances: Tensor) -> None:
+        super().__init__(means, variances, SigmaSchedule())
+
+    def eps(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        denoised = (self.variances * x_t + t**2 * cond) / (self.variances + t**2)
+        return eps_from_x0(denoised, x_t, 1.0, t)
 
 
 class DenseOperator:

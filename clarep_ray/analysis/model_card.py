@@ -21,10 +21,10 @@ NUM_SAMPLES, SAMPLING_STEPS, GRID_COLUMNS = 500, 50, 20
 
 
 def sample_digits(
-    model: DigitsDit, labels: torch.Tensor, guidance_scale: float = 1.0, seed: int = 0
+    model: DigitsDit, labels: torch.Tensor, guidance_scale: float = 1.0, seed: int = 0, num_steps: int = SAMPLING_STEPS
 ) -> NDArray[np.uint8]:
     """Return pictures (n, h, w, 3) sampled from noise by DDIM, conditioned on the labels."""
-    times = model.schedule.times(SAMPLING_STEPS)
+    times = model.schedule.times(num_steps)
     draws = [
         torch.randn(model.latent_shape, generator=torch_generator(seed, str(i), "sample")) for i in range(len(labels))
     ]
@@ -53,7 +53,7 @@ def write_card(folder: Path, result: dict[str, Any], command: str) -> dict[str, 
     found = measure(folder)
     config = result["config"]
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in found.items())
-    card = f"""# {folder.name}
+    card = f"""# Embedded diffusion model, background correlation {config["correlation"]}
 
 Class-conditional DiT in pixel space (diffusers `DiTTransformer2DModel`), v-prediction, 1000 linear timesteps,
 trained on `spurious_digits` with background correlation {config["correlation"]}. Weights: exponential average,

@@ -150,8 +150,8 @@ class _Sampler:
 
     def __init__(self, model: DiffusionModel, cond: Any, batch: int, config: ExtractConfig) -> None:
         self.model, self.cond, self.batch, self.config = model, cond, batch, config
-        self.t = float(config.inversion.project_t)
-        self.times = path_to(model.schedule.times(config.inversion.num_steps), self.t)
+        self.times = path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
+        self.t = self.times[-1].item()
 
     def null_cond(self) -> Any:
         return self.model.null_cond(self.batch)

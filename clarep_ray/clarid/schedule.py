@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SAME_TIME = 1e-5
+"""Relative distance below which a time counts as one of the grid."""
 CLEAN_TIMESTEP = -1.0
 """The timestep of x_0 on a discrete clock: one before the first noisy one."""
 
@@ -63,14 +65,48 @@ def linear_schedule(
     return DiscreteSchedule(torch.cumprod(1 - betas, 0), steps_offset)
 
 
+@dataclass(frozen=True)
+class SigmaSchedule:
+    """Variance-exploding schedule whose clock is the noise scale itself, as EDM is trained: alpha = 1, sigma = t.
+
+    The grid falls between `sigma_max` and `sigma_min` evenly in sigma^(1/rho) (Karras et al. 2022, Eq. 5).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise ValueError(f"{self}: needs 0 < sigma_min < sigma_max and rho > 0")
+
+    def alpha_sigma(self, t: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return (1, t); the clean time is 0. Raises ValueError for a time outside 0..sigma_max."""
+        sigma = t.to(torch.float64)
+        valid = (sigma >= 0) & (sigma <= self.sigma_max)
+        if not bool(valid.all()):
+            raise ValueError(f"t: {sigma[~valid][0].item()} is no noise scale; valid: 0 (clean) to {self.sigma_max:g}")
+        return torch.ones_like(sigma), sigma
+
+    def times(self, num_steps: int) -> Float[Tensor, " n"]:
+        """Return [0, sigma_min, ..., sigma_max], `num_steps` of them noisy (one: sigma_max alone)."""
+        if num_steps < 1:
+            raise ValueError(f"num_steps: {num_steps} is below 1")
+        ends = (self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho))
+        noisy = torch.linspace(*ends, num_steps, dtype=torch.float64).pow(self.rho).flip(0)
+        return torch.cat([torch.zeros(1, dtype=torch.float64), noisy.clamp(max=self.sigma_max)])
+
+
 def path_to(schedule_times: Float[Tensor, " n"], project_t: float) -> Float[Tensor, " m"]:
-    """Return the ascending grid from the clean time up to and including `project_t`.
+    """Return the ascending grid from the clean time up to and including `project_t`, met to five digits.
 
     Raises ValueError, naming the nearest grid times, where `project_t` is not on the grid.
     """
     noisy = schedule_times[1:]
-    hit = (noisy == project_t).nonzero()
+    hit = (noisy / project_t - 1).abs().le(SAME_TIME).nonzero() if project_t > 0 else (noisy == project_t).nonzero()
     if len(hit) == 0:
         nearest = sorted(noisy[(noisy - project_t).abs().argsort()[:2]].tolist())
-        raise ValueError(f"time {project_t:g} is not on the sampling grid; nearest: {nearest}")
+        raise ValueError(
+            f"time {project_t:g} is not on the sampling grid; nearest: {[float(f'{t:.7g}') for t in nearest]}"
+        )
     return schedule_times[: int(hit[0].item()) + 2]

@@ -8,22 +8,30 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from clarep_ray import dotted
+from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
 from clarep_ray.config import TrainCdmConfig
+
+RESULT = "result.json"
 
 
 def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     """Train, or continue training, and return what was written: folder, steps, loss, data digest.
 
     The output folder receives `model/` (config.json and float16 model.safetensors of the weight average),
-    `checkpoints/` and `metrics.jsonl`.
+    `checkpoints/`, `metrics.jsonl` and, last, `result.json`. Raises ValueError where it belongs to another config.
     """
+    from clarep_ray.models.cdm_training import check_checkpoints
+
+    output, mark = Path(config.output).absolute(), _fingerprint(config)
+    check_checkpoints(output / "checkpoints", mark)
+    finished = _result(output)
+    if finished.get("fingerprint") == mark:
+        return finished
     runtime.connect()
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    output = Path(config.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _loop,
@@ -38,7 +46,27 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
         ),
     )
     trainer.fit()
-    return json.loads((output / "result.json").read_text())
+    result = _result(output)
+    tracking.log_run(
+        config.tracking,
+        f"train_cdm {mark[:8]}",
+        output,
+        params=dotted.flatten(config),
+        metrics={"loss": result["loss"], "steps": float(result["steps"])},
+        tags={"job": "train_cdm", "fingerprint": mark, "data_sha256": result["data_sha256"]},
+        artifacts=[output / RESULT, output / "metrics.jsonl"],
+    )
+    return result
+
+
+def _fingerprint(config: TrainCdmConfig) -> str:
+    return dotted.fingerprint(dotted.fingerprint_fields(config))
+
+
+def _result(output: Path) -> dict[str, Any]:
+    """Return what a finished training wrote last; empty where there is none."""
+    path = output / RESULT
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _loop(arguments: dict[str, Any]) -> None:
@@ -52,7 +80,7 @@ def _loop(arguments: dict[str, Any]) -> None:
 
     config = dotted.from_flat(TrainCdmConfig, arguments["config"])
     output = Path(arguments["output"])
-    mark = dotted.fingerprint(dotted.fingerprint_fields(config))
+    mark = _fingerprint(config)
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
@@ -63,21 +91,20 @@ def _loop(arguments: dict[str, Any]) -> None:
     trainer = cdm.CdmTrainer.start(network.to(device), config)
     cdm.load_newest(trainer, output / "checkpoints", mark)
     pixels, labels, digest = cdm.training_pictures(config)
-    recent, began, first = 0.0, time.monotonic(), trainer.step
+    began, first = time.monotonic(), trainer.step
     while trainer.step < config.num_steps:
         batch = cdm.draw_batch(pixels, labels, config, trainer.step)
         share = {name: values[rank::world].to(device) for name, values in batch.items()}
-        loss = cdm.train_step(trainer, forward, share, config)
-        recent = loss if recent == 0.0 else 0.99 * recent + 0.01 * loss
+        cdm.train_step(trainer, forward, share, config)
         if trainer.step % config.checkpoint_every == 0 or trainer.step == config.num_steps:
             seconds = (time.monotonic() - began) / (trainer.step - first)
-            metrics = {"step": trainer.step, "loss": recent, "seconds_per_step": seconds}
+            metrics = {"step": trainer.step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
                 cdm.save_checkpoint(trainer, output / "checkpoints", mark)
                 _append(output / "metrics.jsonl", metrics)
             train.report(metrics)
     if rank == 0:
-        _finish(trainer, config, output, {"loss": recent, "data_sha256": digest})
+        _finish(trainer, config, output, {"data_sha256": digest, "fingerprint": mark})
 
 
 def _append(path: Path, metrics: dict[str, Any]) -> None:
@@ -95,5 +122,8 @@ def _finish(trainer: Any, config: TrainCdmConfig, output: Path, result: dict[str
 
     load_parameters(trainer.network, trainer.average)
     save(trainer.network, cdm.architecture_of(config), output / "model", torch.float16)
-    record = result | {"steps": trainer.step, "model": str(output / "model"), "config": dotted.flatten(config)}
-    (output / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    measured = {"steps": trainer.step, "loss": trainer.recent_loss}
+    record = result | measured | {"model": str(output / "model"), "config": dotted.flatten(config)}
+    work = output / f".tmp-{RESULT}"
+    work.write_text(json.dumps(record, indent=2) + "\n")
+    work.replace(output / RESULT)

@@ -10,6 +10,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from clarep_ray.models.digits_dit import DigitsDitArchitecture, load_parameters
 from clarep_ray.seeding import torch_generator
 
 KEPT_CHECKPOINTS = 2
+LOSS_MEMORY = 0.99
 
 
 @dataclass
@@ -34,6 +36,8 @@ class CdmTrainer:
     optimizer: torch.optim.AdamW
     average: dict[str, Tensor]
     step: int = 0
+    recent_loss: float | None = None
+    """Running mean of this worker's loss; None before the first step."""
 
     @staticmethod
     def start(network: nn.Module, config: TrainCdmConfig) -> CdmTrainer:
@@ -99,8 +103,8 @@ def learning_rate_at(step: int, config: TrainCdmConfig) -> float:
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
 
 
-def train_step(trainer: CdmTrainer, forward: nn.Module, batch: dict[str, Tensor], config: TrainCdmConfig) -> float:
-    """Take one optimiser step on this worker's share of the batch and return its loss.
+def train_step(trainer: CdmTrainer, forward: nn.Module, batch: dict[str, Tensor], config: TrainCdmConfig) -> None:
+    """Take one optimiser step on this worker's share of the batch.
 
     `forward` is the network, or its wrapper that averages gradients over workers.
     """
@@ -116,7 +120,8 @@ def train_step(trainer: CdmTrainer, forward: nn.Module, batch: dict[str, Tensor]
     with torch.no_grad():
         for name, parameter in trainer.network.named_parameters():
             trainer.average[name].lerp_(parameter, 1 - decay)
-    return loss.item()
+    before = loss.item() if trainer.recent_loss is None else trainer.recent_loss
+    trainer.recent_loss = LOSS_MEMORY * before + (1 - LOSS_MEMORY) * loss.item()
 
 
 def save_checkpoint(trainer: CdmTrainer, root: Path, fingerprint: str) -> Path:
@@ -134,7 +139,7 @@ def save_checkpoint(trainer: CdmTrainer, root: Path, fingerprint: str) -> Path:
     for part, tensors in parts.items():
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
     hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
-    state = {"step": trainer.step, "fingerprint": fingerprint, "sha256": hashes}
+    state = {"step": trainer.step, "loss": trainer.recent_loss, "fingerprint": fingerprint, "sha256": hashes}
     (work / "state.json").write_text(json.dumps(state, indent=2))
     _sync(work)
     shutil.rmtree(target, ignore_errors=True)
@@ -144,27 +149,45 @@ def save_checkpoint(trainer: CdmTrainer, root: Path, fingerprint: str) -> Path:
     return target
 
 
+def check_checkpoints(root: Path, fingerprint: str) -> None:
+    """Raise ValueError where the checkpoints in `root` belong to another config."""
+    known = {state["fingerprint"] for folder in _checkpoints(root) if (state := _state(folder))}
+    if known - {fingerprint}:
+        raise ValueError(f"output: {str(root.parent)!r} holds a training with another config; choose another folder")
+
+
 def load_newest(trainer: CdmTrainer, root: Path, fingerprint: str) -> None:
     """Continue from the newest checkpoint whose hashes match; a damaged one is passed over with a warning.
 
     Raises ValueError where checkpoints exist but none is usable, or where they belong to another config.
     """
+    check_checkpoints(root, fingerprint)
     candidates = _checkpoints(root)
     for folder in reversed(candidates):
-        state = json.loads((folder / "state.json").read_text())
-        if state["fingerprint"] != fingerprint:
-            raise ValueError(f"output: {str(root.parent)!r} holds a training with another config; choose another")
-        damaged = [part for part, sha in state["sha256"].items() if _sha256(folder / f"{part}.safetensors") != sha]
-        if damaged:
-            warnings.warn(f"checkpoint {folder.name} is damaged ({damaged[0]}); trying the one before", stacklevel=2)
-            continue
-        _restore(trainer, folder, state["step"])
-        return
+        state = _state(folder)
+        if state is not None and _intact(folder, state):
+            _restore(trainer, folder, state)
+            return
+        warnings.warn(f"checkpoint {folder.name} is damaged; trying the one before", stacklevel=2)
     if candidates:
         raise ValueError(f"output: {str(root.parent)!r} has checkpoints, but all are damaged")
 
 
-def _restore(trainer: CdmTrainer, folder: Path, step: int) -> None:
+def _state(folder: Path) -> dict[str, Any] | None:
+    """Return what a checkpoint says about itself, or None where that cannot be read."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        return {name: state[name] for name in ("step", "loss", "fingerprint", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _intact(folder: Path, state: dict[str, Any]) -> bool:
+    paths = {folder / f"{part}.safetensors": sha for part, sha in state["sha256"].items()}
+    return all(path.is_file() and _sha256(path) == sha for path, sha in paths.items())
+
+
+def _restore(trainer: CdmTrainer, folder: Path, state: dict[str, Any]) -> None:
     network, average, moments = (
         load_file(folder / f"{part}.safetensors") for part in ("network", "average", "optimizer")
     )
@@ -175,7 +198,7 @@ def _restore(trainer: CdmTrainer, folder: Path, step: int) -> None:
             key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
             for key in ("step", "exp_avg", "exp_avg_sq")
         }
-    trainer.step = step
+    trainer.step, trainer.recent_loss = state["step"], state["loss"]
 
 
 def _checkpoints(root: Path) -> list[Path]:

@@ -7,10 +7,10 @@ from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import clarid, leading_triplets
 from clarep_ray.clarid.projection import class_centre
 from clarep_ray.clarid.sampling import decode, guided_eps, invert
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import SigmaSchedule, path_to
 from clarep_ray.config import ExtractConfig, SpectrumConfig
 from clarep_ray.dotted import override
-from tests.oracles import GaussianModel
+from tests.oracles import EdmGaussianModel, GaussianModel
 
 TIMES = (200.0, 400.0, 600.0, 800.0)
 
@@ -95,6 +95,38 @@ def test_uncentred_projection_moves_the_mean_and_the_centred_one_keeps_it(model:
     expected = 3.0 * (1 - (alpha**2 * 4 / (alpha**2 * 4 + sigma**2)) ** 0.5)
     assert plain.sub(expected).abs().max() <= 0.01
     assert centred.sub(3.0).abs().max() <= 0.01
+
+
+def test_the_edm_parametrisation_follows_the_same_closed_form(model: GaussianModel) -> None:
+    """alpha = 1 on the clock of sigma, with the network's D turned into eps: inversion, round trip, spectrum."""
+    edm = EdmGaussianModel(model.means, model.variances)
+    errors, gaps = [], []
+    for steps in (50, 500):
+        t = edm.schedule.times(steps)[int(0.7 * steps)].item()
+        x_0, x_t, back, cond = round_trip(edm, steps, t)
+        errors.append((back - x_0).abs().mean().item())
+        gaps.append(((x_t - edm.exact_latent(x_0, t, cond)).abs().mean() / t).item())
+    assert errors[1] < errors[0] / 5
+    assert errors[1] < 0.01
+    assert gaps[1] < gaps[0] / 5
+    single = EdmGaussianModel(model.means.float(), model.variances.float())
+    settings = SpectrumConfig(layer="x_0", num_directions=4, max_products=4)
+    found = leading_triplets(
+        single, torch.randn(1, 4), 1.5, single.cond(torch.tensor([0])), settings, [torch.Generator()]
+    )
+    expected = (model.variances / (model.variances + 1.5**2)).sort(descending=True).values.float()
+    torch.testing.assert_close(found.singular_values[0], expected, rtol=2e-5, atol=1e-5)
+
+
+def test_sigma_grid_is_the_published_one() -> None:
+    times = SigmaSchedule().times(18)
+    assert times[:2].tolist() == pytest.approx([0.0, 0.002])
+    assert times[-3:].tolist() == pytest.approx([40.7856, 57.586, 80.0], rel=1e-5)
+    assert torch.equal(path_to(times, 57.586), times[:-1])
+    with pytest.raises(ValueError, match=r"time 50 is not on the sampling grid; nearest: \[40\.78557, 57\.58598\]"):
+        path_to(times, 50.0)
+    with pytest.raises(ValueError, match=r"81\.0 is no noise scale; valid: 0 \(clean\) to 80"):
+        SigmaSchedule().alpha_sigma(torch.tensor([81.0]))
 
 
 def test_projection_is_idempotent_and_removes_the_directions() -> None:

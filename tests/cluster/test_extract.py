@@ -18,7 +18,6 @@ from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.plan import ResumeRefused
 from clarep_ray.cluster.publish import extract_and_publish
-from clarep_ray.cluster.repair import repair
 from clarep_ray.data.clarep_index import read_index, read_root
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.store import OutputStore
@@ -28,7 +27,6 @@ from tests.cluster.reference import (
     attempts,
     committed_hashes,
     committed_keys,
-    flip_byte,
     plain_loop,
     small_config,
     tiny_weights,
@@ -123,6 +121,7 @@ def test_the_same_command_again_recomputes_nothing(finished) -> None:
     assert attempts(Path(config.output.path)) == [f"{unit:06d}.1" for unit in range(7)]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_spectra_decode_again_without_a_new_svd(finished, tmp_path: Path) -> None:
     config, _ = finished
     source = config.output.path
@@ -137,6 +136,7 @@ def test_spectra_decode_again_without_a_new_svd(finished, tmp_path: Path) -> Non
     run_extraction(override(same, narrow | {"output.path": str(tmp_path / "narrow")}), lambda _: None)
     records = [sample.record for sample in ExtractionOutput(tmp_path / "narrow").samples]
     assert {record["num_removed"] for record in records} == {2}
+    assert {len(record["singular_values"]) for record in records} == {3}
     with pytest.raises(ValueError, match=r"inversion\.project_t was 600\.0 there and is 400\.0 here"):
         run_extraction(override(same, {"output.path": str(tmp_path / "bad"), "inversion.project_t": 400.0}))
 
@@ -250,21 +250,6 @@ def test_a_picture_that_kills_the_process_ends_the_run_naming_its_unit(
     (armed / "poison").unlink()
     assert run_extraction(config, lambda _: None)["num_ok"] == 28
     assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
-
-
-def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp_path: Path) -> None:
-    config = small_config(weights, images, tmp_path / "out")
-    summary = run_extraction(config, lambda _: None)
-    flip_byte(sorted((tmp_path / "out" / "shards").iterdir())[2], 700)
-    (tmp_path / "out" / "units" / "000005.json").write_text("{}")
-    damages = verify(tmp_path / "out")
-    assert sorted({damage.unit for damage in damages if damage.unit is not None}) == [2, 5]
-    before = attempts(tmp_path / "out")
-    assert repair(tmp_path / "out", damages) == [2, 5]
-    assert verify(tmp_path / "out") == []
-    assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
-    assert sorted(set(attempts(tmp_path / "out"))) == before
-    assert len(attempts(tmp_path / "out")) == len(before) + 2
 
 
 def test_analysis_of_a_large_output_reads_an_even_spread(finished) -> None:

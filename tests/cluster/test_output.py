@@ -14,7 +14,7 @@ from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
-from tests.cluster.reference import flip_byte, small_config, tiny_weights
+from tests.cluster.reference import attempts, flip_byte, small_config, tiny_weights
 from tests.data import trees
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -112,3 +112,18 @@ def test_controls_compare_every_projection_over_three_seeds(weights: Path, image
     assert all(len(cells["nmi"]) == 3 for cells in table.values.values())
     assert (tmp_path / "out" / "controls.png").is_file()
     assert (tmp_path / "out" / "controls.md").read_text().count("\n") == 2 + 19
+
+
+def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp_path: Path) -> None:
+    config = small_config(weights, images, tmp_path / "out")
+    summary = run_extraction(config, lambda _: None)
+    flip_byte(sorted((tmp_path / "out" / "shards").iterdir())[2], 700)
+    (tmp_path / "out" / "units" / "000005.json").write_text("{}")
+    damages = verify(tmp_path / "out")
+    assert sorted({damage.unit for damage in damages if damage.unit is not None}) == [2, 5]
+    before = attempts(tmp_path / "out")
+    assert repair(tmp_path / "out", damages) == [2, 5]
+    assert verify(tmp_path / "out") == []
+    assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
+    assert sorted(set(attempts(tmp_path / "out"))) == before
+    assert len(attempts(tmp_path / "out")) == len(before) + 2
