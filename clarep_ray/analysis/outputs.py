@@ -19,6 +19,7 @@ from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.shards import Sample, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 
+FIRST = ("original", "reconstruction", "guidance")
 MAX_SAMPLES = 5000
 """Enough for clusters, judges and pictures; with pictures of 256 pixels about a gigabyte."""
 
@@ -74,6 +75,7 @@ class ExtractionOutput:
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
-        """Names of the extra pictures each sample carries."""
+        """Names of the extra pictures each sample carries, those that nothing was projected out of first."""
         first = self.samples[0].members if self.samples else {}
-        return tuple(sorted(name.removesuffix(".png") for name in first if name.endswith(".png")))
+        names = sorted(name.removesuffix(".png") for name in first if name.endswith(".png"))
+        return tuple(sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)))

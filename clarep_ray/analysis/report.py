@@ -40,7 +40,7 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
         "mean_num_products": float(np.mean(index["num_products"])),
         "mean_round_trip_error": float(np.mean(index["round_trip_error"])),
     }
-    for name in ("", *output.extras):
+    for name in (*output.extras, ""):
         metrics |= _named_metrics(output, name, config)
     return metrics
 
