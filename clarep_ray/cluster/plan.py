@@ -32,7 +32,7 @@ PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-l
 """Libraries whose version can change a byte of the output."""
 PRODUCTS_PER_DIRECTION = 3.0
 """Products with J^T J that block Lanczos takes per wanted triplet (README, "Speed"); for estimates only."""
-EVALUATIONS_PER_PRODUCT = 2.1
+EVALUATIONS_PER_PRODUCT = 2.5
 """Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""
 SCANNED_IMAGES = 64
 OUTPUT_CODE = ("clarid/*.py", "data/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
