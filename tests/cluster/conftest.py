@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.data import trees
+
 FAULTS = "CLAREP_TEST_FAULTS"
 
 
@@ -95,3 +97,17 @@ def armed(faults: Path) -> Iterator[Path]:
     yield faults
     for file in faults.iterdir():
         file.unlink()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model."""
+    from tests.cluster.reference import tiny_weights  # not at the top: it imports torch into Ray's workers
+
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """28 pictures of four classes."""
+    return trees.image_folder(tmp_path_factory.mktemp("images"), ("0", "1", "2", "3"), per_class=7)

@@ -29,21 +29,10 @@ from tests.cluster.reference import (
     committed_keys,
     plain_loop,
     small_config,
-    tiny_weights,
 )
 from tests.data import trees
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trees.image_folder(tmp_path_factory.mktemp("images"), ("0", "1", "2", "3"), per_class=7)
 
 
 @pytest.fixture(scope="module")

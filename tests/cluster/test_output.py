@@ -20,16 +20,6 @@ from tests.data import trees
 pytestmark = pytest.mark.usefixtures("without_ray")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trees.image_folder(tmp_path_factory.mktemp("images"), ("0", "1", "2", "3"), per_class=7)
-
-
 def test_changed_input_or_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     images = trees.image_folder(tmp_path / "in", ("0",), per_class=2)
     config = small_config(weights, images, tmp_path / "out")
