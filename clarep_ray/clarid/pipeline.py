@@ -188,7 +188,9 @@ class _Sampler:
 
     def decode(self, x_t: Tensor, guidance_scale: float) -> Tensor:
         null_cond = self.null_cond() if guidance_scale != 1.0 else None
-        return decode(guided_eps(self.model, self.cond, null_cond, guidance_scale), x_t, self.model, self.times)
+        channels = self.config.decoding.guided_channels
+        denoise = guided_eps(self.model, self.cond, null_cond, guidance_scale, channels)
+        return decode(denoise, x_t, self.model, self.times)
 
     def features(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return features at (l_f, t_f) read with the label and without it, from the same noised latent."""

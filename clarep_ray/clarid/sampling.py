@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,15 +41,23 @@ def ddim_step(
     return alpha_next * x_0 + sigma_next * eps
 
 
-def guided_eps(model: DiffusionModel, cond: Any, null_cond: Any, guidance_scale: float) -> Denoiser:
-    """Return eps_u + w (eps_c - eps_u); w = 1 is no guidance and does not evaluate the unconditional branch."""
+def guided_eps(
+    model: DiffusionModel, cond: Any, null_cond: Any, guidance_scale: float, guided_channels: int | None = None
+) -> Denoiser:
+    """Return eps_u + w (eps_c - eps_u); w = 1 is no guidance and does not evaluate the unconditional branch.
+
+    Channels from `guided_channels` on keep the conditional prediction; None guides all of them.
+    """
 
     def denoise(x_t: Tensor, t: float) -> Tensor:
         eps_cond = model.eps(x_t, t, cond)
         if guidance_scale == 1.0:
             return eps_cond
         eps_null = model.eps(x_t, t, null_cond)
-        return eps_null + guidance_scale * (eps_cond - eps_null)
+        guided = eps_null + guidance_scale * (eps_cond - eps_null)
+        if guided_channels is None:
+            return guided
+        return torch.cat([guided[:, :guided_channels], eps_cond[:, guided_channels:]], 1)
 
     return denoise
 

@@ -19,11 +19,13 @@ class DiscreteSchedule:
     """Variance-preserving schedule on timesteps 0..T-1, as DDPM, DiT and Stable Diffusion are trained.
 
     `alphas_cumprod` has shape (T,), float64, strictly decreasing in (0, 1): alpha = sqrt of it. `steps_offset`
-    shifts the sampling grid by that many timesteps (1 for Stable Diffusion, else 0).
+    shifts the sampling grid by that many timesteps (1 for Stable Diffusion, else 0). `clean_alpha_squared` is
+    alpha^2 where sampling ends: 1, or that of the smallest trained noise, whose result is taken as it is.
     """
 
     alphas_cumprod: Float[Tensor, " T"]
     steps_offset: int = 0
+    clean_alpha_squared: float = 1.0
 
     def __post_init__(self) -> None:
         inside = bool(((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all())
@@ -35,7 +37,7 @@ class DiscreteSchedule:
         return len(self.alphas_cumprod)
 
     def alpha_sigma(self, t: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Return alpha and sigma at integer timesteps, or at the clean time -1, which gives (1, 0).
+        """Return alpha and sigma at integer timesteps, or at the clean time -1, which gives (1, 0) by default.
 
         Raises ValueError for a time that is no trained timestep.
         """
@@ -44,7 +46,8 @@ class DiscreteSchedule:
         if not bool(valid.all()):
             wrong = index[~valid][0].item()
             raise ValueError(f"t: {wrong} is no timestep; valid: integers from -1 (clean) to {self.num_timesteps - 1}")
-        table = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.to(torch.float64)])
+        end = torch.tensor([self.clean_alpha_squared], dtype=torch.float64)
+        table = torch.cat([end, self.alphas_cumprod.to(torch.float64)])
         alpha_squared = table[index.long() + 1]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 

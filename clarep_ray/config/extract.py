@@ -11,6 +11,7 @@ from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
 ElbowRule = Literal["kneed", "chord", "fixed"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
 Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
@@ -23,10 +24,17 @@ class ModelConfig:
     name: str = "digits_dit"
     """Registered model [clarep_ray/models/__init__.py]."""
     weights: str = field(default="rho90", metadata=EXECUTION)
-    """Folder with config.json and model.safetensors, or a shipped name: rho90, rho10; fingerprinted by content."""
+    """Folder of weights, a shipped name (digits_dit: rho90, rho10), or tiny: small and random [by content]."""
+    precision: Precision = "float32"
+    """Of the network; latents, eps and the orthogonalisation of singular vectors stay in float32."""
+    prompt_template: str = "a photo of {}"
+    """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
+    prompts: str | None = field(default=None, metadata=EXECUTION)
+    """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        require("{}" in self.prompt_template, "model.prompt_template", self.prompt_template, "a text with {} in it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +173,17 @@ class DecodingConfig:
 
     guidance_scale: float = 3.0
     """Classifier-free guidance w after the projection, 1 = off [paper Sec. K.7.6: 3 on ImageNet]."""
+    guided_channels: int | None = None
+    """Guide only the first so many latent channels; DiT's reference code guides 3 of 4. None guides all [channels]."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        require(
+            self.guided_channels is None or self.guided_channels >= 1,
+            "decoding.guided_channels",
+            self.guided_channels,
+            "None, or 1 and more",
+        )
         require(self.guidance_scale >= 0, "decoding.guidance_scale", self.guidance_scale, "0 or more")
 
 

@@ -1,58 +1,119 @@
-"""Adapters: every family of diffusion models behind `clarid.model.DiffusionModel`."""
+"""Adapters: every family of diffusion models behind `adapter.Adapter`."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.shards import sha256_file
 
 if TYPE_CHECKING:
-    from clarep_ray.models.digits_dit import DigitsDit
+    from clarep_ray.models.adapter import Adapter
+
+TINY = "tiny"
+"""Value of `model.weights` that stands for a small random model: the family's path without weights."""
+TINY_SEED = 0
+WEIGHT_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
-def _digits_dit(config: ModelConfig) -> DigitsDit:
+@dataclass(frozen=True)
+class Family:
+    """How a family is built: from a config's weights, and small and random."""
+
+    build: Callable[[ModelConfig], Adapter]
+    build_tiny: Callable[[], Adapter]
+
+
+def _digits_dit() -> Family:
     from clarep_ray.models import digits_dit
 
-    return digits_dit.build(config.weights)
+    return Family(lambda config: digits_dit.build(config.weights), digits_dit.build_tiny)
 
 
-def _digits_dit_folder(config: ModelConfig) -> Path:
-    from clarep_ray.models import digits_dit
+def _dit() -> Family:
+    from clarep_ray.models import dit
 
-    return digits_dit.weights_folder(config.weights)
-
-
-MODELS: dict[str, Callable[[ModelConfig], DigitsDit]] = {"digits_dit": _digits_dit}
-WEIGHTS: dict[str, Callable[[ModelConfig], Path]] = {"digits_dit": _digits_dit_folder}
+    return Family(dit.build, dit.build_tiny)
 
 
-def build(config: ModelConfig) -> DigitsDit:
+def _class_unet() -> Family:
+    from clarep_ray.models import class_unet
+
+    return Family(class_unet.build, class_unet.build_tiny)
+
+
+def _stable_diffusion() -> Family:
+    from clarep_ray.models import stable_diffusion
+
+    return Family(stable_diffusion.build, stable_diffusion.build_tiny)
+
+
+MODELS: dict[str, Callable[[], Family]] = {
+    "digits_dit": _digits_dit,
+    "dit": _dit,
+    "class_unet": _class_unet,
+    "stable_diffusion": _stable_diffusion,
+}
+
+
+def build(config: ModelConfig) -> Adapter:
     """Return the model of a config, frozen, on the CPU; ValueError for an unknown name or missing weights."""
-    return MODELS[_known(config.name)](config)
+    family = _family(config.name)
+    return build_tiny(config.name) if config.weights == TINY else family.build(config)
+
+
+def build_tiny(name: str) -> Adapter:
+    """Return the family's small random model, the same on every call."""
+    import torch
+
+    family = _family(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TINY_SEED)
+        return family.build_tiny()
 
 
 def absolute_weights(config: ModelConfig) -> str:
-    """Return the config's weights as every process finds them: a shipped name, or an absolute path.
+    """Return the config's weights as every process finds them: a shipped name, `tiny`, or an absolute path.
 
     Raises ValueError where there are none.
     """
-    folder = WEIGHTS[_known(config.name)](config)
-    return config.weights if folder.is_relative_to(Path(__file__).parent) else str(folder.absolute())
+    folder = _folder(config)
+    if folder is None or folder.is_relative_to(Path(__file__).parent):
+        return config.weights
+    return str(folder.absolute())
 
 
 def weights_sha256(config: ModelConfig) -> str:
-    """Return one sha256 over the names and bytes of the model's files."""
-    folder = WEIGHTS[_known(config.name)](config)
-    total = hashlib.sha256()
-    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
-        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    """Return one sha256 over the names and bytes of the model's files, prompts included."""
+    folder, total = _folder(config), hashlib.sha256()
+    if folder is None:
+        total.update(f"{config.name} tiny {TINY_SEED}".encode())
+    else:
+        found = sorted({path for pattern in WEIGHT_FILES for path in folder.rglob(pattern)})
+        for path in found:
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256_file(path).encode())
+    if config.prompts is not None:
+        total.update(b"prompts\0" + sha256_file(Path(config.prompts)).encode())
     return total.hexdigest()
 
 
-def _known(name: str) -> str:
+def _folder(config: ModelConfig) -> Path | None:
+    """Return the folder of the weights; None for the tiny model."""
+    _family(config.name)
+    if config.weights == TINY:
+        return None
+    if config.name == "digits_dit":
+        from clarep_ray.models.digits_dit import weights_folder
+
+        return weights_folder(config.weights)
+    return Path(config.weights)
+
+
+def _family(name: str) -> Family:
     if name not in MODELS:
         raise ValueError(f"model.name: {name!r} is unknown; valid: {', '.join(sorted(MODELS))}")
-    return name
+    return MODELS[name]()

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clarep_ray.clarid.sampling import eps_from_v
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
-from clarep_ray.models.capture import capture
+from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 
 SHIPPED = Path(__file__).parent / "weights"
 SHIPPED_NAMES = ("rho90", "rho10")
@@ -55,56 +54,27 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
     return network
 
 
-class DigitsDit:
-    """Adapter: pixels in [-1, 1] are the latents, timesteps 0..999, label 10 is the unconditional one."""
-
-    schedule = linear_schedule()
-    class_names = CLASS_NAMES
+class DigitsDit(NetworkAdapter):
+    """Pixels in [-1, 1] are the latents, timesteps 0..999, label 10 is the unconditional one."""
 
     def __init__(self, network: nn.Module, architecture: DigitsDitArchitecture) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.image_size = architecture.image_size
-        self.latent_shape = (3, architecture.image_size, architecture.image_size)
-        self.feature_layers = tuple(f"transformer_blocks.{i}" for i in range(architecture.num_blocks))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
-    def to(self, device: torch.device | str) -> DigitsDit:
-        self.network.to(device)
-        return self
+        super().__init__(
+            network,
+            schedule=linear_schedule(),
+            prediction="v_prediction",
+            class_names=CLASS_NAMES,
+            latent_shape=(3, architecture.image_size, architecture.image_size),
+            feature_layers=[f"transformer_blocks.{i}" for i in range(architecture.num_blocks)],
+        )
 
     def cond(self, labels: Tensor) -> Tensor:
-        outside = labels[(labels < 0) | (labels >= NUM_CLASSES)]
-        if len(outside):
-            raise ValueError(f"labels: {int(outside[0])} is outside 0..{NUM_CLASSES - 1}")
-        return labels.to(self.device)
+        return checked_labels(labels, NUM_CLASSES).to(self.device)
 
     def null_cond(self, num: int) -> Tensor:
         return torch.full((num,), NUM_CLASSES, device=self.device)
 
-    def eps(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
-        with torch.no_grad():
-            v = self._forward(x_t, t, cond).sample
-        alpha, sigma = (scale.item() for scale in self.schedule.alpha_sigma(torch.tensor([t])))
-        return eps_from_v(v, x_t, alpha, sigma)
-
-    def features(self, x_t: Tensor, t: float, cond: Tensor, layer: str) -> Tensor:
-        return capture(self.network, layer, lambda: self._forward(x_t, t, cond))
-
-    def pool(self, features: Tensor) -> Tensor:
-        return features.mean(1)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        return pixels
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return latents
-
-    def _forward(self, x_t: Tensor, t: float, cond: Tensor) -> Any:
-        timesteps = torch.full((len(x_t),), int(t), device=x_t.device)
-        return self.network(x_t, timestep=timesteps, class_labels=cond)
+    def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        return self.network(x_t, timestep=timesteps(x_t, t), class_labels=cond).sample
 
 
 def weights_folder(weights: str) -> Path:
@@ -140,12 +110,10 @@ def load_parameters(network: nn.Module, stored: dict[str, Tensor]) -> None:
             parameter.copy_(stored[name])
 
 
-def build_tiny(seed: int = 0) -> DigitsDit:
+def build_tiny() -> DigitsDit:
     """Return a small randomly initialised model: the same code path without weights on disk."""
     architecture = DigitsDitArchitecture(image_size=8, patch_size=2, hidden_size=16, num_blocks=2, num_heads=2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return DigitsDit(make_network(architecture), architecture)
+    return DigitsDit(make_network(architecture), architecture)
 
 
 def save(network: nn.Module, architecture: DigitsDitArchitecture, folder: Path, dtype: torch.dtype) -> None:

@@ -1,0 +1,128 @@
+"""What adapters of torch networks share: prediction to eps, early exit, pooling, precision, devices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from clarep_ray.clarid.model import DiffusionModel, NoiseSchedule
+from clarep_ray.clarid.sampling import eps_from_v, eps_from_x0
+from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.capture import capture
+from clarep_ray.models.diffusers_schedule import Prediction
+
+
+class Adapter(DiffusionModel, Protocol):
+    """A diffusion model as an extraction needs it: the method's view, its pictures, its classes, its device."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures that `encode` takes [pixels]."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels stand for, in their order; empty where any name will do."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device | str) -> Adapter: ...
+
+
+class NetworkAdapter(ABC):
+    """Base of the adapters: subclasses say how the network is called and what its conditions are.
+
+    `prediction` is what the network's first channels mean. Latents and eps are float32 whatever the precision of
+    the network; features and their derivatives have the network's precision.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        class_names: Sequence[str],
+        latent_shape: tuple[int, int, int],
+        feature_layers: Sequence[str],
+        autoencoder: Autoencoder | None = None,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.schedule, self.prediction, self.autoencoder = schedule, prediction, autoencoder
+        self.class_names, self.feature_layers = tuple(class_names), tuple(feature_layers)
+        self.latent_shape = latent_shape
+        self.image_size = latent_shape[1] * (autoencoder.factor if autoencoder else 1)
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: float, cond: Any) -> Tensor:
+        """Return the network's output in its own parametrisation and precision."""
+
+    @abstractmethod
+    def cond(self, labels: Int[Tensor, " b"]) -> Any: ...
+
+    @abstractmethod
+    def null_cond(self, num: int) -> Any: ...
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    def to(self, device: torch.device | str) -> NetworkAdapter:
+        self.network.to(device)
+        if self.autoencoder is not None:
+            self.autoencoder.vae.to(device)
+        return self
+
+    def eps(self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any) -> Float[Tensor, " b *latent"]:
+        """Return the noise prediction; channels beyond the latent's, a learned variance, are dropped."""
+        with torch.no_grad():
+            output = self.forward(x_t.to(self.dtype), t, cond)[:, : self.latent_shape[0]].float()
+        if self.prediction == "epsilon":
+            return output
+        alpha, sigma = (scale.item() for scale in self.schedule.alpha_sigma(torch.tensor([t], dtype=torch.float64)))
+        convert = eps_from_v if self.prediction == "v_prediction" else eps_from_x0
+        return convert(output, x_t, alpha, sigma)
+
+    def features(
+        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layer: str
+    ) -> Float[Tensor, " b *feature"]:
+        """Return the output of `layer`, stopping the forward pass there; differentiable twice in x_t."""
+        return capture(self.network, layer, lambda: self.forward(x_t.to(self.dtype), t, cond))
+
+    def pool(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels"]:
+        """Average over space: tokens (b, n, c) or maps (b, c, h, w)."""
+        return features.mean((2, 3)) if features.ndim == 4 else features.mean(1)
+
+    def encode(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b *latent"]:
+        """Return clean latents of pixels in [-1, 1]: the posterior's mean, or the pixels themselves."""
+        with torch.no_grad():
+            return pixels if self.autoencoder is None else self.autoencoder.encode(pixels)
+
+    def decode(self, latents: Float[Tensor, " b *latent"]) -> Float[Tensor, " b 3 h w"]:
+        """Return pixels, not clipped, of clean latents."""
+        with torch.no_grad():
+            return latents if self.autoencoder is None else self.autoencoder.decode(latents)
+
+
+def checked_labels(labels: Int[Tensor, " b"], num_classes: int) -> Int[Tensor, " b"]:
+    """Return the labels; ValueError naming the first outside 0..num_classes - 1."""
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(f"labels: {int(outside[0])} is outside 0..{num_classes - 1}")
+    return labels
+
+
+def timesteps(x_t: Tensor, t: float) -> Tensor:
+    """Return the integer timestep of every sample, on the device."""
+    return torch.full((len(x_t),), int(t), dtype=torch.long, device=x_t.device)

@@ -1,0 +1,60 @@
+"""Noise schedules from a diffusers scheduler folder: read, never assumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clarep_ray.clarid.schedule import DiscreteSchedule
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: tuple[str, ...] = ("epsilon", "v_prediction", "sample")
+CONFIG = "scheduler_config.json"
+
+
+def read_schedule(folder: Path) -> tuple[DiscreteSchedule, Prediction]:
+    """Return the schedule and the prediction type of `folder/scheduler_config.json`.
+
+    Raises ValueError, naming the file and the value, for what this project does not carry out: other betas than
+    linear, scaled linear or a list, other timestep spacings than leading, and zero terminal SNR.
+    """
+    path = folder / CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+    except OSError:
+        raise ValueError(f"model.weights: {str(path)!r} is missing") from None
+    except ValueError:
+        raise ValueError(f"model.weights: {str(path)!r} is not JSON") from None
+    _supported(path, "prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
+    _supported(path, "timestep_spacing", config.get("timestep_spacing", "leading"), ("leading",))
+    _supported(path, "rescale_betas_zero_snr", config.get("rescale_betas_zero_snr", False), (False,))
+    alphas_cumprod = torch.cumprod(1 - _betas(path, config), 0)
+    schedule = DiscreteSchedule(
+        alphas_cumprod,
+        steps_offset=int(config.get("steps_offset", 0)),
+        # The end of diffusers' grid: a clean latent, or one at the smallest trained noise (Stable Diffusion).
+        clean_alpha_squared=1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0]),
+    )
+    return schedule, config.get("prediction_type", "epsilon")
+
+
+def _betas(path: Path, config: dict[str, Any]) -> Tensor:
+    """Return the betas in float32 as diffusers makes them, then in float64."""
+    if config.get("trained_betas") is not None:
+        return torch.tensor(config["trained_betas"], dtype=torch.float32).double()
+    kind = config.get("beta_schedule", "linear")
+    _supported(path, "beta_schedule", kind, ("linear", "scaled_linear"))
+    first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    count = int(config.get("num_train_timesteps", 1000))
+    if kind == "linear":
+        return torch.linspace(first, last, count, dtype=torch.float32).double()
+    return (torch.linspace(first**0.5, last**0.5, count, dtype=torch.float32) ** 2).double()
+
+
+def _supported(path: Path, name: str, value: object, valid: tuple[object, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{path}: {name} is {value!r}; supported: {', '.join(map(str, valid))}")

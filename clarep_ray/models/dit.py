@@ -1,0 +1,84 @@
+"""DiT (Peebles and Xie 2023) from a diffusers `DiTPipeline` folder: class-conditional, in the latents of a VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
+from clarep_ray.config import ModelConfig
+from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.diffusers_folder import imagenet_names, load_component
+from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
+
+
+class Dit(NetworkAdapter):
+    """Timesteps 0..999, the label after the last class is the unconditional one, variance channels are dropped."""
+
+    def __init__(
+        self, network: Any, autoencoder: Autoencoder, schedule: DiscreteSchedule, prediction: Prediction
+    ) -> None:
+        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        self.num_classes = int(network.config.num_embeds_ada_norm)
+        super().__init__(
+            network,
+            schedule=schedule,
+            prediction=prediction,
+            class_names=imagenet_names(self.num_classes),
+            latent_shape=(channels, size, size),
+            feature_layers=[f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
+            autoencoder=autoencoder,
+        )
+
+    def cond(self, labels: Tensor) -> Tensor:
+        return checked_labels(labels, self.num_classes).to(self.device)
+
+    def null_cond(self, num: int) -> Tensor:
+        return torch.full((num,), self.num_classes, device=self.device)
+
+    def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        return self.network(x_t, timestep=timesteps(x_t, t), class_labels=cond).sample
+
+
+def build(config: ModelConfig) -> Dit:
+    """Return the model of a diffusers folder with transformer/, vae/ and scheduler/."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    schedule, prediction = read_schedule(Path(config.weights) / "scheduler")
+    network = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
+    vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
+    return Dit(network, Autoencoder(vae), schedule, prediction)
+
+
+def build_tiny() -> Dit:
+    """Return a small random model: four latent channels, a learned variance, pictures of 32 pixels."""
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    network = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=3,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    )
+    return Dit(network, Autoencoder(tiny_vae()), linear_schedule(), "epsilon")
+
+
+def tiny_vae() -> nn.Module:
+    """Return a small random VAE: four latent channels, four pixels per latent along a side."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    blocks: dict[str, Any] = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    return AutoencoderKL(**blocks, latent_channels=4, norm_num_groups=8, sample_size=32)

@@ -1,0 +1,171 @@
+"""Stable Diffusion 2 from a diffusers folder: text-conditional, in the latents of a VAE, one prompt per class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clarep_ray.clarid.schedule import DiscreteSchedule
+from clarep_ray.config import ModelConfig
+from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.class_unet import unet_layers
+from clarep_ray.models.diffusers_folder import load_component
+from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
+
+MIRROR = (
+    "the repository of Stable Diffusion 2.1 is gone; valid: a folder of a mirror with unet/, vae/, text_encoder/, "
+    "tokenizer/ and scheduler/, weights in safetensors"
+)
+
+
+class Prompts:
+    """Prompt -> embedding, each computed once."""
+
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Return embeddings (b, tokens, channels)."""
+        for prompt in set(prompts) - self._known.keys():
+            tokens = self.tokenizer(
+                [prompt],
+                padding="max_length",
+                max_length=self.tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                self._known[prompt] = self.encoder(tokens.input_ids.to(self.encoder.device))[0]
+        return torch.cat([self._known[prompt] for prompt in prompts])
+
+    def to(self, device: torch.device | str) -> None:
+        self.encoder.to(device)
+        self._known.clear()
+
+
+class StableDiffusion(NetworkAdapter):
+    """Timesteps 0..999; a label stands for its class's prompt, the empty prompt is the unconditional one."""
+
+    def __init__(
+        self,
+        network: Any,
+        autoencoder: Autoencoder,
+        prompts: Prompts,
+        schedule: DiscreteSchedule,
+        prediction: Prediction,
+        prompt_of_class: dict[str, str],
+    ) -> None:
+        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        self.prompts, self.prompt_of_label = prompts, tuple(prompt_of_class.values())
+        super().__init__(
+            network,
+            schedule=schedule,
+            prediction=prediction,
+            class_names=tuple(prompt_of_class),
+            latent_shape=(channels, size, size),
+            feature_layers=unet_layers(network),
+            autoencoder=autoencoder,
+        )
+
+    def to(self, device: torch.device | str) -> NetworkAdapter:
+        self.prompts.to(device)
+        return super().to(device)
+
+    def cond(self, labels: Tensor) -> Tensor:
+        known = checked_labels(labels, len(self.prompt_of_label)).tolist()
+        return self.prompts([self.prompt_of_label[label] for label in known])
+
+    def null_cond(self, num: int) -> Tensor:
+        return self.prompts([""] * num)
+
+    def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        return self.network(x_t, timesteps(x_t, t), encoder_hidden_states=cond.to(self.dtype)).sample
+
+
+def build(config: ModelConfig) -> StableDiffusion:
+    """Return the model of a diffusers folder; prompts by `model.prompts` or from ImageNet's class names."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    folder = Path(config.weights)
+    if not folder.is_dir():
+        raise ValueError(f"model.weights: {config.weights!r} is not a folder; {MIRROR}")
+    if not (folder / "tokenizer" / "vocab.json").is_file():
+        raise ValueError(f"model.weights: {config.weights!r} has no tokenizer/vocab.json; {MIRROR}")
+    schedule, prediction = read_schedule(folder / "scheduler")
+    network = load_component(UNet2DConditionModel, config.weights, "unet", config.precision)
+    vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
+    encoder = load_component(CLIPTextModel, config.weights, "text_encoder", "float32")
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    prompts = read_prompts(config)
+    return StableDiffusion(network, Autoencoder(vae), Prompts(tokenizer, encoder), schedule, prediction, prompts)
+
+
+def read_prompts(config: ModelConfig) -> dict[str, str]:
+    """Return {class name: prompt} of the file `model.prompts`, or `model.prompt_template` over ImageNet's names.
+
+    Raises ValueError for a file that is no JSON object of strings, or a template without its {}.
+    """
+    if config.prompts is not None:
+        try:
+            given = json.loads(Path(config.prompts).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.prompts: {config.prompts!r} cannot be read: {error}") from None
+        if not isinstance(given, dict) or not given or not all(isinstance(text, str) for text in given.values()):
+            raise ValueError(f'model.prompts: {config.prompts!r} is not a JSON object {{"class name": "prompt", ...}}')
+        return given
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    template = config.prompt_template
+    return {name: template.format(info.label_name_to_description(name)) for name in info.label_names()}
+
+
+def build_tiny() -> StableDiffusion:
+    """Return a small random model: v-prediction, pictures of 32 pixels, ImageNet's prompts."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from clarep_ray.models.dit import tiny_vae
+
+    network = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+    )
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=len(vocabulary) - 2,
+            eos_token_id=len(vocabulary) - 1,
+        )
+    )
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas_cumprod = torch.cumprod(1 - betas, 0)
+    schedule = DiscreteSchedule(alphas_cumprod, steps_offset=1, clean_alpha_squared=float(alphas_cumprod[0]))
+    prompts = read_prompts(ModelConfig(name="stable_diffusion", weights="tiny"))
+    return StableDiffusion(
+        network, Autoencoder(tiny_vae()), Prompts(tokenizer, encoder), schedule, "v_prediction", prompts
+    )

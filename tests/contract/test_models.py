@@ -1,0 +1,166 @@
+"""What every registered model keeps to, on its small random version."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from clarep_ray import models
+from clarep_ray.clarid.jacobian import FeatureJacobian
+from clarep_ray.clarid.sampling import decode, guided_eps, invert
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.models.adapter import Adapter, NetworkAdapter
+from clarep_ray.models.class_unet import ClassUnet
+
+
+@pytest.fixture(scope="module", params=sorted(models.MODELS))
+def model(request: pytest.FixtureRequest) -> Adapter:
+    return models.build_tiny(request.param)
+
+
+def latents(model: Adapter, count: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, *model.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def middle_time(model: Adapter) -> float:
+    return model.schedule.times(10)[6].item()
+
+
+def middle_layer(model: Adapter) -> str:
+    return model.feature_layers[len(model.feature_layers) // 2]
+
+
+def test_eps_has_the_shape_of_the_latents_in_float32(model: Adapter) -> None:
+    x_t = latents(model)
+    eps = model.eps(x_t, middle_time(model), model.cond(torch.tensor([0, 1, 2])))
+    assert eps.shape == x_t.shape
+    assert eps.dtype == torch.float32
+    assert eps.std() > 1e-3
+
+
+def test_samples_do_not_influence_each_other(model: Adapter) -> None:
+    t, labels = middle_time(model), torch.tensor([0, 1, 2])
+    x_t = latents(model)
+    other = x_t.clone()
+    other[1:] = latents(model, 2, seed=5)
+    for read in (
+        lambda x: model.eps(x, t, model.cond(labels)),
+        lambda x: model.features(x, t, model.cond(labels), middle_layer(model)).detach(),
+    ):
+        torch.testing.assert_close(read(x_t)[0], read(other)[0], rtol=0, atol=1e-5)
+
+
+def test_the_condition_matters_and_unknown_labels_are_refused(model: Adapter) -> None:
+    x_t, t = latents(model, 1), middle_time(model)
+    first, second = (model.eps(x_t, t, model.cond(torch.tensor([label]))) for label in (0, 1))
+    assert (first - second).abs().max() > 1e-5
+    with pytest.raises(ValueError, match=r"labels: 100000 is outside 0\.\."):
+        model.cond(torch.tensor([100000]))
+    assert not model.class_names or len(set(model.class_names)) == len(model.class_names)
+
+
+def test_the_null_condition_is_another_one_or_refused_with_what_is_valid(model: Adapter) -> None:
+    x_t, t = latents(model, 2), middle_time(model)
+    if isinstance(model, ClassUnet):
+        with pytest.raises(ValueError, match="valid: guidance 1"):
+            model.null_cond(2)
+        return
+    null = model.null_cond(2)
+    assert (model.eps(x_t, t, null) - model.eps(x_t, t, model.cond(torch.tensor([0, 1])))).abs().max() > 1e-5
+
+
+def test_time_matters(model: Adapter) -> None:
+    times, cond = model.schedule.times(10), model.cond(torch.tensor([0]))
+    early, late = (model.features(latents(model, 1), times[i].item(), cond, middle_layer(model)) for i in (2, 9))
+    assert (early - late).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("position", ["first", "middle", "last"])
+def test_early_exit_equals_the_full_forward_at_every_layer(model: Adapter, position: str) -> None:
+    assert isinstance(model, NetworkAdapter)
+    layers = model.feature_layers
+    layer = {"first": layers[0], "middle": middle_layer(model), "last": layers[-1]}[position]
+    x_t, t, cond = latents(model, 2), middle_time(model), model.cond(torch.tensor([0, 1]))
+    seen: list[torch.Tensor] = []
+
+    def note(_module: Any, _inputs: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = model.network.get_submodule(layer).register_forward_hook(note)
+    with torch.no_grad():
+        model.forward(x_t, t, cond)
+        handle.remove()
+        torch.testing.assert_close(model.features(x_t, t, cond, layer), seen[0])
+
+
+def test_a_layer_that_is_not_there_is_named_with_the_valid_ones(model: Adapter) -> None:
+    with pytest.raises(ValueError, match=r"layer: 'attic' is not part of the model"):
+        model.features(latents(model, 1), middle_time(model), model.cond(torch.tensor([0])), "attic")
+
+
+def test_jacobian_products_match_central_differences_and_each_other(model: Adapter) -> None:
+    x_t, t, cond = latents(model, 2).double(), middle_time(model), model.cond(torch.tensor([0, 1]))
+    assert isinstance(model, NetworkAdapter)
+    model.network.double()
+    try:
+        cond = cond.double() if cond.is_floating_point() else cond
+        read = lambda x: model.features(x, t, cond, middle_layer(model))  # noqa: E731
+        jacobian = FeatureJacobian(read, x_t)
+        v = torch.randn(2, 3, jacobian.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        step = 1e-4
+        pushed = jacobian.matvec(v)
+        for i in range(3):
+            shift = step * v[:, i].reshape(x_t.shape)
+            difference = ((read(x_t + shift) - read(x_t - shift)) / (2 * step)).detach().flatten(1)
+            torch.testing.assert_close(pushed[:, i].double(), difference, rtol=2e-3, atol=2e-4)
+        u = torch.randn(2, 3, jacobian.dim_out, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        left, right = (pushed * u).sum(-1), (v * jacobian.rmatvec(u)).sum(-1)
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-2)
+    finally:
+        model.network.float()
+
+
+def test_pooled_features_are_one_vector_a_sample(model: Adapter) -> None:
+    cond = model.cond(torch.tensor([0, 1, 2]))
+    pooled = model.pool(model.features(latents(model), middle_time(model), cond, model.feature_layers[-1]))
+    assert pooled.ndim == 2
+    assert len(pooled) == 3
+
+
+def test_pixels_and_latents_have_the_sizes_that_are_declared(model: Adapter) -> None:
+    pixels = torch.rand(2, 3, model.image_size, model.image_size) * 2 - 1
+    encoded = model.encode(pixels)
+    assert encoded.shape[1:] == model.latent_shape
+    assert torch.equal(encoded, model.encode(pixels)), "encoding draws no noise"
+    assert model.decode(encoded).shape == pixels.shape
+    assert encoded.dtype == model.decode(encoded).dtype == torch.float32
+
+
+def test_noise_grows_along_the_grid(model: Adapter) -> None:
+    times = model.schedule.times(20)
+    alpha, sigma = model.schedule.alpha_sigma(times)
+    assert (times.diff() > 0).all()
+    assert ((sigma / alpha).diff() > 0).all()
+    assert len(times) == 21
+
+
+def test_decoding_undoes_inversion_better_with_more_steps(model: Adapter) -> None:
+    x_0, cond = latents(model, 2), model.cond(torch.tensor([0, 1]))
+    denoise = guided_eps(model, cond, None, 1.0)
+    errors = []
+    for steps in (10, 100):
+        grid = model.schedule.times(steps)
+        path = path_to(grid, grid[steps // 2].item())
+        errors.append((decode(denoise, invert(denoise, x_0, model, path), model, path) - x_0).norm().item())
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_the_small_model_is_the_same_on_every_call(model: Adapter) -> None:
+    assert isinstance(model, NetworkAdapter)
+    name = next(name for name in models.MODELS if type(models.build_tiny(name)) is type(model))
+    again = models.build_tiny(name)
+    assert isinstance(again, NetworkAdapter)
+    for (key, first), (_, second) in zip(
+        model.network.state_dict().items(), again.network.state_dict().items(), strict=True
+    ):
+        assert torch.equal(first, second), key
