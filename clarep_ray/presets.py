@@ -89,11 +89,136 @@ def digits_smoke() -> Preset[ExtractConfig]:
     )
 
 
+def dit_xl_256() -> Preset[ExtractConfig]:
+    """DiT-XL/2 on ImageNet at 256 pixels, a tenth of the training set (Sec. 3.4, 4, App. E, K.7.6).
+
+    `model.weights` is a diffusers folder of facebook/DiT-XL-2-256, `data.path` a folder per WordNet id. About 1300
+    evaluations of 119 GMAC per image; not run at full size yet.
+    """
+    return _preset(
+        ExtractConfig(),
+        paper={
+            "model.name": "dit",
+            "data.fraction": 0.1,
+            "inversion.num_steps": 100,
+            "inversion.num_refinements": 0,
+            "decoding.guidance_scale": 3.0,
+        },
+        inferred={
+            "inversion.project_t": 700.0,  # Park et al. (2023) use 0.7 T and 0.6 T
+            "spectrum.layer": "transformer_blocks.27",  # "last block", 28 of them
+            "spectrum.num_directions": 50,  # Park et al. (2023)
+            "elbow.rule": "kneed",
+            "features.layer": "transformer_blocks.13",  # DDAE probes DiT-XL/2 there
+            "features.feature_t": 81.0,
+        },
+        default={
+            "model.weights": "weights/DiT-XL-2-256",
+            "data.source": "image_folder",
+            "data.path": "data/imagenet/train",
+            "engine.unit_size": 64,
+            "engine.micro_batch": 8,
+        },
+    )
+
+
+def sd21() -> Preset[ExtractConfig]:
+    """Stable Diffusion 2.1 (768 pixels, v-prediction) on ImageNet, one prompt per class (Sec. 3.4, App. E, H.1).
+
+    `model.weights` is a diffusers folder of a mirror; the original repository is gone. 2.1-base works the same way.
+    """
+    parent = dit_xl_256()
+    return _replaced(
+        parent,
+        paper={
+            "model.name": "stable_diffusion",
+            "model.prompt_template": "a photo of {}",
+            "spectrum.layer": "mid_block",
+            "features.layer": "up_blocks.1",
+        },
+        inferred={"inversion.project_t": 701.0, "features.feature_t": 101.0},
+        default={"model.weights": "weights/stable-diffusion-2-1", "engine.micro_batch": 2},
+    )
+
+
+def cifar10_unet() -> Preset[ExtractConfig]:
+    """A class-conditional UNet on CIFAR-10, without an unconditional branch and therefore without guidance (K.7.6).
+
+    `model.weights` is a diffusers folder with unet/ and scheduler/; no public weights are known to be the paper's.
+    """
+    parent = dit_xl_256()
+    return _replaced(
+        parent,
+        paper={
+            "model.name": "class_unet",
+            "decoding.guidance_scale": 1.0,
+            "spectrum.layer": "mid_block",
+        },
+        inferred={"inversion.project_t": 600.0, "features.layer": "up_blocks.1", "features.feature_t": 50.0},
+        default={
+            "model.weights": "weights/cifar10-unet",
+            "data.path": "data/cifar10/train",
+            "engine.micro_batch": 32,
+        },
+    )
+
+
+def _replaced(parent: Preset[Config], **groups: dict[str, Any]) -> Preset[Config]:
+    """Return the parent with the fields of each origin group replaced, and their origins."""
+    child = _preset(parent.config, **groups)
+    return Preset(child.config, {**parent.origins, **child.origins})
+
+
+def _smoke(parent: Preset[ExtractConfig], **changes: Any) -> Preset[ExtractConfig]:
+    """Return the parent's path on a small random model and a few embedded pictures: seconds, and no weights."""
+    small = {
+        "model.weights": "tiny",
+        "data.source": "spurious_digits",
+        "data.path": None,
+        "data.fraction": 1.0,
+        "data.digits.count": 8,
+        "inversion.num_steps": 10,
+        "spectrum.num_directions": 6,
+        "engine.unit_size": 4,
+        "engine.micro_batch": 4,
+    }
+    return _variant(parent, small | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def dit_xl_256_smoke() -> Preset[ExtractConfig]:
+    """The path of `dit_xl_256` with a random DiT of three blocks on pictures of 32 pixels."""
+    return _smoke(
+        dit_xl_256(),
+        data__digits__image_size=32,
+        spectrum__layer="transformer_blocks.2",
+        features__layer="transformer_blocks.1",
+    )
+
+
+def sd21_smoke() -> Preset[ExtractConfig]:
+    """The path of `sd21` with a random UNet, VAE and text encoder on pictures of 32 pixels."""
+    return _smoke(sd21(), data__digits__image_size=32)
+
+
+def cifar10_unet_smoke() -> Preset[ExtractConfig]:
+    """The path of `cifar10_unet` with a random UNet on pictures of 16 pixels."""
+    return _smoke(cifar10_unet())
+
+
 EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
-    "digits": digits,
-    "digits_correlated": digits_correlated,
-    "digits_conflict": digits_conflict,
-    "digits_smoke": digits_smoke,
+    preset.__name__: preset
+    for preset in (
+        digits,
+        digits_correlated,
+        digits_conflict,
+        digits_smoke,
+        dit_xl_256,
+        dit_xl_256_smoke,
+        sd21,
+        sd21_smoke,
+        cifar10_unet,
+        cifar10_unet_smoke,
+    )
 }
 
 
