@@ -163,6 +163,25 @@ def cifar10_unet() -> Preset[ExtractConfig]:
     )
 
 
+def uvit_256() -> Preset[ExtractConfig]:
+    """U-ViT-H/2 on ImageNet at 256 pixels by DDIM (App. F.2; qualitative in the paper).
+
+    `model.weights` is a folder made by jobs/convert.py from the released checkpoint, with a diffusers VAE beside it.
+    """
+    return _replaced(
+        dit_xl_256(),
+        paper={"model.name": "uvit"},
+        inferred={
+            "decoding.guidance_scale": 3.0,
+            "inversion.project_t": 701.0,  # its clock begins at 1
+            "spectrum.layer": "out_blocks.13",
+            "features.layer": "mid_block",
+            "features.feature_t": 81.0,
+        },
+        default={"model.weights": "weights/uvit-huge-256"},
+    )
+
+
 def _replaced(parent: Preset[Config], **groups: dict[str, Any]) -> Preset[Config]:
     """Return the parent with the fields of each origin group replaced, and their origins."""
     child = _preset(parent.config, **groups)
@@ -205,6 +224,11 @@ def cifar10_unet_smoke() -> Preset[ExtractConfig]:
     return _smoke(cifar10_unet())
 
 
+def uvit_256_smoke() -> Preset[ExtractConfig]:
+    """The path of `uvit_256` with a random U-ViT of five blocks on pictures of 32 pixels."""
+    return _smoke(uvit_256(), data__digits__image_size=32, spectrum__layer="out_blocks.1")
+
+
 EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
     preset.__name__: preset
     for preset in (
@@ -218,6 +242,8 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
         sd21_smoke,
         cifar10_unet,
         cifar10_unet_smoke,
+        uvit_256,
+        uvit_256_smoke,
     )
 }
 

@@ -10,22 +10,22 @@ from torch import Tensor
 
 SAME_TIME = 1e-5
 """Relative distance below which a time counts as one of the grid."""
-CLEAN_TIMESTEP = -1.0
-"""The timestep of x_0 on a discrete clock: one before the first noisy one."""
 
 
 @dataclass(frozen=True)
 class DiscreteSchedule:
-    """Variance-preserving schedule on timesteps 0..T-1, as DDPM, DiT and Stable Diffusion are trained.
+    """Variance-preserving schedule on T integer timesteps, as DDPM, DiT and Stable Diffusion are trained.
 
     `alphas_cumprod` has shape (T,), float64, strictly decreasing in (0, 1): alpha = sqrt of it. `steps_offset`
     shifts the sampling grid by that many timesteps (1 for Stable Diffusion, else 0). `clean_alpha_squared` is
-    alpha^2 where sampling ends: 1, or that of the smallest trained noise, whose result is taken as it is.
+    alpha^2 where sampling ends: 1, or that of the smallest trained noise, whose result is taken as it is. The clock
+    begins at `first_timestep` (1 for U-ViT, else 0); the clean time is the one before it.
     """
 
     alphas_cumprod: Float[Tensor, " T"]
     steps_offset: int = 0
     clean_alpha_squared: float = 1.0
+    first_timestep: int = 0
 
     def __post_init__(self) -> None:
         inside = bool(((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all())
@@ -37,27 +37,28 @@ class DiscreteSchedule:
         return len(self.alphas_cumprod)
 
     def alpha_sigma(self, t: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Return alpha and sigma at integer timesteps, or at the clean time -1, which gives (1, 0) by default.
+        """Return alpha and sigma at integer timesteps, or at the clean time, which gives (1, 0) by default.
 
         Raises ValueError for a time that is no trained timestep.
         """
-        index = t.to(torch.float64)
-        valid = (index == index.round()) & (index >= CLEAN_TIMESTEP) & (index < self.num_timesteps)
+        clean, last = self.first_timestep - 1, self.first_timestep + self.num_timesteps - 1
+        time = t.to(torch.float64)
+        valid = (time == time.round()) & (time >= clean) & (time <= last)
         if not bool(valid.all()):
-            wrong = index[~valid][0].item()
-            raise ValueError(f"t: {wrong} is no timestep; valid: integers from -1 (clean) to {self.num_timesteps - 1}")
+            wrong = time[~valid][0].item()
+            raise ValueError(f"t: {wrong} is no timestep; valid: integers from {clean} (clean) to {last}")
         end = torch.tensor([self.clean_alpha_squared], dtype=torch.float64)
         table = torch.cat([end, self.alphas_cumprod.to(torch.float64)])
-        alpha_squared = table[index.long() + 1]
+        alpha_squared = table[time.long() - clean]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
     def times(self, num_steps: int) -> Float[Tensor, " n"]:
-        """Return [-1, offset, offset + s, ...] with s = T // num_steps (the DDIM "leading" grid)."""
+        """Return the clean time, then first + offset + i s with s = T // num_steps (the DDIM "leading" grid)."""
         if not 1 <= num_steps <= self.num_timesteps:
             raise ValueError(f"num_steps: {num_steps} is outside 1..{self.num_timesteps}")
         stride = self.num_timesteps // num_steps
-        noisy = torch.arange(num_steps, dtype=torch.float64) * stride + self.steps_offset
-        return torch.cat([torch.tensor([CLEAN_TIMESTEP], dtype=torch.float64), noisy])
+        noisy = self.first_timestep + torch.arange(num_steps, dtype=torch.float64) * stride + self.steps_offset
+        return torch.cat([torch.tensor([self.first_timestep - 1], dtype=torch.float64), noisy])
 
 
 def linear_schedule(

@@ -52,11 +52,18 @@ def _stable_diffusion() -> Family:
     return Family(stable_diffusion.build, stable_diffusion.build_tiny)
 
 
+def _uvit() -> Family:
+    from clarep_ray.models import uvit
+
+    return Family(uvit.build, uvit.build_tiny)
+
+
 MODELS: dict[str, Callable[[], Family]] = {
     "digits_dit": _digits_dit,
     "dit": _dit,
     "class_unet": _class_unet,
     "stable_diffusion": _stable_diffusion,
+    "uvit": _uvit,
 }
 
 
