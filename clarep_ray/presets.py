@@ -92,8 +92,8 @@ def digits_smoke() -> Preset[ExtractConfig]:
 def dit_xl_256() -> Preset[ExtractConfig]:
     """DiT-XL/2 on ImageNet at 256 pixels, a tenth of the training set (Sec. 3.4, 4, App. E, K.7.6).
 
-    `model.weights` is a diffusers folder of facebook/DiT-XL-2-256, `data.path` a folder per WordNet id. About 1300
-    evaluations of 119 GMAC per image; not run at full size yet.
+    `model.weights` is a diffusers folder of facebook/DiT-XL-2-256, `data.path` a folder per WordNet id. About 700
+    evaluations of 119 GMAC per image; not run with its weights yet.
     """
     return _preset(
         ExtractConfig(),

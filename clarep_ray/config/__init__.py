@@ -3,7 +3,7 @@
 Fields marked `EXECUTION` say how or where a run is done; every other field is part of the run's fingerprint.
 """
 
-from clarep_ray.config.benchmark import EngineBenchmarkConfig, SvdBenchmarkConfig
+from clarep_ray.config.benchmark import EngineBenchmarkConfig, SizeBenchmarkConfig, SvdBenchmarkConfig
 from clarep_ray.config.extract import (
     DataConfig,
     DecodingConfig,
@@ -45,6 +45,7 @@ __all__ = [
     "OutputConfig",
     "ProjectionConfig",
     "ProjectionMode",
+    "SizeBenchmarkConfig",
     "Solver",
     "Source",
     "SpectrumConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from clarep_ray.config.checks import require
 from clarep_ray.dotted import check_types
@@ -41,3 +42,33 @@ class EngineBenchmarkConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_images >= 48, "num_images", self.num_images, "48 or more: two units at least")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeBenchmarkConfig:
+    """One extraction batch at a released model's size, with random weights; on a GPU where there is one."""
+
+    model: Literal["dit_xl", "sd21"] = "dit_xl"
+    """DiT-XL/2 at 256 pixels or Stable Diffusion 2.1 at 768."""
+    depth: int | None = None
+    """Keep only so many blocks (dit_xl: of 28) or layers per block (sd21: of 2); None keeps all."""
+    precisions: tuple[Literal["float32", "tf32", "bfloat16", "float16"], ...] = ("float32", "tf32", "bfloat16")
+    """Of the network; tf32 is float32 with tensor cores."""
+    micro_batches: tuple[int, ...] = (1, 4, 8)
+    """Images per network batch."""
+    num_steps: int = 100
+    """Steps of the whole sampling grid; 0.7 of them are taken."""
+    num_directions: int = 50
+    """Window M."""
+    tolerance: float = 5e-3
+    """Of the solver."""
+    max_products: int = 300
+    """Limit of the solver."""
+    guidance_scale: float = 3.0
+    """Of the decoding."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.depth is None or self.depth >= 1, "depth", self.depth, "None, or 1 and more")
+        require(all(size >= 1 for size in self.micro_batches), "micro_batches", self.micro_batches, "1 and more each")
+        require(self.num_steps >= 4, "num_steps", self.num_steps, "4 or more")

@@ -1,0 +1,93 @@
+"""Released sizes with random weights: what an extraction costs before any weights are on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
+from clarep_ray.models.adapter import NetworkAdapter
+from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.dit import Dit
+from clarep_ray.models.stable_diffusion import StableDiffusion
+
+TOKENS, TEXT_CHANNELS = 77, 1024
+
+
+def dit_xl(depth: int | None = None) -> Dit:
+    """Return DiT-XL/2 at 256 pixels; `depth` keeps only so many of its 28 blocks."""
+    return Dit(dit_xl_network(depth or 28), Autoencoder(_vae()), linear_schedule(), "epsilon")
+
+
+def dit_xl_network(depth: int) -> nn.Module:
+    """Return the network alone."""
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    return DiTTransformer2DModel(
+        num_attention_heads=16,
+        attention_head_dim=72,
+        in_channels=4,
+        out_channels=8,
+        num_layers=depth,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    )
+
+
+def sd21(depth: int | None = None) -> StableDiffusion:
+    """Return Stable Diffusion 2.1's UNet at 768 pixels under random prompts; `depth` is its layers per block, of 2."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    blocks: dict[str, Any] = {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "attention_head_dim": (5, 10, 20, 20),
+    }
+    network = UNet2DConditionModel(
+        **blocks,
+        sample_size=96,
+        cross_attention_dim=TEXT_CHANNELS,
+        layers_per_block=depth or 2,
+        use_linear_projection=True,
+    )
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    schedule = DiscreteSchedule(torch.cumprod(1 - betas, 0), steps_offset=1)
+    prompts: Any = _RandomPrompts()
+    names = {str(label): str(label) for label in range(1000)}
+    return StableDiffusion(network, Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
+
+
+FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {"dit_xl": dit_xl, "sd21": sd21}
+
+
+class _RandomPrompts:
+    """Embeddings in place of a text encoder's, whose share of an extraction is one pass per class."""
+
+    def __init__(self) -> None:
+        self.device: torch.device | str = "cpu"
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        draws = [torch.Generator().manual_seed(hash_of(prompt)) for prompt in prompts]
+        return torch.stack([torch.randn(TOKENS, TEXT_CHANNELS, generator=draw) for draw in draws]).to(self.device)
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = device
+
+
+def hash_of(prompt: str) -> int:
+    """Return a number of the prompt, the same in every process."""
+    return int.from_bytes(prompt.encode()[:7], "little")
+
+
+def _vae() -> nn.Module:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    blocks: dict[str, Any] = {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    return AutoencoderKL(**blocks, layers_per_block=2, latent_channels=4, sample_size=256)
