@@ -21,6 +21,9 @@ from clarep_ray.presets import EXTRACT, TRAIN_CDM, origin_table
 
 OTHER_VALUES = {
     "model.name": "x",
+    "model.precision": "bfloat16",
+    "model.prompts": "/x",
+    "decoding.guided_channels": 3,
     "data.source": "image_folder",
     "data.path": "/x",
     "data.digits.split": "conflict",
@@ -74,6 +77,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "output.from_spectrum",
         "data.path",
         "model.weights",
+        "model.prompts",
         "tracking.enabled",
         "tracking.uri",
         "tracking.experiment",

@@ -23,6 +23,21 @@ def test_smoke_presets_run_end_to_end(name: str, tmp_path: Path) -> None:
     assert verify(tmp_path / "out") == []
 
 
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_goes_all_the_way(precision: str, tmp_path: Path) -> None:
+    changes = {
+        "output.path": str(tmp_path / "out"),
+        "data.digits.count": 4,
+        "tracking.enabled": False,
+        "model.precision": precision,
+        "decoding.guided_channels": 3,  # DiT's reference behaviour
+        "spectrum.max_products": 120,
+    }
+    summary = run_extraction(override(EXTRACT["dit_xl_256_smoke"]().config, changes), lambda _: None)
+    assert (summary["num_ok"], summary["rejects"]) == (4, {})
+
+
 @pytest.mark.parametrize("name", sorted(name for name in EXTRACT if f"{name}_smoke" in EXTRACT and name != "digits"))
 def test_full_presets_name_the_weights_they_need_and_have_a_smoke_sibling(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,3 +164,14 @@ def test_the_small_model_is_the_same_on_every_call(model: Adapter) -> None:
         model.network.state_dict().items(), again.network.state_dict().items(), strict=True
     ):
         assert torch.equal(first, second), key
+
+
+def test_guidance_touches_only_the_channels_it_is_told_to(model: Adapter) -> None:
+    if isinstance(model, ClassUnet):
+        return
+    x_t, t, cond, null = latents(model, 2), middle_time(model), model.cond(torch.tensor([0, 1])), model.null_cond(2)
+    plain, full = model.eps(x_t, t, cond), guided_eps(model, cond, null, 4.0)(x_t, t)
+    part = guided_eps(model, cond, null, 4.0, guided_channels=2)(x_t, t)
+    assert torch.equal(part[:, :2], full[:, :2])
+    assert torch.equal(part[:, 2:], plain[:, 2:])
+    assert (full[:, 2:] - plain[:, 2:]).abs().max() > 1e-5
