@@ -157,7 +157,8 @@ def cifar10_unet() -> Preset[ExtractConfig]:
         inferred={"inversion.project_t": 600.0, "features.layer": "up_blocks.1", "features.feature_t": 50.0},
         default={
             "model.weights": "weights/cifar10-unet",
-            "data.path": "data/cifar10/train",
+            "data.source": "cifar10",
+            "data.path": "data/cifar-10-batches-py",
             "engine.micro_batch": 32,
         },
     )

@@ -31,6 +31,7 @@ OTHER_VALUES = {
     "elbow.rule": "chord",
     "projection.mode": "none",
     "data.classes": ("1",),
+    "data.split": "test",
     "data.per_class": 3,
     "data.limit": 3,
     "data.fraction": 0.5,

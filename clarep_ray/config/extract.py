@@ -13,7 +13,7 @@ from clarep_ray.dotted import EXECUTION, check_types
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
-Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet"]
+Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet", "cifar10"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
 
 
@@ -64,7 +64,7 @@ class DataConfig:
     """The input images and which of them are used."""
 
     source: Source = "spurious_digits"
-    """Kind of input: the embedded set, a folder per class, WebDataset tars, or Parquet files."""
+    """Kind of input: the embedded set, a folder per class, WebDataset tars, Parquet files, or CIFAR-10's batches."""
     path: str | None = field(default=None, metadata=EXECUTION)
     """Root folder of the input, fingerprinted by content; not used by the embedded set."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
@@ -72,8 +72,10 @@ class DataConfig:
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
     label_column: str = "label"
     """Parquet column with integer labels."""
+    split: Literal["train", "test"] = "train"
+    """Which part of CIFAR-10."""
     classes: tuple[str, ...] = ()
-    """Keep only these class names or label numbers; empty keeps all."""
+    """Keep only these class names or label numbers; also imagenet20 [paper Sec. 3.2.1] or @FILE, one a line."""
     per_class: int | None = None
     """Keep at most this many images of each class, drawn with `seed` [images]."""
     fraction: float = 1.0

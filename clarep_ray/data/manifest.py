@@ -22,6 +22,13 @@ from clarep_ray.data.sources import Listed, Source
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.json"
 HASHING_THREADS = 4
+CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
+    "imagenet20": (
+        *(15, 95, 146, 151, 211, 242, 281, 294, 385, 404),
+        *(407, 409, 440, 444, 499, 544, 579, 717, 765, 814),
+    )
+}
+"""Label numbers of named subsets; ImageNet20 as in the paper's Sec. 3.2.1."""
 SCHEMA = pa.schema(
     [(f.name, {"int": pa.int64(), "str": pa.string()}[str(f.type)]) for f in fields(InputRow)]
 )  # the annotations are strings here
@@ -76,10 +83,10 @@ def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
     chosen = list(rows)
     if config.classes:
         names = {row.class_name for row in chosen} | {str(row.label) for row in chosen}
-        unknown = [name for name in config.classes if name not in names]
+        wanted = set(expand_classes(config.classes))
+        unknown = sorted(wanted - names)
         if unknown:
             raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {', '.join(sorted(names))}")
-        wanted = set(config.classes)
         chosen = [row for row in chosen if row.class_name in wanted or str(row.label) in wanted]
     if config.per_class is not None or config.fraction < 1:
         chosen = _stratified(chosen, config)
@@ -87,6 +94,23 @@ def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
     if not chosen:
         raise ValueError("data: no image is left after the selection")
     return chosen
+
+
+def expand_classes(classes: Sequence[str]) -> list[str]:
+    """Return the classes with named subsets and files of classes (@FILE, one a line, # comments) put in place."""
+    expanded: list[str] = []
+    for name in classes:
+        if name in CLASS_SUBSETS:
+            expanded += map(str, CLASS_SUBSETS[name])
+        elif name.startswith("@"):
+            try:
+                lines = Path(name[1:]).read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
+            expanded += [text for line in lines if (text := line.partition("#")[0].strip())]
+        else:
+            expanded.append(name)
+    return expanded
 
 
 def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:
@@ -170,7 +194,7 @@ def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], st
         rows = list(InputManifest(folder / MANIFEST).rows())
     except (OSError, ValueError):  # missing or damaged: everything is hashed again
         return {}
-    fresh = {source for source, stamp in stamps.items() if _stamp(Path(root) / source) == stamp}
+    fresh = {source for source, stamp in stamps.items() if stamp and _stamp(Path(root) / source) == stamp}
     return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
 
 

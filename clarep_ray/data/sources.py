@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
+from clarep_ray.data.pixels import encode_png
 from clarep_ray.data.spurious_digits import CLASS_NAMES, SpuriousDigits
 from clarep_ray.data.tar_index import Member, tar_index
 
@@ -248,11 +251,39 @@ class EmbeddedDigits:
         return self.pictures[offset].image.tobytes()
 
 
+class Cifar10:
+    """CIFAR-10's python batches; the bytes of a row are its picture as PNG."""
+
+    class_names = CIFAR10_NAMES
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        self.root = _root(config)
+        self._files = Cifar10Files(self.root, config.split)
+
+    def files(self) -> list[Path]:
+        return [self._files.root / name for name in self._files.names]
+
+    def rows(self) -> Iterator[Listed]:
+        for name, number, label in self._files.labels():
+            yield Listed(
+                id=f"{name}/{number:05d}",
+                source=(self._files.root / name).relative_to(self.root).as_posix(),
+                offset=number,
+                size=0,
+                label=_known(label, CIFAR10_NAMES),
+                class_name=_class_name(label, CIFAR10_NAMES),
+            )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return encode_png(np.ascontiguousarray(self._files.batch(Path(source).name).images[offset]))
+
+
 SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
     "spurious_digits": EmbeddedDigits,
     "image_folder": ImageFolder,
     "webdataset": WebDataset,
     "parquet": Parquet,
+    "cifar10": Cifar10,
 }
 
 

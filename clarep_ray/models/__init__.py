@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,4 +124,6 @@ def _folder(config: ModelConfig) -> Path | None:
 def _family(name: str) -> Family:
     if name not in MODELS:
         raise ValueError(f"model.name: {name!r} is unknown; valid: {', '.join(sorted(MODELS))}")
+    for switch in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
+        os.environ.setdefault(switch, "1")  # read when the libraries are imported, which families do first
     return MODELS[name]()

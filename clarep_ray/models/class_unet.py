@@ -9,11 +9,10 @@ from torch import Tensor
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
-
-CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class ClassUnet(NetworkAdapter):

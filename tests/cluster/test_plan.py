@@ -25,7 +25,7 @@ def digits(**changes: Any):
         ({"spectrum__layer": "block.9"}, r"'block\.9' is not a layer of the model; valid: transformer_blocks\.0"),
         ({"features__layer": "norm_out"}, r"features\.layer: 'norm_out' is not a layer"),
         ({"spectrum__num_directions": 769, "spectrum__max_products": 800}, "769 exceeds the latent size 768"),
-        ({"model__name": "dalle"}, r"model\.name: 'dalle' is unknown; valid: digits_dit"),
+        ({"model__name": "dalle"}, r"model\.name: 'dalle' is unknown; valid: class_unet, digits_dit, dit,"),
         ({"data__classes": ("12",)}, r"data\.classes: '12' is not in the input; valid: 0, 1"),
         ({"data__source": "image_folder", "data__path": "/nowhere"}, "'/nowhere' is not a folder"),
         ({"output__extras": ("other_image@1",), "engine__micro_batch": 1}, "1 leaves no other image"),

@@ -1,6 +1,7 @@
 """Small inputs in the true layouts of the sources."""
 
 import io
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -43,4 +44,20 @@ def parquet(root: Path, labels: tuple[int, ...] = (0, 1, 2, 3), nested: bool = T
     column = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(images)] if nested else images
     table = pa.table({"image": column, "label": list(labels), "note": ["x"] * len(labels)})
     pq.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=3)
+    return root
+
+
+def cifar10(root: Path, per_batch: int = 4) -> Path:
+    """Write the six batches as CIFAR-10 has them: byte keys, one row of planes per picture."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(["test_batch", *(f"data_batch_{i}" for i in range(1, 6))]):
+        rng = np.random.default_rng(number)
+        stored = {
+            b"batch_label": name.encode(),
+            b"labels": [int(label) for label in rng.integers(0, 10, per_batch)],
+            b"data": rng.integers(0, 256, (per_batch, 3072), dtype=np.uint8),
+            b"filenames": [f"{i}.png".encode() for i in range(per_batch)],
+        }
+        (folder / name).write_bytes(pickle.dumps(stored, protocol=2))
     return root
