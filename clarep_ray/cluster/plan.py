@@ -139,6 +139,7 @@ def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
         "output.path": config.output.path,
         "output.from_spectrum": config.output.from_spectrum,
         "data.path": config.data.path,
+        "data.labels_file": config.data.labels_file,
         "model.prompts": config.model.prompts,
     }
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}

@@ -13,7 +13,7 @@ from clarep_ray.dotted import EXECUTION, check_types
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
-Source = Literal["spurious_digits", "image_folder", "webdataset", "parquet", "cifar10"]
+Source = Literal["spurious_digits", "image_folder", "flat_folder", "webdataset", "parquet", "cifar10"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
 
 
@@ -64,10 +64,12 @@ class DataConfig:
     """The input images and which of them are used."""
 
     source: Source = "spurious_digits"
-    """Kind of input: the embedded set, a folder per class, WebDataset tars, Parquet files, or CIFAR-10's batches."""
+    """Kind of input: embedded set, folder per class, one folder and a CSV, WebDataset, Parquet, CIFAR-10's batches."""
     path: str | None = field(default=None, metadata=EXECUTION)
     """Root folder of the input, fingerprinted by content; not used by the embedded set."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
+    labels_file: str | None = field(default=None, metadata=EXECUTION)
+    """flat_folder: CSV of image name and class, such as Kaggle's LOC_val_solution.csv; fingerprinted by content."""
     image_column: str = "image"
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
     label_column: str = "label"
@@ -90,6 +92,8 @@ class DataConfig:
         require(0 < self.fraction <= 1, "data.fraction", self.fraction, "more than 0, at most 1")
         require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
         require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
+        if self.source == "flat_folder":
+            require(bool(self.labels_file), "data.labels_file", self.labels_file, "a CSV file of image name and class")
         needs_path = self.source != "spurious_digits"
         require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
 

@@ -5,6 +5,7 @@ A source lists `Listed` rows without reading images, and reads the bytes of one 
 
 from __future__ import annotations
 
+import csv
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,57 @@ class ImageFolder:
 
     def read(self, source: str, offset: int, size: int) -> bytes:
         return (self.root / source).read_bytes()
+
+
+class FlatFolder:
+    """Images beside each other, their classes in a CSV: ImageNet's validation with Kaggle's `LOC_val_solution.csv`.
+
+    Of the second column the first word counts (there, boxes follow it). An image that the CSV does not name has an
+    unknown class.
+    """
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        self.root = _root(config)
+        self._classes = _read_classes(config.labels_file)
+        self.class_names = tuple(known_classes) or tuple(sorted(set(self._classes.values())))
+        missing = self._classes.keys() - {path.stem for path in self.files()}
+        if missing:
+            raise ValueError(f"data.path: {config.path!r} lacks {len(missing)} named images, first: {min(missing)!r}")
+
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.root.iterdir() if path.name[0] != "." and path.is_file())
+
+    def rows(self) -> Iterator[Listed]:
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for path in self.files():
+            name = self._classes.get(path.stem, "")
+            yield Listed(
+                id=path.name,
+                source=path.name,
+                offset=0,
+                size=path.stat().st_size,
+                label=numbers.get(name, UNKNOWN),
+                class_name=name,
+            )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return (self.root / source).read_bytes()
+
+
+def _read_classes(path: str | None) -> dict[str, str]:
+    """Return {image name without suffix: class}; ValueError naming the file and the line that is wrong."""
+    try:
+        lines = Path(path or "").read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data.labels_file: {path!r} cannot be read: {error}") from None
+    classes: dict[str, str] = {}
+    for number, row in enumerate(csv.reader(lines), 1):
+        if number == 1 and row[:1] == ["ImageId"]:
+            continue
+        if len(row) < 2 or not row[1].split():
+            raise ValueError(f"data.labels_file: {path!r}, line {number}: {row}; valid: NAME,CLASS")
+        classes[Path(row[0]).stem] = row[1].split()[0]
+    return classes
 
 
 class WebDataset:
@@ -281,6 +333,7 @@ class Cifar10:
 SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
     "spurious_digits": EmbeddedDigits,
     "image_folder": ImageFolder,
+    "flat_folder": FlatFolder,
     "webdataset": WebDataset,
     "parquet": Parquet,
     "cifar10": Cifar10,
