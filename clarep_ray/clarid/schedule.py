@@ -69,6 +69,14 @@ def linear_schedule(
     return DiscreteSchedule(torch.cumprod(1 - betas, 0), steps_offset)
 
 
+def scaled_linear_schedule(
+    steps_offset: int = 0, clean_alpha_squared: float = 1.0, first_timestep: int = 0
+) -> DiscreteSchedule:
+    """Return the schedule of latent diffusion: 1000 betas linear in their square root (Stable Diffusion, U-ViT)."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return DiscreteSchedule(torch.cumprod(1 - betas, 0), steps_offset, clean_alpha_squared, first_timestep)
+
+
 @dataclass(frozen=True)
 class SigmaSchedule:
     """Variance-exploding schedule whose clock is the noise scale itself, as EDM is trained: alpha = 1, sigma = t.

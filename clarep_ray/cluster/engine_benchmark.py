@@ -6,6 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.plan import make_plan
 from clarep_ray.cluster.stages import extract_unit, finished_files
@@ -47,7 +49,8 @@ def _plain_loop(config: ExtractConfig, scratch: Path) -> float:
 
     plan = make_plan(config)
     manifest = write_manifest(plan.rows, scratch / "input.parquet", config.engine.unit_size)
-    source, extractor = open_source(config.data, plan.class_names), UnitExtractor(config)
+    source = open_source(config.data, plan.class_names)
+    extractor = UnitExtractor(config, "cuda" if torch.cuda.is_available() else "cpu")  # where the actor will be
     began, images = 0.0, 0
     for unit in range(manifest.num_units):
         if unit == 1:

@@ -115,6 +115,19 @@ class NetworkAdapter(ABC):
             return latents if self.autoencoder is None else self.autoencoder.decode(latents)
 
 
+class LabelledAdapter(NetworkAdapter):
+    """Base where conditions are labels, and the one after the last class is the unconditional one."""
+
+    num_classes: int
+
+    def cond(self, labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return the labels on the device; ValueError for one the model does not know."""
+        return checked_labels(labels, self.num_classes).to(self.device)
+
+    def null_cond(self, num: int) -> Int[Tensor, " b"]:
+        return torch.full((num,), self.num_classes, device=self.device)
+
+
 def checked_labels(labels: Int[Tensor, " b"], num_classes: int) -> Int[Tensor, " b"]:
     """Return the labels; ValueError naming the first outside 0..num_classes - 1."""
     outside = labels[(labels < 0) | (labels >= num_classes)]

@@ -10,12 +10,12 @@ from torch import Tensor
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
-from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
 
-class ClassUnet(NetworkAdapter):
+class ClassUnet(LabelledAdapter):
     """Timesteps 0..999; every sample has a class, so guidance must be off."""
 
     def __init__(self, network: Any, schedule: DiscreteSchedule, prediction: Prediction) -> None:
@@ -31,9 +31,6 @@ class ClassUnet(NetworkAdapter):
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
         )
-
-    def cond(self, labels: Tensor) -> Tensor:
-        return checked_labels(labels, self.num_classes).to(self.device)
 
     def null_cond(self, num: int) -> NoReturn:
         raise ValueError(

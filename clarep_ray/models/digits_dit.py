@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
-from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.adapter import LabelledAdapter, timesteps
 
 SHIPPED = Path(__file__).parent / "weights"
 SHIPPED_NAMES = ("rho90", "rho10")
@@ -54,8 +54,10 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
     return network
 
 
-class DigitsDit(NetworkAdapter):
+class DigitsDit(LabelledAdapter):
     """Pixels in [-1, 1] are the latents, timesteps 0..999, label 10 is the unconditional one."""
+
+    num_classes = NUM_CLASSES
 
     def __init__(self, network: nn.Module, architecture: DigitsDitArchitecture) -> None:
         super().__init__(
@@ -66,12 +68,6 @@ class DigitsDit(NetworkAdapter):
             latent_shape=(3, architecture.image_size, architecture.image_size),
             feature_layers=[f"transformer_blocks.{i}" for i in range(architecture.num_blocks)],
         )
-
-    def cond(self, labels: Tensor) -> Tensor:
-        return checked_labels(labels, NUM_CLASSES).to(self.device)
-
-    def null_cond(self, num: int) -> Tensor:
-        return torch.full((num,), NUM_CLASSES, device=self.device)
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, timestep=timesteps(x_t, t), class_labels=cond).sample

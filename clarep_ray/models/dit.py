@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
-from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.diffusers_folder import imagenet_names, load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
 
-class Dit(NetworkAdapter):
+class Dit(LabelledAdapter):
     """Timesteps 0..999, the label after the last class is the unconditional one, variance channels are dropped."""
 
     def __init__(
@@ -33,12 +32,6 @@ class Dit(NetworkAdapter):
             feature_layers=[f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
             autoencoder=autoencoder,
         )
-
-    def cond(self, labels: Tensor) -> Tensor:
-        return checked_labels(labels, self.num_classes).to(self.device)
-
-    def null_cond(self, num: int) -> Tensor:
-        return torch.full((num,), self.num_classes, device=self.device)
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, timestep=timesteps(x_t, t), class_labels=cond).sample

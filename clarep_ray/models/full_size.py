@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
+from clarep_ray.clarid.schedule import linear_schedule, scaled_linear_schedule
 from clarep_ray.models.adapter import NetworkAdapter
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.dit import Dit
 from clarep_ray.models.stable_diffusion import StableDiffusion
+from clarep_ray.seeding import torch_generator
 
 TOKENS, TEXT_CHANNELS = 77, 1024
 
@@ -53,8 +54,7 @@ def sd21(depth: int | None = None) -> StableDiffusion:
         layers_per_block=depth or 2,
         use_linear_projection=True,
     )
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    schedule = DiscreteSchedule(torch.cumprod(1 - betas, 0), steps_offset=1)
+    schedule = scaled_linear_schedule(steps_offset=1)
     prompts: Any = _RandomPrompts()
     names = {str(label): str(label) for label in range(1000)}
     return StableDiffusion(network, Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
@@ -70,16 +70,11 @@ class _RandomPrompts:
         self.device: torch.device | str = "cpu"
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        draws = [torch.Generator().manual_seed(hash_of(prompt)) for prompt in prompts]
+        draws = [torch_generator(0, prompt, "prompt") for prompt in prompts]
         return torch.stack([torch.randn(TOKENS, TEXT_CHANNELS, generator=draw) for draw in draws]).to(self.device)
 
     def to(self, device: torch.device | str) -> None:
         self.device = device
-
-
-def hash_of(prompt: str) -> int:
-    """Return a number of the prompt, the same in every process."""
-    return int.from_bytes(prompt.encode()[:7], "little")
 
 
 def _vae() -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clarep_ray.clarid.schedule import DiscreteSchedule
+from clarep_ray.clarid.schedule import DiscreteSchedule, scaled_linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
@@ -162,9 +162,8 @@ def build_tiny() -> StableDiffusion:
             eos_token_id=len(vocabulary) - 1,
         )
     )
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    alphas_cumprod = torch.cumprod(1 - betas, 0)
-    schedule = DiscreteSchedule(alphas_cumprod, steps_offset=1, clean_alpha_squared=float(alphas_cumprod[0]))
+    first = scaled_linear_schedule().alphas_cumprod[0].item()
+    schedule = scaled_linear_schedule(steps_offset=1, clean_alpha_squared=first)
     prompts = read_prompts(ModelConfig(name="stable_diffusion", weights="tiny"))
     return StableDiffusion(
         network, Autoencoder(tiny_vae()), Prompts(tokenizer, encoder), schedule, "v_prediction", prompts

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clarep_ray.clarid.schedule import DiscreteSchedule
+from clarep_ray.clarid.schedule import scaled_linear_schedule
 from clarep_ray.config import ModelConfig
-from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
+from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.diffusers_folder import imagenet_names, load_component
 
@@ -139,7 +139,7 @@ class UvitNetwork(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), self.sizes.in_chans, side * patch, side * patch)
 
 
-class Uvit(NetworkAdapter):
+class Uvit(LabelledAdapter):
     """Timesteps 1..1000; the last label is the unconditional one.
 
     The published scale s means eps_c + s (eps_c - eps_u); ours is w = 1 + s.
@@ -151,7 +151,7 @@ class Uvit(NetworkAdapter):
         half = sizes.depth // 2
         super().__init__(
             network,
-            schedule=_schedule(),
+            schedule=scaled_linear_schedule(first_timestep=1),
             prediction="epsilon",
             class_names=imagenet_names(self.num_classes),
             latent_shape=(sizes.in_chans, sizes.img_size, sizes.img_size),
@@ -163,23 +163,12 @@ class Uvit(NetworkAdapter):
             autoencoder=autoencoder,
         )
 
-    def cond(self, labels: Tensor) -> Tensor:
-        return checked_labels(labels, self.num_classes).to(self.device)
-
-    def null_cond(self, num: int) -> Tensor:
-        return torch.full((num,), self.num_classes, device=self.device)
-
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, timesteps(x_t, t), cond)
 
     def pool(self, features: Tensor) -> Tensor:
         """Average over the patches; the label's and the time's tokens are no part of the picture."""
         return features[:, NUM_EXTRAS:].mean(1)
-
-
-def _schedule() -> DiscreteSchedule:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return DiscreteSchedule(torch.cumprod(1 - betas, 0), first_timestep=1)
 
 
 def build(config: ModelConfig) -> Uvit:
