@@ -40,7 +40,7 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
     classes = np.unique(output.labels)[:MAX_CLASSES]
     names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
     groups = [_first_of(output.labels, label) for label in classes]
-    figure, axes = _figure(
+    figure, axes = blank_figure(
         len(classes), SAMPLES_PER_CLASS, width=1.05 * len(columns) * SAMPLES_PER_CLASS + 0.6, height=1.12 * len(classes)
     )
     for row, chosen in zip(axes, groups, strict=True):
@@ -58,7 +58,7 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
 
 def evr_curves(output: ExtractionOutput) -> Figure:
     """Return explained-variance ratios of a spread of samples, each with its elbow."""
-    figure, axes = _figure(1, 1, width=7.0, height=4.2)
+    figure, axes = blank_figure(1, 1, width=7.0, height=4.2)
     axis = axes[0, 0]
     stride = max(1, len(output.samples) // CURVES)
     for sample in output.samples[::stride][:CURVES]:
@@ -77,7 +77,7 @@ def evr_curves(output: ExtractionOutput) -> Figure:
 def k_histogram(output: ExtractionOutput) -> Figure:
     """Return how many samples have which k."""
     removed = output.index["num_removed"].to_numpy()
-    figure, axes = _figure(1, 1, width=7.0, height=3.6)
+    figure, axes = blank_figure(1, 1, width=7.0, height=3.6)
     axis = axes[0, 0]
     axis.hist(removed, bins=np.arange(0.5, removed.max() + 1.5), color="C0", edgecolor="white", linewidth=0.5)
     axis.axvline(float(np.median(removed)), color="C3", linestyle="--", label=f"median {np.median(removed):.0f}")
@@ -90,7 +90,9 @@ def k_histogram(output: ExtractionOutput) -> Figure:
 def control_bars(table: SeedTable) -> Figure:
     """Return one panel per column of a controls table: mean and standard deviation of every row."""
     rows = list(table.values)[::-1]
-    figure, axes = _figure(1, len(table.columns), width=2.2 * len(table.columns) + 1.4, height=0.24 * len(rows) + 0.9)
+    figure, axes = blank_figure(
+        1, len(table.columns), width=2.2 * len(table.columns) + 1.4, height=0.24 * len(rows) + 0.9
+    )
     for axis, column in zip(axes[0], table.columns, strict=True):
         pairs = [mean_std(table.values[row][column]) for row in rows]
         colours = ["C3" if row.startswith("clarid") else "C7" if row == "original" else "C0" for row in rows]
@@ -102,7 +104,8 @@ def control_bars(table: SeedTable) -> Figure:
     return figure
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+def blank_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure of the given size in inches and its axes, always as (rows, columns)."""
     import matplotlib
 
     matplotlib.use("Agg")

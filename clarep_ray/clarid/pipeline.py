@@ -145,6 +145,15 @@ def leading_triplets(
     )
 
 
+def noised(
+    model: DiffusionModel, x_0: Float[Tensor, " b *latent"], t: float, generators: Sequence[torch.Generator]
+) -> Float[Tensor, " b *latent"]:
+    """Return clean latents with each sample's own Gaussian noise added, at time t."""
+    noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator) for generator in generators]).to(x_0.device)
+    alpha, sigma = (scale.item() for scale in model.schedule.alpha_sigma(torch.tensor([t], dtype=torch.float64)))
+    return ddim_step(x_0, noise, (1.0, 0.0), (alpha, sigma))
+
+
 class _Sampler:
     """The model with its condition, grid and run settings bound."""
 
@@ -195,11 +204,7 @@ class _Sampler:
     def features(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return features at (l_f, t_f) read with the label and without it, from the same noised latent."""
         settings = self.config.features
-        noise = torch.stack(
-            [torch.randn(x_0.shape[1:], generator=generator) for generator in self._generators(keys, "features")]
-        ).to(x_0.device)
-        ends = self.model.schedule.alpha_sigma(torch.tensor([settings.feature_t], dtype=torch.float64))
-        x_t = ddim_step(x_0, noise, (1.0, 0.0), (ends[0].item(), ends[1].item()))
+        x_t = noised(self.model, x_0, settings.feature_t, self._generators(keys, "features"))
         with torch.no_grad():
             read = [
                 self.model.pool(self.model.features(x_t, float(settings.feature_t), cond, settings.layer)).float()

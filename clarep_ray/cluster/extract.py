@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +25,6 @@ from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.verify import Damage, withdraw
 
 PROGRESS_EVERY_S = 5.0
-TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate")
-"""The machine's faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle."""
-MAX_RETRIES = 3
 TASK_CPUS = 0.2
 """Share of a CPU that a decode or commit task reserves; what is left of each CPU is the actor's."""
 
@@ -87,7 +83,7 @@ def run_extraction(
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         resources = runtime.connect()
-        workers = _workers(config, resources, len(todo))
+        workers = worker_counts(config, resources, len(todo))
         progress = Progress(total=progress.total)
         items = [{"unit": unit, "rows": _rows_json(manifest.unit_rows(unit))} for unit in todo]
         _drain(_stream(_context(plan, store), items, workers), progress, say)
@@ -129,7 +125,7 @@ def _context(plan: Plan, store: OutputStore) -> RunContext:
     )
 
 
-def _workers(config: ExtractConfig, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
+def worker_counts(config: ExtractConfig, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
     """Return how many actors there are, at most one per unit, and what each reserves."""
     gpus = resources.get("GPU", 0.0)
     per_actor = gpus_per_actor(config, gpus)
@@ -150,14 +146,7 @@ def _stream(context: RunContext, items: list[dict[str, Any]], workers: dict[str,
     """Stream the units through the three stages and yield one report per committed unit."""
     import ray
 
-    for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # our progress lines replace Ray's
-    options = ray.data.DataContext.get_current()
-    options.enable_progress_bars = False
-    options.print_on_execution_start = False
-    options.execution_no_progress_timeout_s = -1
-    options.retried_map_errors = list(TRANSIENT)
-    options.max_map_retries = MAX_RETRIES
+    runtime.quiet_ray_data()
     in_flight = context.extract_config.engine.units_in_flight
     actors = workers["num_actors"]
     tasks = min(2 * actors, len(items))

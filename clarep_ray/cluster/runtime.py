@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import sys
@@ -19,6 +20,10 @@ UNSAFE_ENVIRONMENT = (
     "USE_AIS_FOR",
 )
 """Switches of our libraries that would let data run code."""
+
+TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate")
+"""The machine's faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle."""
+MAX_RETRIES = 3
 
 
 def check_environment() -> None:
@@ -93,6 +98,20 @@ def _private_token() -> Path:
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
     return path
+
+
+def quiet_ray_data() -> None:
+    """Set Ray Data for long jobs: our progress lines instead of its own, three retries of the machine's own faults."""
+    import ray
+
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options = ray.data.DataContext.get_current()
+    options.enable_progress_bars = False
+    options.print_on_execution_start = False
+    options.execution_no_progress_timeout_s = -1
+    options.retried_map_errors = list(TRANSIENT)
+    options.max_map_retries = MAX_RETRIES
 
 
 def shutdown() -> None:

@@ -83,7 +83,8 @@ class ExtractStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = _unpack(table)
-        _count_attempt(self.context, unit)
+        ledger = self.context.store.root / "attempts" / self.context.run_id
+        count_attempt(ledger, f"{unit:06d}", f"unit {unit}", self.context.extract_config.engine.max_attempts)
         began = time.monotonic()
         return _row(unit, extract_unit(self.extractor, blob), timings | {"extract_s": time.monotonic() - began})
 
@@ -121,22 +122,20 @@ def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, provenance:
     return unit_files(blob, {**provenance, "unit": unit}, config.output.extras, config.output.keep_spectrum)
 
 
-def _count_attempt(context: RunContext, unit: int) -> None:
-    """Note on disk that this run starts on a unit; give up after too many interrupted starts.
+def count_attempt(ledger: Path, name: str, what: str, limit: int) -> None:
+    """Note on disk that a run starts on a piece of work; raise UnitGivenUp after too many interrupted starts.
 
-    Ray restarts a dead actor and its units for ever; without this a picture that kills the process would too.
+    Ray restarts a dead actor and its work for ever; without this a picture that kills the process would too.
     """
-    ledger = context.store.root / "attempts" / context.run_id
     ledger.mkdir(parents=True, exist_ok=True)
-    limit = context.extract_config.engine.max_attempts
     for attempt in range(1, limit + 1):
         try:
-            with (ledger / f"{unit:06d}.{attempt}").open("x") as file:
+            with (ledger / f"{name}.{attempt}").open("x") as file:
                 file.write(f"{socket.gethostname()} {os.getpid()}\n")
             return
         except FileExistsError:
             continue
-    raise UnitGivenUp(f"unit {unit} was interrupted {limit} times; its inputs are rows of unit {unit} in the manifest")
+    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest")
 
 
 def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:

@@ -4,6 +4,16 @@ Fields marked `EXECUTION` say how or where a run is done; every other field is p
 """
 
 from clarep_ray.config.benchmark import EngineBenchmarkConfig, SizeBenchmarkConfig, SvdBenchmarkConfig
+from clarep_ray.config.calibrate import (
+    CALIBRATION_PARTS,
+    CalibrateConfig,
+    CalibrationPart,
+    DrawsConfig,
+    FeatureMapConfig,
+    InteractionConfig,
+    SaturationConfig,
+    WindowConfig,
+)
 from clarep_ray.config.extract import (
     DataConfig,
     DecodingConfig,
@@ -28,11 +38,15 @@ from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.config.train_cdm import TrainCdmConfig
 
 __all__ = [
+    "CALIBRATION_PARTS",
     "PROJECTION_MODES",
+    "CalibrateConfig",
+    "CalibrationPart",
     "DataConfig",
     "DecodingConfig",
     "DigitsConfig",
     "DigitsSplit",
+    "DrawsConfig",
     "ElbowConfig",
     "ElbowRule",
     "EngineBenchmarkConfig",
@@ -40,11 +54,14 @@ __all__ = [
     "Extra",
     "ExtractConfig",
     "FeatureConfig",
+    "FeatureMapConfig",
+    "InteractionConfig",
     "InversionConfig",
     "ModelConfig",
     "OutputConfig",
     "ProjectionConfig",
     "ProjectionMode",
+    "SaturationConfig",
     "SizeBenchmarkConfig",
     "Solver",
     "Source",
@@ -53,5 +70,6 @@ __all__ = [
     "ToyConfig",
     "TrackingConfig",
     "TrainCdmConfig",
+    "WindowConfig",
     "parse_extra",
 ]

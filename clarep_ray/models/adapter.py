@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from clarep_ray.clarid.model import DiffusionModel, NoiseSchedule
 from clarep_ray.clarid.sampling import eps_from_v, eps_from_x0
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.capture import capture
+from clarep_ray.models.capture import capture, capture_all
 from clarep_ray.models.diffusers_schedule import Prediction
+
+READINGS = ("label", "null")
+"""Features are read with the label and, where the model has an unconditional branch, without it."""
 
 
 class Adapter(DiffusionModel, Protocol):
@@ -34,6 +37,12 @@ class Adapter(DiffusionModel, Protocol):
     def device(self) -> torch.device: ...
 
     def to(self, device: torch.device | str) -> Adapter: ...
+
+    def layer_means(
+        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return the spatial means (b, channels) of several layers' outputs in one forward pass, in float32."""
+        ...
 
 
 class NetworkAdapter(ABC):
@@ -99,6 +108,14 @@ class NetworkAdapter(ABC):
     ) -> Float[Tensor, " b *feature"]:
         """Return the output of `layer`, stopping the forward pass there; differentiable twice in x_t."""
         return capture(self.network, layer, lambda: self.forward(x_t.to(self.dtype), t, cond))
+
+    def layer_means(
+        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return the spatial means (b, channels) of several layers' outputs in one forward pass, in float32."""
+        with torch.no_grad():
+            outputs = capture_all(self.network, layers, lambda: self.forward(x_t.to(self.dtype), t, cond))
+            return {layer: self.pool(outputs[layer]).float() for layer in layers}
 
     def pool(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels"]:
         """Average over space: tokens (b, n, c) or maps (b, c, h, w)."""

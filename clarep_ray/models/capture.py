@@ -1,19 +1,16 @@
-"""Read the output of one layer and stop the forward pass there."""
+"""Read the outputs of layers and stop the forward pass at the last of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class _Reached(Exception):
-    """Carries the layer's output out of the forward pass."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self.output = output
+    """Ends a forward pass that has gone far enough."""
 
 
 def capture(module: nn.Module, layer: str, forward: Callable[[], Any]) -> Tensor:
@@ -21,20 +18,36 @@ def capture(module: nn.Module, layer: str, forward: Callable[[], Any]) -> Tensor
 
     Raises ValueError where the module has no such layer or the forward pass never reaches it.
     """
+    return capture_all(module, [layer], forward)[layer]
+
+
+def capture_all(module: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> dict[str, Tensor]:
+    """Return the outputs of several submodules during one `forward()`, which ends when all have been seen.
+
+    Raises ValueError as `capture` does.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs[layer] = output[0] if isinstance(output, tuple) else output
+        if len(outputs) == len(layers):
+            raise _Reached
+
+    handles = [_find(module, layer).register_forward_hook(partial(keep, layer)) for layer in layers]
     try:
-        target = module.get_submodule(layer)
+        forward()
+    except _Reached:
+        return outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+    missed = [layer for layer in layers if layer not in outputs]
+    raise ValueError(f"layer: {missed[0]!r} is not on the forward path")
+
+
+def _find(module: nn.Module, layer: str) -> nn.Module:
+    try:
+        return module.get_submodule(layer)
     except AttributeError:
         valid = ", ".join(name for name, _ in module.named_children())
         raise ValueError(f"layer: {layer!r} is not part of the model; its top modules: {valid}") from None
-
-    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
-
-    handle = target.register_forward_hook(leave)
-    try:
-        forward()
-    except _Reached as reached:
-        return reached.output
-    finally:
-        handle.remove()
-    raise ValueError(f"layer: {layer!r} is not on the forward path")

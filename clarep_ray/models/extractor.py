@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,17 @@ class UnitExtractor:
         self.device = torch.device(device)
         self.model = models.build(config.model).to(self.device)
 
+    def configured(self, config: ExtractConfig) -> UnitExtractor:
+        """Return an extractor with other settings that shares this one's model."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def encode(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return clean latents of pictures (n, h, w, 3)."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.model.encode(pixels)
+
     def run(
         self,
         images: NDArray[np.uint8],
@@ -62,14 +74,13 @@ class UnitExtractor:
         keys: Sequence[str],
         earlier: Mapping[str, NDArray[Any]] | None,
     ) -> CLARepBatch:
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         resumed = _resumed(earlier, self.device) if earlier is not None else None
-        return clarid(self.model, self.model.encode(pixels), torch.tensor(labels), self.config, keys, resumed)
+        return clarid(self.model, self.encode(images), torch.tensor(labels), self.config, keys, resumed)
 
     def _collect(self, batch: CLARepBatch, count: int, lonely: bool) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
         arrays: dict[str, Tensor] = {
-            "samples": self._to_images(batch.canonical_samples),
+            "samples": self.to_images(batch.canonical_samples),
             "features": batch.canonical_features,
             "num_removed": batch.removal.num_removed,
             "elbow_margin": torch.tensor([elbow.margin for elbow in batch.removal.elbows], dtype=torch.float64),
@@ -79,7 +90,7 @@ class UnitExtractor:
         if batch.null_features is not None:
             arrays["null_features"] = batch.null_features
         for name, (latents, features, null_features) in batch.extras.items():
-            arrays[f"{name}/samples"] = self._to_images(latents)
+            arrays[f"{name}/samples"] = self.to_images(latents)
             arrays[f"{name}/features"] = features
             if null_features is not None:
                 arrays[f"{name}/null_features"] = null_features
@@ -95,7 +106,7 @@ class UnitExtractor:
         ]
         return {name: tensor[:count].detach().cpu().numpy() for name, tensor in arrays.items()}, records
 
-    def _to_images(self, latents: Tensor) -> Tensor:
+    def to_images(self, latents: Tensor) -> Tensor:
         """Return uint8 pictures (b, h, w, 3); a non-finite one, rejected anyway, becomes black."""
         pixels = torch.nan_to_num(self.model.decode(latents), nan=-1.0)
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

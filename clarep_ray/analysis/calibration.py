@@ -1,0 +1,122 @@
+"""From what a calibration sampled to settings, each by a rule that is written down (Sec. 3.2.1, App. G.1, H)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.analysis.clusters import cluster_nmi
+from clarep_ray.analysis.tables import mean_std
+from clarep_ray.config import DrawsConfig
+from clarep_ray.seeding import numpy_generator
+
+BOOTSTRAPS = 500
+Draws = list[list[int]]
+"""Sets of class labels."""
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Accuracy of two-stage samples against t_e, and where it saturates."""
+
+    times: tuple[float, ...]
+    """Candidates for t_e, ascending."""
+    accuracy: NDArray[np.float64]
+    """Of each classifier at each time, shape (times, classifiers)."""
+    error: NDArray[np.float64]
+    """Standard error of the classifiers' mean accuracy, shape (times,)."""
+    fitted: NDArray[np.float64]
+    """The mean accuracy made monotone (isotonic regression), shape (times,)."""
+    target: float
+    """Accuracy that counts as saturated."""
+    project_t: float
+    interval: tuple[float, float]
+    """5 % and 95 % quantiles of t_e when the samples are drawn again (bootstrap)."""
+
+    @property
+    def risen(self) -> bool:
+        """Say whether the accuracy rises at all, by more than three standard errors; without it t_e means nothing."""
+        return bool(self.fitted[-1] - self.fitted[0] > 3 * np.hypot(self.error[0], self.error[-1]))
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self.accuracy.mean(1)
+
+
+def find_saturation(times: Sequence[float], hits: NDArray[np.bool_], level: float, seed: int) -> Saturation:
+    """Return the saturation point of two-stage accuracy (Sec. 3.2.1, App. H.1).
+
+    `hits` (samples, times, classifiers) says whether a classifier read the class; `times` ascend. The mean accuracy
+    is made monotone; t_e is the first time at which it has made `level` of its whole rise, from the smallest time to
+    the largest.
+    """
+    per_sample = hits.mean(2)
+    mean = per_sample.mean(0)
+    fitted, target, chosen = _saturation_of(mean, level)
+    generator = numpy_generator(seed, "saturation", "bootstrap")
+    again = [
+        _saturation_of(per_sample[generator.integers(0, len(hits), len(hits))].mean(0), level)[2]
+        for _ in range(BOOTSTRAPS)
+    ]
+    low, high = np.quantile(again, (0.05, 0.95), method="nearest")
+    return Saturation(
+        times=tuple(times),
+        accuracy=hits.mean(0),
+        error=per_sample.std(0, ddof=1) / np.sqrt(len(hits)) if len(hits) > 1 else np.zeros(len(times)),
+        fitted=fitted,
+        target=target,
+        project_t=times[chosen],
+        interval=(times[int(low)], times[int(high)]),
+    )
+
+
+def _saturation_of(mean: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], float, int]:
+    from sklearn.isotonic import isotonic_regression
+
+    fitted = np.asarray(isotonic_regression(mean))
+    target = float(fitted[0] + level * (fitted[-1] - fitted[0]))
+    return fitted, target, int(np.argmax(fitted >= target - 1e-12))
+
+
+def draw_classes(labels: NDArray[np.int64], config: DrawsConfig, seed: int) -> Draws:
+    """Return sets of `config.classes` classes among those of `labels`; a single set where there are no more.
+
+    Raises ValueError for fewer than two classes.
+    """
+    pool = np.unique(labels[labels >= 0])
+    if len(pool) < 2:
+        raise ValueError(f"data: {len(pool)} known class; a calibration needs 2 or more")
+    if config.classes >= len(pool):
+        return [pool.tolist()]
+    sets = [
+        numpy_generator(seed, str(number), "class_draw").choice(pool, config.classes, replace=False)
+        for number in range(config.count)
+    ]
+    return [sorted(map(int, chosen)) for chosen in sets]
+
+
+def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws: Draws, seed: int) -> list[float]:
+    """Return the NMI of K-means on features (n, channels) for every set of classes."""
+    inside = [np.isin(labels, chosen) for chosen in draws]
+    return [cluster_nmi(features[rows], labels[rows], seed) for rows in inside]
+
+
+def best_feature(scores: Mapping[tuple[str, float], Sequence[float]]) -> tuple[str, float]:
+    """Return (layer, t_f) of the highest mean NMI over the class draws."""
+    return max(scores, key=lambda cell: mean_std(scores[cell])[0])
+
+
+def best_window(
+    scores: Mapping[int, Sequence[float]], accuracy: Mapping[int, float], least_accuracy: float
+) -> int | None:
+    """Return M of the highest mean NMI among the windows that keep the class; None where none does."""
+    kept = [window for window in scores if accuracy[window] >= least_accuracy]
+    return max(kept, key=lambda window: mean_std(scores[window])[0], default=None)
+
+
+def compare(here: Sequence[float], there: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation over the class draws of the paired difference here - there."""
+    return mean_std([a - b for a, b in zip(here, there, strict=True)])

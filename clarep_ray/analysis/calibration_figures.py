@@ -1,0 +1,169 @@
+"""Pictures of a calibration: accuracy against t_e, NMI heat maps, window sweep, and sheets to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.analysis.calibration import Saturation
+from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.tables import mean_std
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHEET_ROWS = 10
+
+
+class Scored(Protocol):
+    """A variant of a projection with its NMI by reading, accuracy and k."""
+
+    @property
+    def layer(self) -> str: ...
+    @property
+    def t(self) -> float: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def nmi(self) -> dict[str, list[float]]: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def mean_k(self) -> float: ...
+
+
+def saturation_curve(found: Saturation, names: Sequence[str]) -> Figure:
+    """Return accuracy of two-stage samples against t_e, the level that counts as saturated, and t_e (App. H.1)."""
+    figure, axes = blank_figure(1, 1, width=7.0, height=4.2)
+    axis = axes[0, 0]
+    if len(names) > 1:
+        for name, row in zip(names, found.accuracy.T, strict=True):
+            axis.plot(found.times, row, color="C7", linewidth=0.8, alpha=0.8, label=name)
+    axis.errorbar(found.times, found.mean, found.error, fmt="o-", color="C0", markersize=4, capsize=2, label="mean")
+    axis.plot(found.times, found.fitted, color="C1", linewidth=1.0, linestyle=":", label="monotone fit")
+    axis.axhline(found.target, color="C3", linewidth=0.8, linestyle="--", label="saturated")
+    if found.risen:
+        axis.axvspan(*found.interval, color="C3", alpha=0.12, label="90 % when drawn again")
+        axis.axvline(found.project_t, color="C3", label=f"t_e = {found.project_t:g}")
+    axis.set(xlabel="t_e: the class is unknown above, known below", ylabel="class read by the classifiers")
+    axis.set(ylim=(0, 1.02), title="Two-stage sampling")
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def feature_heat_maps(scores: Mapping[tuple[str, float, str], Sequence[float]], chosen: tuple[str, float]) -> Figure:
+    """Return NMI of the originals for every feature layer and timestep, one map per reading (App. G.1)."""
+    layers = list(dict.fromkeys(layer for layer, _, _ in scores))
+    times = sorted({t for _, t, _ in scores})
+    readings = list(dict.fromkeys(reading for _, _, reading in scores))
+    figure, axes = blank_figure(
+        1, len(readings), width=(0.62 * len(times) + 1.6) * len(readings) + 0.6, height=0.42 * len(layers) + 1.4
+    )
+    titles = {"label": "read with the label", "null": "read without the label"}
+    for axis, reading in zip(axes[0], readings, strict=True):
+        cells = [[mean_std(scores[layer, t, reading]) for t in times] for layer in layers]
+        _heat_map(axis, np.array(cells), layers, times, chosen)
+        axis.set(xlabel="feature timestep t_f", title=f"NMI of originals, {titles[reading]}")
+    return figure
+
+
+def interaction_maps(scores: Sequence[Scored], here: tuple[str, float], reading: str) -> Figure:
+    """Return NMI of Canonical Features over Jacobian layer and t_e, one map per way to choose k."""
+    layers = list(dict.fromkeys(score.layer for score in scores))
+    times = sorted({score.t for score in scores})
+    everywhere = [
+        {score.variant for score in scores if (score.layer, score.t) == (layer, t)} for layer in layers for t in times
+    ]
+    shared = set[str].intersection(*everywhere)
+    variants = [variant for variant in dict.fromkeys(score.variant for score in scores) if variant in shared]
+    figure, axes = blank_figure(
+        1, len(variants), width=(0.75 * len(times) + 1.5) * len(variants) + 0.8, height=0.55 * len(layers) + 1.3
+    )
+    at = {(score.layer, score.t, score.variant): score for score in scores}
+    for axis, variant in zip(axes[0], variants, strict=True):
+        cells = [[mean_std(at[layer, t, variant].nmi[reading]) for t in times] for layer in layers]
+        _heat_map(axis, np.array(cells), layers, times, here)
+        axis.set(xlabel="projection timestep t_e", title=_title(variant))
+    return figure
+
+
+def window_curves(scores: Mapping[str, Scored], chosen: int) -> Figure:
+    """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2)."""
+    figure, axes = blank_figure(1, 2, width=10.5, height=4.0)
+    for axis, letter in zip(axes[0], "Mk", strict=True):
+        shown = sorted((int(name[2:]), score) for name, score in scores.items() if name.startswith(f"{letter}="))
+        numbers = [number for number, _ in shown]
+        for colour, reading in zip(("C0", "C2"), scores["original"].nmi, strict=False):
+            means, deviations = zip(*(mean_std(score.nmi[reading]) for _, score in shown), strict=True)
+            axis.errorbar(
+                numbers,
+                means,
+                deviations,
+                fmt="o-",
+                color=colour,
+                capsize=2,
+                markersize=4,
+                label=f"NMI, {reading} reading",
+            )
+            before = mean_std(scores["original"].nmi[reading])[0]
+            axis.axhline(before, color=colour, linestyle=":", linewidth=0.9, label=f"NMI of originals, {reading}")
+        if not np.isnan(scores["original"].accuracy):
+            axis.plot(
+                numbers, [score.accuracy for _, score in shown], "s--", color="C1", markersize=4, label="class read"
+            )
+            axis.axhline(scores["original"].accuracy, color="C1", linestyle=":", linewidth=0.9)
+        axis.set(ylim=(0, 1.02), xscale="log", xticks=numbers, xticklabels=[str(number) for number in numbers])
+        axis.minorticks_off()
+    axes[0, 0].axvline(chosen, color="C3", linewidth=0.9, label=f"M = {chosen}")
+    for number, score in ((int(name[2:]), score) for name, score in scores.items() if name.startswith("M=")):
+        axes[0, 0].annotate(f"k {score.mean_k:.1f}", (number, 0.02), ha="center", fontsize=7, color="C7")
+    axes[0, 0].set(xlabel="window M, k adaptive (its mean below)", title="Adaptive k")
+    axes[0, 1].set(xlabel="fixed k", title="The same k for every sample")
+    axes[0, 1].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def picture_sheet(arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, str], class_names: Sequence[str]) -> Figure:
+    """Return pictures side by side: one row per sample, one column per title of `columns` (title -> array)."""
+    labels = arrays["labels"][:SHEET_ROWS]
+    figure, axes = blank_figure(
+        len(labels), len(columns), width=0.95 * len(columns) + 0.8, height=0.95 * len(labels) + 0.4
+    )
+    for column, (title, name) in enumerate(columns.items()):
+        axes[0, column].set_title(title, size=8)
+        for row in range(len(labels)):
+            axes[row, column].imshow(arrays[name][row], interpolation="nearest")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for row, label in enumerate(labels):
+        axes[row, 0].set_ylabel(class_names[int(label)], rotation=0, ha="right", va="center", size=8)
+    return figure
+
+
+def _heat_map(
+    axis: Axes, cells: NDArray[np.float64], rows: Sequence[str], columns: Sequence[float], chosen: tuple[str, float]
+) -> None:
+    """Draw means (rows, columns, 0) as colours and write mean and deviation (.., 1) into every cell."""
+    means = cells[..., 0]
+    middle = (means.min() + means.max()) / 2
+    axis.imshow(means, aspect="auto", cmap="viridis")
+    for (i, j), mean in np.ndenumerate(means):
+        colour = "black" if mean > middle else "white"
+        axis.text(j, i, f"{mean:.2f}\n±{cells[i, j, 1]:.2f}", ha="center", va="center", size=6, color=colour)
+    if chosen[0] in rows and chosen[1] in columns:
+        from matplotlib.patches import Rectangle
+
+        corner = (list(columns).index(chosen[1]) - 0.5, list(rows).index(chosen[0]) - 0.5)
+        axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="C3", linewidth=2))
+    axis.set_xticks(range(len(columns)), [f"{column:.4g}" for column in columns], fontsize=7)
+    axis.set_yticks(range(len(rows)), rows, fontsize=7)
+
+
+def _title(variant: str) -> str:
+    kind, _, number = variant.partition("=")
+    return {"M": f"adaptive k, M = {number}", "k": f"k = {number}"}.get(kind, variant)

@@ -1,0 +1,318 @@
+"""Calibrate a model on Ray Data: two-stage samples, feature map, window sweep, interaction; resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clarep_ray import dotted, models
+from clarep_ray.analysis.calibration import Draws, draw_classes, nmi_of_draws
+from clarep_ray.clarid.calibration import spread_times
+from clarep_ray.cluster import runtime
+from clarep_ray.cluster.extract import TASK_CPUS, worker_counts
+from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
+from clarep_ray.cluster.stages import count_attempt
+from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig
+from clarep_ray.data.parts import LABELS, Parts
+from clarep_ray.data.records import InputRow
+from clarep_ray.data.sources import open_source
+from clarep_ray.data.store import RUN, WORK, OutputStore
+from clarep_ray.data.units import OK, decode_unit
+from clarep_ray.models.adapter import READINGS, Adapter
+from clarep_ray.models.classifiers import classifiers_sha256, load_classifiers
+from clarep_ray.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from clarep_ray.models.calibrator import Calibrator
+
+PARTS = "parts"
+TWO_STAGE, FEATURES = "two_stage", "features"
+Item = dict[str, Any]
+"""One piece of work for an actor: its group and number, and what to do."""
+
+
+@dataclass(frozen=True)
+class CalibrationContext:
+    """What every worker needs, small and picklable."""
+
+    config: dict[str, Any]
+    output: str
+    image_size: int
+    class_names: tuple[str, ...]
+    run_id: str
+
+    @property
+    def calibrate_config(self) -> CalibrateConfig:
+        return dotted.from_flat(CalibrateConfig, self.config)
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(Path(self.output) / PARTS)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked calibration: frozen input, class draws, grid, and the context of its workers."""
+
+    config: CalibrateConfig
+    plan: Plan
+    context: CalibrationContext
+    draws: Draws
+    rows: list[InputRow]
+    """Inputs whose class is in a draw."""
+    grid: Tensor
+    """The inversion's sampling grid."""
+    sampling_grid: Tensor
+    """The grid of two-stage sampling."""
+    layers: tuple[str, ...]
+    """Feature layers to try."""
+    readings: tuple[str, ...]
+    """How features can be read: with the label and, where there is an unconditional branch, without it."""
+    class_names: tuple[str, ...]
+
+
+def open_session(config: CalibrateConfig) -> Session:
+    """Check everything, open the output and return the session; nothing expensive has been done yet.
+
+    Raises ValueError naming what is wrong, ResumeRefused where the output belongs to another run.
+    """
+    plan = make_plan(config.extract_config())
+    config = _absolute_paths(config, plan)
+    model = models.build(config.model)
+    _check(model, config)
+    draws = draw_classes(np.array([row.label for row in plan.rows]), config.draws, config.seed)
+    wanted = {label for chosen in draws for label in chosen}
+    plan = replace(plan, fields=plan.fields | _own_fields(config))
+    store = OutputStore(Path(config.output))
+    if not check_output(plan, store):
+        (store.root / WORK).mkdir(parents=True, exist_ok=True)
+        record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(config)}
+        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+    return Session(
+        config=config,
+        plan=plan,
+        context=CalibrationContext(
+            config=dotted.flatten(config),
+            output=config.output,
+            image_size=plan.image_size,
+            class_names=plan.class_names,
+            run_id=uuid.uuid4().hex[:12],
+        ),
+        draws=draws,
+        rows=[row for row in plan.rows if row.label in wanted],
+        grid=model.schedule.times(config.inversion.num_steps),
+        sampling_grid=model.schedule.times(config.saturation.num_steps),
+        layers=config.feature_map.layers or model.feature_layers,
+        readings=READINGS if _has_null(model) else READINGS[:1],
+        class_names=model.class_names,
+    )
+
+
+def _absolute_paths(config: CalibrateConfig, plan: Plan) -> CalibrateConfig:
+    """Return the config with the plan's absolute paths, for workers have working folders of their own."""
+    paths = {name: value for name, value in dotted.flatten(plan.config).items() if name.startswith(("data.", "model."))}
+    judges = [str(Path(name).absolute()) if Path(name).is_dir() else name for name in config.classifiers]
+    return dotted.override(config, paths | {"output": plan.config.output.path, "classifiers": tuple(judges)})
+
+
+def _own_fields(config: CalibrateConfig) -> dict[str, Any]:
+    return dotted.fingerprint_fields(config) | {"classifiers_sha256": classifiers_sha256(config.classifiers)}
+
+
+def _check(model: Adapter, config: CalibrateConfig) -> None:
+    """Raise ValueError for whatever one of the parts could not do."""
+    load_classifiers(config.classifiers, len(model.class_names))
+    extract = config.extract_config()
+    widest = max((*config.window.windows, config.spectrum.num_directions))
+    for layer in config.interaction.layers or (config.spectrum.layer,):
+        changes = {"spectrum.layer": layer, "spectrum.num_directions": widest, "spectrum.max_products": widest + 600}
+        check_settings(model, dotted.override(extract, changes))
+    for layer in config.feature_map.layers:
+        check_settings(model, dotted.override(extract, {"features.layer": layer}))
+    for t in config.feature_map.times:
+        check_settings(model, dotted.override(extract, {"features.feature_t": float(t)}))
+    for t in config.interaction.times:
+        check_settings(model, dotted.override(extract, {"inversion.project_t": float(t)}))
+    if "saturation" in config.parts and not _has_null(model):
+        others = " ".join(part for part in CALIBRATION_PARTS if part != "saturation")
+        raise ValueError(
+            f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
+            f"{others}, with inversion.project_t as given"
+        )
+
+
+def _has_null(model: Adapter) -> bool:
+    try:
+        model.null_cond(1)
+    except ValueError:
+        return False
+    return True
+
+
+def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:
+    """Return the pieces of two-stage sampling: micro-batches over classes and draws."""
+    settings, size = session.config.saturation, session.config.engine.micro_batch
+    labels = np.arange(len(session.class_names))
+    if settings.num_classes is not None and settings.num_classes < len(labels):
+        generator = numpy_generator(session.config.seed, "saturation", "classes")
+        labels = np.sort(generator.choice(labels, settings.num_classes, replace=False))
+    # One of each class after the other, so that the first part shows many classes.
+    jobs = [(int(label), f"{label}/{number}") for number in range(settings.images_per_class) for label in labels]
+    return [
+        {"group": TWO_STAGE, "number": number, "switches": list(switches)}
+        | {"labels": [label for label, _ in chunk], "keys": [key for _, key in chunk]}
+        for number, chunk in enumerate(_chunks(jobs, size))
+    ]
+
+
+def feature_items(session: Session, times: Sequence[float]) -> list[Item]:
+    """Return the pieces of the feature map: micro-batches of images, every layer and time at once."""
+    work = {"group": FEATURES, "layers": list(session.layers), "times": list(times)}
+    return [work | piece for piece in _image_pieces(session)]
+
+
+def cell_items(session: Session, group: str, cell: Mapping[str, Any]) -> list[Item]:
+    """Return the pieces of one (Jacobian layer, t_e): micro-batches of images, every variant at once."""
+    return [{"group": group, "cell": dict(cell)} | piece for piece in _image_pieces(session)]
+
+
+def _image_pieces(session: Session) -> list[Item]:
+    chunks = _chunks(session.rows, session.config.engine.micro_batch)
+    return [{"number": number, "rows": [asdict(row) for row in chunk]} for number, chunk in enumerate(chunks)]
+
+
+def _chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def feature_times(session: Session) -> tuple[float, ...]:
+    """Return the timesteps of the feature map."""
+    settings = session.config.feature_map
+    return settings.times or spread_times(session.grid, settings.num_times)
+
+
+class CalibrateStage:
+    """One model, loaded once, that does pieces of a calibration and writes what it found."""
+
+    def __init__(self, context: CalibrationContext) -> None:
+        import ray
+
+        from clarep_ray.models.calibrator import Calibrator
+
+        self.context = context
+        device = "cuda" if ray.get_runtime_context().get_accelerator_ids()["GPU"] else "cpu"
+        self.calibrator = Calibrator(context.calibrate_config, device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        item = json.loads(table["item"][0].as_py())
+        name = f"{item['group']}.{item['number']:05d}"
+        ledger = Path(self.context.output) / "attempts" / self.context.run_id
+        count_attempt(ledger, name, f"piece {name}", self.context.calibrate_config.engine.max_attempts)
+        return pa.Table.from_pylist([{"name": name, "count": do_item(self.calibrator, self.context, item)}])
+
+
+def do_item(calibrator: Calibrator, context: CalibrationContext, item: Item) -> int:
+    """Do one piece of work, write its part, and return how many samples it had."""
+    if item["group"] == TWO_STAGE:
+        labels: list[int] = item["labels"]
+        arrays = calibrator.two_stage(labels, item["keys"], item["switches"])
+    else:
+        images, labels, keys = _decode(context, item["rows"])
+        if not labels:  # every picture of the piece is unreadable
+            return 0
+        if item["group"] == FEATURES:
+            arrays = calibrator.feature_map(images, labels, keys, item["layers"], item["times"])
+        else:
+            arrays = calibrator.project(images, labels, keys, item["cell"])
+    if item["number"] > 0:  # the first part's pictures are enough to look at
+        arrays = {name: array for name, array in arrays.items() if not name.endswith("/pictures")}
+    context.parts.write(item["group"], item["number"], arrays | {LABELS: np.array(labels)})
+    return len(labels)
+
+
+def _decode(
+    context: CalibrationContext, rows: Sequence[Mapping[str, Any]]
+) -> tuple[NDArray[np.uint8], list[int], list[str]]:
+    config = context.calibrate_config.data
+    blob = decode_unit(
+        open_source(config, context.class_names), [InputRow(**row) for row in rows], context.image_size, config
+    )
+    good = [record for record in blob.records if record["status"] == OK]
+    return blob.arrays["images"], [record["label"] for record in good], [record["key"] for record in good]
+
+
+def run_items(session: Session, items: Sequence[Item], say: Callable[[str], None]) -> None:
+    """Do the pieces whose parts are not on disk yet."""
+    todo = [item for item in items if not session.context.parts.has(item["group"], item["number"])]
+    if not todo:
+        return
+    say(f"{len(items) - len(todo)} of {len(items)} pieces are done")
+    workers = worker_counts(session.plan.config, runtime.connect(), len(todo))
+    began = last = time.monotonic()
+    for done, _ in enumerate(_stream(session.context, todo, workers), 1):
+        if time.monotonic() - last >= 10 or done == len(todo):
+            last = time.monotonic()
+            left = (last - began) / done * (len(todo) - done)
+            say(f"{done}/{len(todo)} pieces  {left:.0f} s left")
+
+
+def _stream(context: CalibrationContext, items: Sequence[Item], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stream pieces of work through the model actors and yield one report for each."""
+    import ray
+
+    runtime.quiet_ray_data()
+    rows = [{"item": json.dumps(item)} for item in items]
+    pieces = ray.data.from_items(rows, override_num_blocks=len(rows))
+    reports = pieces.map_batches(
+        CalibrateStage,
+        fn_constructor_args=(context,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers["num_actors"], max_tasks_in_flight_per_actor=2),
+        num_cpus=workers["cpus_per_actor"],
+        num_gpus=workers["gpus_per_actor"],
+    )
+    yield from reports.iter_rows()
+
+
+Column = tuple[str, str]
+"""Group of parts and name of the array in it."""
+
+
+def score_columns(session: Session, columns: Sequence[Column]) -> dict[Column, list[float]]:
+    """Return the NMI of each column of features for every class draw, computed as Ray Data tasks."""
+    score = partial(score_column, parts=session.context.parts, draws=session.draws, seed=session.config.seed)
+    return {(row["group"], row["name"]): row["nmi"] for row in _score_stream(score, columns)}
+
+
+def score_column(table: pa.Table, parts: Parts, draws: Draws, seed: int) -> pa.Table:
+    """Return the rows (group, name) of a table with the NMI of their features."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        features, labels = parts.column(row["group"], row["name"]), parts.column(row["group"], LABELS)
+        good = parts.column(row["group"], "ok") if "ok" in parts.names(row["group"]) else np.ones(len(labels), bool)
+        row["nmi"] = nmi_of_draws(features[good], labels[good], draws, seed)
+    return pa.Table.from_pylist(rows)
+
+
+def _score_stream(score: Callable[[pa.Table], pa.Table], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    import ray
+
+    runtime.connect()
+    runtime.quiet_ray_data()
+    rows = [{"group": group, "name": name} for group, name in columns]
+    scored = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
+        score, batch_size=None, batch_format="pyarrow", num_cpus=1.0 - TASK_CPUS
+    )
+    yield from scored.iter_rows()

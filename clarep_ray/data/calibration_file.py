@@ -1,0 +1,56 @@
+"""`calibration.json`: the settings a calibration found, for the model it was made with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clarep_ray.data.store import OutputStore
+
+CALIBRATION = "calibration.json"
+VERSION = 1
+
+
+def write_calibration(
+    store: OutputStore,
+    *,
+    settings: Mapping[str, Any],
+    model: str,
+    weights_sha256: str,
+    fingerprint: str,
+    notes: Sequence[str],
+    tables: Mapping[str, Any],
+) -> None:
+    """Write the file into the root of an output."""
+    record = {
+        "version": VERSION,
+        "settings": dict(settings),
+        "model": {"name": model, "weights_sha256": weights_sha256},
+        "fingerprint": fingerprint,
+        "notes": list(notes),
+        "curves": dict(tables),
+    }
+    store.write_root(CALIBRATION, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def read_calibration(path: str) -> dict[str, Any]:
+    """Return the file's record; ValueError naming the file where it is none."""
+    try:
+        record = json.loads(Path(path).read_bytes())
+        if record["version"] != VERSION or not isinstance(record["settings"], dict):
+            raise ValueError("another version")
+        return {name: record[name] for name in ("settings", "model", "fingerprint", "notes")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error!r}") from None
+
+
+def check_model(path: str, name: str, weights_sha256: str) -> None:
+    """Raise ValueError where the calibration was made with another model than the run's."""
+    made_with = read_calibration(path)["model"]
+    for what, found in (("name", name), ("weights_sha256", weights_sha256)):
+        if made_with[what] != found:
+            raise ValueError(
+                f"--calibration: {path!r} was made with another model: {what} {made_with[what]!r}, here {found!r}"
+            )
