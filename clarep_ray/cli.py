@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-from clarep_ray.presets import Preset, origin_table
+from clarep_ray.dotted import override
+from clarep_ray.presets import Origin, Preset, origin_table
 
 Job = TypeVar("Job")
 USAGE_ERROR = 2
@@ -30,16 +32,33 @@ TOO_MANY_REJECTS = 10
 def parse(job: type[Job], presets: Mapping[str, Callable[[], Preset[Any]]], default: str) -> Job:
     """Return the job of the command line: the named preset with the user's dotted overrides.
 
-    `job` is a dataclass with the fields `config` (the preset's config) and `preset` (its name). Exits with 2,
-    naming the value and the valid ones, for an unknown preset, key or value.
+    `job` is a dataclass with the fields `config` (the preset's config) and `preset` (its name); one with the field
+    `calibration` also takes the settings of that file, which come before the user's. Exits with 2, naming the value
+    and the valid ones, for an unknown preset, key or value.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
-    name = first.parse_known_args()[0].preset
+    first.add_argument("--calibration", default=None)
+    known = first.parse_known_args()[0]
+    takes_calibration = any(item.name == "calibration" for item in dataclasses.fields(cast(Any, job)))
+    more = {"calibration": known.calibration} if takes_calibration else {}
     with exit_codes():
-        check_preset(presets, name)
-    start: Any = job(config=presets[name]().config, preset=name)  # type: ignore[call-arg]
+        check_preset(presets, known.preset)
+        preset = start_of(presets, known.preset, more.get("calibration"))
+    start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
     return tyro.cli(job, default=start)
+
+
+def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:
+    """Return the named preset with the settings of a `calibration.json`, if any, in place of its own."""
+    preset = presets[name]()
+    if calibration is None:
+        return preset
+    from clarep_ray.data.calibration_file import read_calibration
+
+    settings = read_calibration(calibration)["settings"]
+    found: dict[str, Origin] = dict.fromkeys(settings, "calibrated")
+    return Preset(override(preset.config, settings), {**preset.origins, **found})
 
 
 def check_preset(presets: Mapping[str, Any], name: str) -> None:

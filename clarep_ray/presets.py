@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from clarep_ray.config import ExtractConfig, TrainCdmConfig
 from clarep_ray.dotted import flatten, override
 
-Origin = Literal["paper", "inferred", "tuned", "default", "user"]
+Origin = Literal["paper", "inferred", "tuned", "default", "calibrated", "user"]
 Config = TypeVar("Config")
 
 

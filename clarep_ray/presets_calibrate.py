@@ -32,13 +32,14 @@ def _calibrates(extract: Preset[Any], **groups: dict[str, Any]) -> Preset[Calibr
 
 
 def digits() -> Preset[CalibrateConfig]:
-    """The embedded model whose backgrounds said nothing about the class. About six minutes on two CPU cores."""
+    """The embedded model whose backgrounds said nothing about the class. About nine minutes on two CPU cores."""
     return _calibrates(
         presets.digits(),
         tuned={
-            "data.digits.count": 120,
+            "data.digits.count": 400,
+            "projected_per_class": 20,
             "saturation.images_per_class": 20,
-            "draws.classes": 7,
+            "draws.classes": 8,
             "feature_map.times": (0.0, 20.0, 60.0, 100.0, 200.0, 400.0, 600.0, 800.0),
             "window.windows": (5, 10, 20, 40),
             "window.fixed": (1, 2, 5, 10, 20),
@@ -50,7 +51,7 @@ def digits() -> Preset[CalibrateConfig]:
 def digits_conflict() -> Preset[CalibrateConfig]:
     """The embedded model of correlated backgrounds, every picture on another class's background."""
     own = {name: value for name, value in flatten(digits().config).items() if not name.startswith(("data.", "model."))}
-    return _calibrates(presets.digits_conflict(), tuned={**own, "data.digits.count": 120})
+    return _calibrates(presets.digits_conflict(), tuned={**own, "data.digits.count": 400})
 
 
 def digits_smoke() -> Preset[CalibrateConfig]:

@@ -18,6 +18,8 @@ class ExtractJob:
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
     """Where the defaults below come from; see clarep_ray/presets.py."""
+    calibration: str | None = None
+    """calibration.json of jobs/calibrate.py: its settings replace the preset's; made with the same weights."""
     dry_run: bool = False
     """Check everything, print plan and cost, and stop."""
     controls: bool = False
@@ -26,10 +28,12 @@ class ExtractJob:
 
 def main() -> None:
     job = cli.parse(ExtractJob, EXTRACT, "digits")
-    cli.print_config(EXTRACT[job.preset](), job.config)
+    cli.print_config(cli.start_of(EXTRACT, job.preset, job.calibration), job.config)
     with cli.exit_codes():
         from clarep_ray.cluster import plan, publish
 
+        if job.calibration is not None:
+            plan.check_calibration(job.calibration, job.config)
         if job.dry_run:
             print(plan.describe(plan.make_plan(job.config)))
         elif job.controls:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clarep_ray.analysis.clusters import cluster_nmi
+from clarep_ray.analysis.clusters import nmi_with_chance
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config import DrawsConfig
 from clarep_ray.seeding import numpy_generator
@@ -98,25 +98,54 @@ def draw_classes(labels: NDArray[np.int64], config: DrawsConfig, seed: int) -> D
     return [sorted(map(int, chosen)) for chosen in sets]
 
 
-def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws: Draws, seed: int) -> list[float]:
-    """Return the NMI of K-means on features (n, channels) for every set of classes."""
+@dataclass(frozen=True)
+class DrawnNmi:
+    """NMI of K-means on one set of features, for every class draw."""
+
+    nmi: list[float]
+    chance: list[float]
+    """What shuffled labels give on average."""
+    chance_std: list[float]
+
+    @property
+    def mean(self) -> float:
+        return mean_std(self.nmi)[0]
+
+    @property
+    def std(self) -> float:
+        return mean_std(self.nmi)[1]
+
+    @property
+    def mean_chance(self) -> float:
+        return mean_std(self.chance)[0]
+
+    @property
+    def above_chance(self) -> bool:
+        """Say whether NMI exceeds chance by three standard deviations in every draw."""
+        rows = zip(self.nmi, self.chance, self.chance_std, strict=True)
+        return all(nmi > chance + 3 * std for nmi, chance, std in rows)
+
+
+def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws: Draws, seed: int) -> DrawnNmi:
+    """Return the NMI of K-means on features (n, channels) for every set of classes, beside that of chance."""
     inside = [np.isin(labels, chosen) for chosen in draws]
-    return [cluster_nmi(features[rows], labels[rows], seed) for rows in inside]
+    nmi, chance, deviations = zip(
+        *(nmi_with_chance(features[rows], labels[rows], seed) for rows in inside), strict=True
+    )
+    return DrawnNmi(list(nmi), list(chance), list(deviations))
 
 
-def best_feature(scores: Mapping[tuple[str, float], Sequence[float]]) -> tuple[str, float]:
+def best_feature(scores: Mapping[tuple[str, float], DrawnNmi]) -> tuple[str, float]:
     """Return (layer, t_f) of the highest mean NMI over the class draws."""
-    return max(scores, key=lambda cell: mean_std(scores[cell])[0])
+    return max(scores, key=lambda cell: scores[cell].mean)
 
 
-def best_window(
-    scores: Mapping[int, Sequence[float]], accuracy: Mapping[int, float], least_accuracy: float
-) -> int | None:
+def best_window(scores: Mapping[int, DrawnNmi], accuracy: Mapping[int, float], least_accuracy: float) -> int | None:
     """Return M of the highest mean NMI among the windows that keep the class; None where none does."""
     kept = [window for window in scores if accuracy[window] >= least_accuracy]
-    return max(kept, key=lambda window: mean_std(scores[window])[0], default=None)
+    return max(kept, key=lambda window: scores[window].mean, default=None)
 
 
-def compare(here: Sequence[float], there: Sequence[float]) -> tuple[float, float]:
-    """Return mean and standard deviation over the class draws of the paired difference here - there."""
-    return mean_std([a - b for a, b in zip(here, there, strict=True)])
+def compare(here: DrawnNmi, there: DrawnNmi) -> tuple[float, float]:
+    """Return mean and standard deviation over the class draws of the paired difference in NMI."""
+    return mean_std([a - b for a, b in zip(here.nmi, there.nmi, strict=True)])

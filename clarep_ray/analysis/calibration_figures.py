@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.analysis.calibration import Saturation
+from clarep_ray.analysis.calibration_findings import FeatureMap, Score
 from clarep_ray.analysis.figures import blank_figure
-from clarep_ray.analysis.tables import mean_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SHEET_ROWS = 10
-
-
-class Scored(Protocol):
-    """A variant of a projection with its NMI by reading, accuracy and k."""
-
-    @property
-    def layer(self) -> str: ...
-    @property
-    def t(self) -> float: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def nmi(self) -> dict[str, list[float]]: ...
-    @property
-    def accuracy(self) -> float: ...
-    @property
-    def mean_k(self) -> float: ...
 
 
 def saturation_curve(found: Saturation, names: Sequence[str]) -> Figure:
@@ -55,76 +38,78 @@ def saturation_curve(found: Saturation, names: Sequence[str]) -> Figure:
     return figure
 
 
-def feature_heat_maps(scores: Mapping[tuple[str, float, str], Sequence[float]], chosen: tuple[str, float]) -> Figure:
-    """Return NMI of the originals for every feature layer and timestep, one map per reading (App. G.1)."""
+def feature_heat_maps(scores: FeatureMap, chosen: tuple[str, float], pictures: str) -> Figure:
+    """Return NMI for every feature layer and timestep, one map per reading (App. G.1)."""
     layers = list(dict.fromkeys(layer for layer, _, _ in scores))
     times = sorted({t for _, t, _ in scores})
     readings = list(dict.fromkeys(reading for _, _, reading in scores))
     figure, axes = blank_figure(
         1, len(readings), width=(0.62 * len(times) + 1.6) * len(readings) + 0.6, height=0.42 * len(layers) + 1.4
     )
-    titles = {"label": "read with the label", "null": "read without the label"}
     for axis, reading in zip(axes[0], readings, strict=True):
-        cells = [[mean_std(scores[layer, t, reading]) for t in times] for layer in layers]
-        _heat_map(axis, np.array(cells), layers, times, chosen)
-        axis.set(xlabel="feature timestep t_f", title=f"NMI of originals, {titles[reading]}")
+        at = {(layer, t): scores[layer, t, reading] for layer in layers for t in times}
+        cells = np.array([[(at[layer, t].mean, at[layer, t].std) for t in times] for layer in layers])
+        _heat_map(axis, cells, layers, times, chosen)
+        chance = np.mean([nmi.mean_chance for nmi in at.values()])
+        how = {"label": "read with the label", "null": "read without the label"}[reading]
+        axis.set(xlabel="feature timestep t_f", title=f"NMI of {pictures}, {how} (chance {chance:.2f})")
+        axis.title.set_size(9)
     return figure
 
 
-def interaction_maps(scores: Sequence[Scored], here: tuple[str, float], reading: str) -> Figure:
-    """Return NMI of Canonical Features over Jacobian layer and t_e, one map per way to choose k."""
+def interaction_maps(scores: Sequence[Score], here: tuple[str, float], reading: str) -> Figure:
+    """Return NMI of Canonical Features over Jacobian layer and t_e, one map per way to choose k, on one scale."""
     layers = list(dict.fromkeys(score.layer for score in scores))
     times = sorted({score.t for score in scores})
-    everywhere = [
-        {score.variant for score in scores if (score.layer, score.t) == (layer, t)} for layer in layers for t in times
-    ]
-    shared = set[str].intersection(*everywhere)
+    at = {(score.layer, score.t, score.variant): score.nmi[reading] for score in scores}
+    everywhere = [{name for layer, t, name in at if (layer, t) == cell} for cell in {key[:2] for key in at}]
+    shared = set[str].intersection(*everywhere) - {"original"}
     variants = [variant for variant in dict.fromkeys(score.variant for score in scores) if variant in shared]
     figure, axes = blank_figure(
-        1, len(variants), width=(0.75 * len(times) + 1.5) * len(variants) + 0.8, height=0.55 * len(layers) + 1.3
+        1, len(variants), width=(0.75 * len(times) + 1.5) * len(variants) + 0.8, height=0.55 * len(layers) + 1.5
     )
-    at = {(score.layer, score.t, score.variant): score for score in scores}
+    means = [at[layer, t, name].mean for layer, t, name in at if name in shared]
+    nothing = (np.nan, np.nan)
     for axis, variant in zip(axes[0], variants, strict=True):
-        cells = [[mean_std(at[layer, t, variant].nmi[reading]) for t in times] for layer in layers]
-        _heat_map(axis, np.array(cells), layers, times, here)
+        found = {cell[:2]: (nmi.mean, nmi.std) for cell, nmi in at.items() if cell[2] == variant}
+        cells = np.array([[found.get((layer, t), nothing) for t in times] for layer in layers])
+        _heat_map(axis, cells, layers, times, here, limits=(min(means), max(means)))
         axis.set(xlabel="projection timestep t_e", title=_title(variant))
+        axis.title.set_size(9)
+    before = next(score.nmi[reading] for score in scores if score.variant == "original")
+    figure.suptitle(f"NMI of Canonical Features (originals {before.mean:.2f}, chance {before.mean_chance:.2f})", size=9)
     return figure
 
 
-def window_curves(scores: Mapping[str, Scored], chosen: int) -> Figure:
+def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
     """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2)."""
-    figure, axes = blank_figure(1, 2, width=10.5, height=4.0)
+    figure, axes = blank_figure(1, 2, width=11.0, height=4.0)
+    before = scores["original"]
     for axis, letter in zip(axes[0], "Mk", strict=True):
         shown = sorted((int(name[2:]), score) for name, score in scores.items() if name.startswith(f"{letter}="))
         numbers = [number for number, _ in shown]
-        for colour, reading in zip(("C0", "C2"), scores["original"].nmi, strict=False):
-            means, deviations = zip(*(mean_std(score.nmi[reading]) for _, score in shown), strict=True)
+        for colour, reading in zip(("C0", "C2"), before.nmi, strict=False):
+            drawn = [score.nmi[reading] for _, score in shown]
+            label = {"label": "NMI, read with the label", "null": "NMI, read without the label"}[reading]
+            bars = [nmi.std for nmi in drawn]
             axis.errorbar(
-                numbers,
-                means,
-                deviations,
-                fmt="o-",
-                color=colour,
-                capsize=2,
-                markersize=4,
-                label=f"NMI, {reading} reading",
+                numbers, [nmi.mean for nmi in drawn], bars, fmt="o-", color=colour, capsize=2, markersize=4, label=label
             )
-            before = mean_std(scores["original"].nmi[reading])[0]
-            axis.axhline(before, color=colour, linestyle=":", linewidth=0.9, label=f"NMI of originals, {reading}")
-        if not np.isnan(scores["original"].accuracy):
-            axis.plot(
-                numbers, [score.accuracy for _, score in shown], "s--", color="C1", markersize=4, label="class read"
-            )
-            axis.axhline(scores["original"].accuracy, color="C1", linestyle=":", linewidth=0.9)
+            axis.axhline(before.nmi[reading].mean, color=colour, linestyle=":", linewidth=0.9)
+        chance = next(iter(before.nmi.values())).mean_chance
+        axis.axhline(chance, color="C7", linewidth=0.8, label="NMI by chance")
+        if not np.isnan(before.accuracy):
+            read = [score.accuracy for _, score in shown]
+            axis.plot(numbers, read, "s--", color="C1", markersize=4, label="class read")
+            axis.axhline(before.accuracy, color="C1", linestyle=":", linewidth=0.9)
         axis.set(ylim=(0, 1.02), xscale="log", xticks=numbers, xticklabels=[str(number) for number in numbers])
         axis.minorticks_off()
-    axes[0, 0].axvline(chosen, color="C3", linewidth=0.9, label=f"M = {chosen}")
-    for number, score in ((int(name[2:]), score) for name, score in scores.items() if name.startswith("M=")):
-        axes[0, 0].annotate(f"k {score.mean_k:.1f}", (number, 0.02), ha="center", fontsize=7, color="C7")
-    axes[0, 0].set(xlabel="window M, k adaptive (its mean below)", title="Adaptive k")
-    axes[0, 1].set(xlabel="fixed k", title="The same k for every sample")
-    axes[0, 1].legend(fontsize=7)
-    axes[0, 0].legend(fontsize=7)
+        for number, score in shown if letter == "M" else []:
+            axis.annotate(f"k {score.mean_k:.1f}", (number, 0.02), ha="center", fontsize=7, color="C7")
+    axes[0, 0].axvline(chosen, color="C3", linewidth=0.9)
+    axes[0, 0].set(xlabel=f"window M, its mean k below; M = {chosen} is chosen", title="Adaptive k")
+    axes[0, 1].set(xlabel="k (dotted: originals)", title="The same k for every sample")
+    axes[0, 1].legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
 
 
@@ -146,15 +131,21 @@ def picture_sheet(arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, str]
 
 
 def _heat_map(
-    axis: Axes, cells: NDArray[np.float64], rows: Sequence[str], columns: Sequence[float], chosen: tuple[str, float]
+    axis: Axes,
+    cells: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[float],
+    chosen: tuple[str, float],
+    limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draw means (rows, columns, 0) as colours and write mean and deviation (.., 1) into every cell."""
+    """Draw means (rows, columns, 0) as colours and write mean and deviation (.., 1) into every cell that has them."""
     means = cells[..., 0]
-    middle = (means.min() + means.max()) / 2
-    axis.imshow(means, aspect="auto", cmap="viridis")
+    low, high = limits or (float(np.nanmin(means)), float(np.nanmax(means)))
+    axis.imshow(means, aspect="auto", cmap="viridis", vmin=low, vmax=high)
     for (i, j), mean in np.ndenumerate(means):
-        colour = "black" if mean > middle else "white"
-        axis.text(j, i, f"{mean:.2f}\n±{cells[i, j, 1]:.2f}", ha="center", va="center", size=6, color=colour)
+        if not np.isnan(mean):
+            colour = "black" if mean > (low + high) / 2 else "white"
+            axis.text(j, i, f"{mean:.2f}\n±{cells[i, j, 1]:.2f}", ha="center", va="center", size=6, color=colour)
     if chosen[0] in rows and chosen[1] in columns:
         from matplotlib.patches import Rectangle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarep_ray import dotted, models
-from clarep_ray.analysis.calibration import Draws, draw_classes, nmi_of_draws
+from clarep_ray.analysis.calibration import DrawnNmi, Draws, draw_classes, nmi_of_draws
 from clarep_ray.clarid.calibration import spread_times
+from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.extract import TASK_CPUS, worker_counts
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
 from clarep_ray.cluster.stages import count_attempt
-from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig
+from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.parts import LABELS, Parts
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.sources import open_source
@@ -144,12 +146,22 @@ def _check(model: Adapter, config: CalibrateConfig) -> None:
         check_settings(model, dotted.override(extract, {"features.feature_t": float(t)}))
     for t in config.interaction.times:
         check_settings(model, dotted.override(extract, {"inversion.project_t": float(t)}))
+    _check_times(model, config.saturation)
     if "saturation" in config.parts and not _has_null(model):
         others = " ".join(part for part in CALIBRATION_PARTS if part != "saturation")
         raise ValueError(
             f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
             f"{others}, with inversion.project_t as given"
         )
+
+
+def _check_times(model: Adapter, settings: SaturationConfig) -> None:
+    try:
+        grid = model.schedule.times(settings.num_steps)
+        for t in settings.times:
+            path_to(grid, t)
+    except ValueError as error:
+        raise ValueError(f"saturation.num_steps or saturation.times: {error}") from None
 
 
 def _has_null(model: Adapter) -> bool:
@@ -179,16 +191,21 @@ def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:
 def feature_items(session: Session, times: Sequence[float]) -> list[Item]:
     """Return the pieces of the feature map: micro-batches of images, every layer and time at once."""
     work = {"group": FEATURES, "layers": list(session.layers), "times": list(times)}
-    return [work | piece for piece in _image_pieces(session)]
+    return [work | piece for piece in _image_pieces(session, session.rows)]
 
 
 def cell_items(session: Session, group: str, cell: Mapping[str, Any]) -> list[Item]:
     """Return the pieces of one (Jacobian layer, t_e): micro-batches of images, every variant at once."""
-    return [{"group": group, "cell": dict(cell)} | piece for piece in _image_pieces(session)]
+    most, seen, rows = session.config.projected_per_class, Counter[int](), list[InputRow]()
+    for row in session.rows:
+        seen[row.label] += 1
+        if most is None or seen[row.label] <= most:
+            rows.append(row)
+    return [{"group": group, "cell": dict(cell)} | piece for piece in _image_pieces(session, rows)]
 
 
-def _image_pieces(session: Session) -> list[Item]:
-    chunks = _chunks(session.rows, session.config.engine.micro_batch)
+def _image_pieces(session: Session, rows: Sequence[InputRow]) -> list[Item]:
+    chunks = _chunks(rows, session.config.engine.micro_batch)
     return [{"number": number, "rows": [asdict(row) for row in chunk]} for number, chunk in enumerate(chunks)]
 
 
@@ -290,10 +307,10 @@ Column = tuple[str, str]
 """Group of parts and name of the array in it."""
 
 
-def score_columns(session: Session, columns: Sequence[Column]) -> dict[Column, list[float]]:
+def score_columns(session: Session, columns: Sequence[Column]) -> dict[Column, DrawnNmi]:
     """Return the NMI of each column of features for every class draw, computed as Ray Data tasks."""
     score = partial(score_column, parts=session.context.parts, draws=session.draws, seed=session.config.seed)
-    return {(row["group"], row["name"]): row["nmi"] for row in _score_stream(score, columns)}
+    return {(row.pop("group"), row.pop("name")): DrawnNmi(**row) for row in _score_stream(score, columns)}
 
 
 def score_column(table: pa.Table, parts: Parts, draws: Draws, seed: int) -> pa.Table:
@@ -302,7 +319,7 @@ def score_column(table: pa.Table, parts: Parts, draws: Draws, seed: int) -> pa.T
     for row in rows:
         features, labels = parts.column(row["group"], row["name"]), parts.column(row["group"], LABELS)
         good = parts.column(row["group"], "ok") if "ok" in parts.names(row["group"]) else np.ones(len(labels), bool)
-        row["nmi"] = nmi_of_draws(features[good], labels[good], draws, seed)
+        row |= asdict(nmi_of_draws(features[good], labels[good], draws, seed))
     return pa.Table.from_pylist(rows)
 
 

@@ -19,6 +19,7 @@ from clarep_ray import dotted, models
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes
 from clarep_ray.data.records import InputRow, RejectedImage
@@ -166,6 +167,11 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
         raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
     if any(scale != 1.0 for scale in scales) or "unconditional" in modes:
         model.null_cond(1)
+
+
+def check_calibration(path: str, config: ExtractConfig) -> None:
+    """Raise ValueError where a calibration was made with another model than the config's."""
+    check_model(path, config.model.name, models.weights_sha256(config.model))
 
 
 def environment_fields() -> dict[str, Any]:

@@ -143,6 +143,8 @@ class CalibrateConfig:
     """What is calibrated: saturation (t_e), features (layer and timestep), window (M), interaction (report only)."""
     classifiers: tuple[str, ...] = ("digits",)
     """Judges of class accuracy: `digits` (shipped) or folders of timm models (config.json, model.safetensors)."""
+    projected_per_class: int | None = None
+    """Use at most this many images of each class for window and interaction; None uses all [images]."""
     saturation: SaturationConfig = field(default_factory=SaturationConfig)
     draws: DrawsConfig = field(default_factory=DrawsConfig)
     feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
@@ -157,6 +159,12 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(bool(self.parts), "parts", self.parts, f"one or more of {', '.join(CALIBRATION_PARTS)}")
+        require(
+            self.projected_per_class is None or self.projected_per_class >= 1,
+            "projected_per_class",
+            self.projected_per_class,
+            "None, or 1 and more",
+        )
         require(bool(self.output), "output", self.output, "a folder")
         require(
             bool(self.classifiers) or "saturation" not in self.parts,

@@ -78,7 +78,8 @@ class Calibrator:
     ) -> Arrays:
         """Return features, k and readings of every variant of a cell, all from one SVD of each sample.
 
-        `cell` has `layer`, `t`, `feature_layer`, `feature_t`, `windows` (adaptive k) and `fixed` (fixed k).
+        `cell` has `layer`, `t`, `feature_layer`, `feature_t`, `windows` (adaptive k) and `fixed` (fixed k). One with
+        `map_of` also gets that variant's feature map, over `layers` and `times`, under `canonical/`.
         """
         widest = max(cell["windows"])
         base: dict[str, Any] = {
@@ -110,6 +111,10 @@ class Calibrator:
                 f"{name}/k": arrays["num_removed"],
             }
             found["ok"] &= np.array([record["status"] == OK for record in records])
+        if "map_of" in cell:
+            pictures = found[f"{cell['map_of']}/pictures"]
+            maps = self.feature_map(pictures, labels, keys, cell["layers"], cell["times"])
+            found |= {f"canonical/{name}": means for name, means in maps.items()}
         return found
 
     def _variant(self, changes: dict[str, Any]) -> UnitExtractor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ SHIPPED = "digits"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """Reads the class of pictures."""
 

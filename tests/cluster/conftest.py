@@ -74,10 +74,12 @@ def ray_session(faults: Path) -> Iterator[None]:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream the units through the same stages in this process: what is tested is not the engine."""
-    from clarep_ray.cluster import extract, runtime
+    from clarep_ray.cluster import calibrate, extract, runtime
 
     monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
     monkeypatch.setattr(extract, "_stream", in_process)
+    monkeypatch.setattr(calibrate, "_stream", pieces_in_process)
+    monkeypatch.setattr(calibrate, "_score_stream", scores_in_process)
 
 
 def in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -90,6 +92,26 @@ def in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any
     stage.context, stage.extractor = context, UnitExtractor(context.extract_config)
     for item in items:
         yield from commit_stage(stage(decode_stage(pa.Table.from_pylist([item]), context)), context).to_pylist()
+
+
+def pieces_in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import json
+
+    import pyarrow as pa
+
+    from clarep_ray.cluster.calibrate import CalibrateStage
+    from clarep_ray.models.calibrator import Calibrator
+
+    stage = CalibrateStage.__new__(CalibrateStage)
+    stage.context, stage.calibrator = context, Calibrator(context.calibrate_config)
+    for item in items:
+        yield from stage(pa.Table.from_pylist([{"item": json.dumps(item)}])).to_pylist()
+
+
+def scores_in_process(score: Any, columns: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    yield from score(pa.Table.from_pylist([{"group": group, "name": name} for group, name in columns])).to_pylist()
 
 
 @pytest.fixture

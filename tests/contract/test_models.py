@@ -127,6 +127,14 @@ def test_pooled_features_are_one_vector_a_sample(model: Adapter) -> None:
     assert len(pooled) == 3
 
 
+def test_the_means_of_many_layers_are_those_of_each(model: Adapter) -> None:
+    x_t, t, cond = latents(model, 2), middle_time(model), model.cond(torch.tensor([0, 1]))
+    means = model.layer_means(x_t, t, cond, model.feature_layers)
+    assert list(means) == list(model.feature_layers)
+    for layer, mean in means.items():
+        torch.testing.assert_close(mean, model.pool(model.features(x_t, t, cond, layer)).detach())
+
+
 def test_pixels_and_latents_have_the_sizes_that_are_declared(model: Adapter) -> None:
     pixels = torch.rand(2, 3, model.image_size, model.image_size) * 2 - 1
     encoded = model.encode(pixels)

@@ -1,0 +1,193 @@
+"""Everything a calibration found: as tables, as metrics, and as a page that says what was chosen and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clarep_ray.analysis.calibration import DrawnNmi, Saturation, compare
+from clarep_ray.config import CalibrateConfig
+from clarep_ray.models.classifiers import classifier_name
+
+FeatureMap = dict[tuple[str, float, str], DrawnNmi]
+"""(feature layer, t_f, reading) -> NMI."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One variant of one cell of the interaction, or of the window sweep."""
+
+    layer: str
+    t: float
+    variant: str
+    """`original`, `M=20` (adaptive k in that window) or `k=5`."""
+    nmi: dict[str, DrawnNmi]
+    """By reading: label, null."""
+    accuracy: float
+    """The classifiers' mean accuracy on its pictures; NaN without classifiers."""
+    mean_k: float
+
+
+@dataclass
+class Findings:
+    """What was found, and the settings that follow from it."""
+
+    config: CalibrateConfig
+    readings: tuple[str, ...]
+    """How features can be read: with the label and, where there is an unconditional branch, without it."""
+    num_images: int
+    num_draws: int
+    settings: dict[str, Any]
+    """Dotted fields of an extraction."""
+    notes: list[str] = field(default_factory=list)
+    saturation: Saturation | None = None
+    feature_map: FeatureMap = field(default_factory=dict)
+    """NMI of the originals."""
+    canonical_map: FeatureMap = field(default_factory=dict)
+    """NMI of the Canonical Samples at t_e, adaptive k."""
+    scores: list[Score] = field(default_factory=list)
+
+    @property
+    def reading(self) -> str:
+        """The reading that choices go by: without the label where that can be."""
+        return self.readings[-1]
+
+    @property
+    def here(self) -> tuple[str, float]:
+        """Jacobian layer and t_e as chosen."""
+        return self.settings["spectrum.layer"], self.settings["inversion.project_t"]
+
+    @property
+    def feature_cell(self) -> tuple[str, float]:
+        """Feature layer and t_f as chosen."""
+        return self.settings["features.layer"], self.settings["features.feature_t"]
+
+    def scores_here(self) -> dict[str, Score]:
+        """Return the variants at the chosen layer and t_e."""
+        return {score.variant: score for score in self.scores if (score.layer, score.t) == self.here}
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows of every curve, as the CSV files and calibration.json have them."""
+        made: dict[str, list[dict[str, Any]]] = {}
+        if self.saturation is not None:
+            made["saturation"] = _saturation_rows(self.saturation, self.config.classifiers)
+        if self.feature_map:
+            maps = {"original": self.feature_map, "canonical": self.canonical_map}
+            made["feature_map"] = [
+                {"pictures": pictures, "layer": layer, "feature_t": t, "reading": reading, **_columns("nmi", nmi)}
+                for pictures, scores in maps.items()
+                for (layer, t, reading), nmi in scores.items()
+            ]
+        if self.scores:
+            made["projection"] = [_score_row(score) for score in self.scores]
+        return made
+
+    def metrics(self) -> dict[str, float]:
+        """Return {metric: value} for tracking."""
+        found = {name: float(value) for name, value in self.settings.items() if isinstance(value, int | float)}
+        for pictures, scores in (("original", self.feature_map), ("canonical", self.canonical_map)):
+            for (layer, t, reading), nmi in scores.items():
+                found[f"feature_nmi/{pictures}/{reading}/{layer}/{t:g}"] = nmi.mean
+        for score in self.scores:
+            for reading, nmi in score.nmi.items():
+                found[f"projection_nmi/{reading}/{score.layer}/{score.t:g}/{score.variant}"] = nmi.mean
+        return found
+
+    def text(self) -> str:
+        """Return the page as markdown."""
+        title = f"# Calibration of {self.config.model.name}: {self.num_images} images, {self.num_draws} class draws"
+        lines = [self._time_line(), self._feature_line(), self._window_line(), self.time_verdict(), *self.notes]
+        page = [title, "", *(f"* {line}" for line in lines if line)]
+        return "\n".join([*page, "", *self._score_table()] if self.scores else page)
+
+    def time_verdict(self) -> str:
+        """Say how the NMI at t_e compares with that of the times below and above, whatever the outcome."""
+        layer, t_e = self.here
+        variant = f"M={self.config.spectrum.num_directions}"
+        same = {
+            score.t: score.nmi[self.reading]
+            for score in self.scores
+            if (score.layer, score.variant) == (layer, variant)
+        }
+        if t_e not in same or len(same) < 2:
+            return ""
+        parts: list[str] = []
+        for t, there in sorted(same.items()):
+            if t != t_e:
+                parts.append("{:+.3f} ± {:.3f} against t_e = {:g}".format(*compare(same[t_e], there), t))
+        best = max(same, key=lambda t: same[t].mean)
+        outcome = "the best of them" if best == t_e else f"not the best: t_e = {best:g} is"
+        found = f"NMI at t_e = {t_e:g} is {same[t_e].mean:.3f} (chance {same[t_e].mean_chance:.3f}), {outcome}"
+        return f"{found} ({'; '.join(parts)})"
+
+    def _time_line(self) -> str:
+        found = self.saturation
+        if found is None or not found.risen:
+            return ""
+        return (
+            f"t_e = {self.here[1]:g}: the first time at which the accuracy of two-stage samples has made "
+            f"{self.config.saturation.level:.0%} of its rise from {found.fitted[0]:.3f} to {found.fitted[-1]:.3f} "
+            f"(drawn again, 90 % of t_e lie in {found.interval[0]:g} to {found.interval[1]:g})"
+        )
+
+    def _feature_line(self) -> str:
+        best = self.feature_map.get((*self.feature_cell, self.reading))
+        if best is None or not best.above_chance:
+            return ""
+        how = {"null": "without the label", "label": "with the label, for want of an unconditional branch"}
+        return (
+            f"features at {self.feature_cell[0]}, t_f = {self.feature_cell[1]:g}: highest NMI of the originals, "
+            f"{best.mean:.3f} ± {best.std:.3f} (chance {best.mean_chance:.3f}), read {how[self.reading]}"
+        )
+
+    def _window_line(self) -> str:
+        if "window" not in self.config.parts:
+            return ""
+        return (
+            f"M = {self.settings['spectrum.num_directions']}: highest NMI of Canonical Features among the windows that "
+            f"cost at most {self.config.window.max_class_loss:g} of class accuracy"
+        )
+
+    def _score_table(self) -> list[str]:
+        readings = [title for name in self.readings for title in (f"NMI, {name}", "chance")]
+        titles = ["layer", "t_e", "variant", *readings, "class read", "mean k"]
+        lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        for score in self.scores:
+            drawn = [score.nmi[reading] for reading in self.readings]
+            cells = [cell for nmi in drawn for cell in (f"{nmi.mean:.3f} ± {nmi.std:.3f}", f"{nmi.mean_chance:.3f}")]
+            cells += [f"{score.accuracy:.3f}", f"{score.mean_k:.1f}"]
+            lines.append(f"| {' | '.join([score.layer, f'{score.t:g}', score.variant, *cells])} |")
+        return lines
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Return rows with the same columns as CSV."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _saturation_rows(found: Saturation, classifiers: Sequence[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for i, t in enumerate(found.times):
+        judged = {f"accuracy {classifier_name(name)}": found.accuracy[i, j] for j, name in enumerate(classifiers)}
+        mean = {"accuracy": found.mean[i], "standard_error": found.error[i], "isotonic": found.fitted[i]}
+        rows.append({"project_t": t} | {name: round(float(value), 6) for name, value in {**judged, **mean}.items()})
+    return rows
+
+
+def _score_row(score: Score) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": score.layer, "project_t": score.t, "variant": score.variant}
+    for reading, nmi in score.nmi.items():
+        row |= _columns(f"nmi_{reading}", nmi)
+    return row | {"accuracy": round(score.accuracy, 6), "mean_k": round(score.mean_k, 4)}
+
+
+def _columns(name: str, scores: DrawnNmi) -> dict[str, float]:
+    columns = {"mean": scores.mean, "std": scores.std, "chance": scores.mean_chance}
+    return {f"{name}_{column}": round(value, 6) for column, value in columns.items()}
