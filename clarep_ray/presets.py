@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from clarep_ray.config import ExtractConfig, TrainCdmConfig
+from clarep_ray.config import ExtractConfig
 from clarep_ray.dotted import flatten, override
 
 Origin = Literal["paper", "inferred", "tuned", "default", "calibrated", "user"]
@@ -24,20 +24,23 @@ class Preset(Generic[Config]):
     config: Config
     origins: Mapping[str, Origin]
 
+    def replaced(self, **groups: dict[str, Any]) -> Preset[Config]:
+        """Return the preset with the fields of each origin group replaced, and their origins."""
+        config, origins = self.config, dict[str, Origin](self.origins)
+        for origin, changes in groups.items():
+            config = override(config, changes)
+            origins.update(dict.fromkeys(changes, origin))  # type: ignore[arg-type]
+        return Preset(config, origins)
+
 
 def _preset(base: Config, **groups: dict[str, Any]) -> Preset[Config]:
     """Return `base` with the fields of each origin group replaced."""
-    origins: dict[str, Origin] = {}
-    for origin, changes in groups.items():
-        base = override(base, changes)
-        origins |= dict.fromkeys(changes, origin)  # type: ignore[arg-type]
-    return Preset(base, origins)
+    return Preset(base, {}).replaced(**groups)
 
 
 def _variant(parent: Preset[Config], changes: dict[str, Any]) -> Preset[Config]:
     """Return a preset with some fields chosen anew."""
-    tuned: dict[str, Origin] = dict.fromkeys(changes, "tuned")
-    return Preset(override(parent.config, changes), {**parent.origins, **tuned})
+    return parent.replaced(tuned=changes)
 
 
 def digits() -> Preset[ExtractConfig]:
@@ -185,8 +188,7 @@ def uvit_256() -> Preset[ExtractConfig]:
 
 def _replaced(parent: Preset[Config], **groups: dict[str, Any]) -> Preset[Config]:
     """Return the parent with the fields of each origin group replaced, and their origins."""
-    child = _preset(parent.config, **groups)
-    return Preset(child.config, {**parent.origins, **child.origins})
+    return parent.replaced(**groups)
 
 
 def _smoke(parent: Preset[ExtractConfig], **changes: Any) -> Preset[ExtractConfig]:
@@ -246,40 +248,6 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
         uvit_256,
         uvit_256_smoke,
     )
-}
-
-
-def train_rho90() -> Preset[TrainCdmConfig]:
-    """The shipped model of strongly correlated backgrounds (correlation 0.9)."""
-    return _preset(TrainCdmConfig(), tuned={"patch_size": 2, "num_steps": 7000, "correlation": 0.9})
-
-
-def train_rho10() -> Preset[TrainCdmConfig]:
-    """The shipped model of uncorrelated backgrounds (correlation 0.1: each of ten kinds equally likely)."""
-    return _preset(TrainCdmConfig(), tuned={"patch_size": 2, "num_steps": 7000, "correlation": 0.1})
-
-
-def train_smoke() -> Preset[TrainCdmConfig]:
-    """A few steps of a tiny network, to see the path run."""
-    return _preset(
-        TrainCdmConfig(),
-        tuned={
-            "image_size": 8,
-            "hidden_size": 16,
-            "num_blocks": 1,
-            "num_heads": 2,
-            "num_images": 64,
-            "batch_size": 8,
-            "num_steps": 8,
-            "checkpoint_every": 4,
-        },
-    )
-
-
-TRAIN_CDM: dict[str, Callable[[], Preset[TrainCdmConfig]]] = {
-    "rho90": train_rho90,
-    "rho10": train_rho10,
-    "smoke": train_smoke,
 }
 
 

@@ -1,4 +1,4 @@
-"""Train an embedded conditional diffusion model: uv run jobs/train_cdm.py --preset rho90"""
+"""Train a conditional diffusion model: uv run jobs/train_cdm.py --preset cifar10_unet --data.path FOLDER"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,16 @@ import tyro
 
 from clarep_ray import cli
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.presets import TRAIN_CDM
+from clarep_ray.training_presets import TRAIN_CDM
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCdmJob:
-    """Train the embedded class-conditional DiT on spurious_digits with Ray Train. Resumes by itself."""
+    """Train a class-conditional DiT or UNet in pixel space with Ray Train. Resumes by itself."""
 
     config: Annotated[TrainCdmConfig, tyro.conf.arg(name="")]
     preset: str = "rho90"
-    """Where the defaults below come from; see clarep_ray/presets.py."""
+    """Where the defaults below come from; see clarep_ray/training_presets.py."""
 
 
 def main() -> None:
@@ -28,9 +28,9 @@ def main() -> None:
 
         result = train_cdm(job.config)
         print(f"trained {result['steps']} steps, loss {result['loss']:.4f}; model in {result['model']}")
-        if job.config.image_size == 16:  # what the shipped judges read
-            from clarep_ray.analysis.model_card import write_card
+        from clarep_ray.analysis.model_card import can_judge, write_card
 
+        if can_judge(job.config):
             command = f"uv run jobs/train_cdm.py --preset {job.preset}"
             for name, share in write_card(Path(result["model"]), result, command).items():
                 print(f"{share:.3f}  {name}")

@@ -17,7 +17,8 @@ from clarep_ray.config import (
     TrainCdmConfig,
     parse_extra,
 )
-from clarep_ray.presets import EXTRACT, TRAIN_CDM, origin_table
+from clarep_ray.presets import EXTRACT, origin_table
+from clarep_ray.training_presets import TRAIN_CDM
 
 OTHER_VALUES = {
     "model.name": "x",

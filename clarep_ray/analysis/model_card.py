@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clarep_ray.clarid.sampling import decode, guided_eps
+from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.spurious_digits import NUM_CLASSES
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import DigitsDit, build
 from clarep_ray.seeding import torch_generator
 
 NUM_SAMPLES, SAMPLING_STEPS, GRID_COLUMNS = 500, 50, 20
+
+
+def can_judge(config: TrainCdmConfig) -> bool:
+    """Say whether the shipped judges read what a config's model draws: embedded pictures of 16 pixels."""
+    return config.network == "digits_dit" and config.data.source == "spurious_digits" and config.image_size == 16
 
 
 def sample_digits(
@@ -52,11 +58,13 @@ def write_card(folder: Path, result: dict[str, Any], command: str) -> dict[str, 
     """Measure the model, write `README.md` and `samples.png` beside its weights, and return the measurements."""
     found = measure(folder)
     config = result["config"]
+    correlation = config["data.digits.correlation"]
+    settings = {name: value for name, value in config.items() if name != "output" and "tracking." not in name}
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in found.items())
-    card = f"""# Embedded diffusion model, background correlation {config["correlation"]}
+    card = f"""# Embedded diffusion model, background correlation {correlation}
 
 Class-conditional DiT in pixel space (diffusers `DiTTransformer2DModel`), v-prediction, 1000 linear timesteps,
-trained on `spurious_digits` with background correlation {config["correlation"]}. Weights: exponential average,
+trained on `spurious_digits` with background correlation {correlation}. Weights: exponential average,
 float16. Licence: Apache-2.0. The strokes come from scikit-learn's `load_digits` (UCI, CC BY 4.0).
 
 Made by `{command}` (seed {config["seed"]}, {result["steps"]} steps of {config["batch_size"]} images,
@@ -71,7 +79,7 @@ final training loss {result["loss"]:.4f}, training pictures sha256 `{result["dat
 Intended for tests and demonstrations of this project. Full settings:
 
 ```json
-{json.dumps({name: value for name, value in config.items() if "." not in name and name != "output"}, indent=1)}
+{json.dumps(settings, indent=1)}
 ```
 """
     (folder / "README.md").write_text(card)

@@ -1,4 +1,4 @@
-"""Train the embedded diffusion model on Ray Train: resumable, the same batches for any number of workers."""
+"""Train a diffusion model on Ray Train: resumable, the same batches for any number of workers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
 from clarep_ray.config import TrainCdmConfig
 
-RESULT = "result.json"
-
 
 def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     """Train, or continue training, and return what was written: folder, steps, loss, data digest.
 
-    The output folder receives `model/` (config.json and float16 model.safetensors of the weight average),
-    `checkpoints/`, `metrics.jsonl` and, last, `result.json`. Raises ValueError where it belongs to another config.
+    The output folder receives `model/` (the weight average, as `model.weights` reads it), `checkpoints/`,
+    `metrics.jsonl` and, last, `result.json`. Raises ValueError, before Ray starts, where a picture cannot be read or
+    the folder belongs to another config or other pictures.
     """
-    from clarep_ray.models.cdm_training import check_checkpoints
+    from clarep_ray.models.cdm_checkpoints import check_checkpoints
+    from clarep_ray.models.cdm_networks import RESULT, training_set
+    from clarep_ray.models.cdm_training import fingerprint
 
-    output, mark = Path(config.output).absolute(), _fingerprint(config)
+    output = Path(config.output).absolute()
+    data_sha256 = training_set(config).sha256
+    mark = fingerprint(config, data_sha256)
     check_checkpoints(output / "checkpoints", mark)
-    finished = _result(output)
+    finished = _result(output / RESULT)
     if finished.get("fingerprint") == mark:
         return finished
     runtime.connect()
@@ -35,7 +38,12 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _loop,
-        train_loop_config={"config": dotted.flatten(config), "output": str(output)},
+        train_loop_config={
+            "config": dotted.flatten(_absolute(config)),
+            "output": str(output),
+            "fingerprint": mark,
+            "data_sha256": data_sha256,
+        },
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
         ),
@@ -46,7 +54,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
         ),
     )
     trainer.fit()
-    result = _result(output)
+    result = _result(output / RESULT)
     tracking.log_run(
         config.tracking,
         f"train_cdm {mark[:8]}",
@@ -59,13 +67,19 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     return result
 
 
-def _fingerprint(config: TrainCdmConfig) -> str:
-    return dotted.fingerprint(dotted.fingerprint_fields(config))
+def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:
+    """Return the config with paths as every process finds them: a worker has a working directory of its own."""
+    data = config.data
+    paths = {"data.path": data.path, "data.labels_file": data.labels_file}
+    changes: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
+    changes["data.classes"] = tuple(
+        f"@{Path(name[1:]).absolute()}" if name.startswith("@") else name for name in data.classes
+    )
+    return dotted.override(config, changes)
 
 
-def _result(output: Path) -> dict[str, Any]:
+def _result(path: Path) -> dict[str, Any]:
     """Return what a finished training wrote last; empty where there is none."""
-    path = output / RESULT
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -75,36 +89,32 @@ def _loop(arguments: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import prepare_model
 
+    from clarep_ray.models import cdm_checkpoints, cdm_networks
     from clarep_ray.models import cdm_training as cdm
-    from clarep_ray.models.digits_dit import make_network
 
     config = dotted.from_flat(TrainCdmConfig, arguments["config"])
-    output = Path(arguments["output"])
-    mark = _fingerprint(config)
+    output, mark = Path(arguments["output"]), arguments["fingerprint"]
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
-    torch.manual_seed(config.seed)
-    network = make_network(cdm.architecture_of(config))
+    data = cdm_networks.training_set(config)
+    if data.sha256 != arguments["data_sha256"]:
+        raise ValueError("data.path: this worker reads other pictures than the job did; every node must see the same")
+    network = cdm_networks.make_network(config, len(data.class_names))
     forward = prepare_model(network)
-    device = next(forward.parameters()).device
-    trainer = cdm.CdmTrainer.start(network.to(device), config)
-    cdm.load_newest(trainer, output / "checkpoints", mark)
-    pixels, labels, digest = cdm.training_pictures(config)
+    trainer = cdm.CdmTrainer.start(network.to(next(forward.parameters()).device), config)
+    cdm_checkpoints.load_newest(trainer, output / "checkpoints", mark)
     began, first = time.monotonic(), trainer.step
-    while trainer.step < config.num_steps:
-        batch = cdm.draw_batch(pixels, labels, config, trainer.step)
-        share = {name: values[rank::world].to(device) for name, values in batch.items()}
-        cdm.train_step(trainer, forward, share, config)
-        if trainer.step % config.checkpoint_every == 0 or trainer.step == config.num_steps:
-            seconds = (time.monotonic() - began) / (trainer.step - first)
-            metrics = {"step": trainer.step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
+    for step in cdm.train_steps(trainer, forward, data, config, rank, world):
+        if step % config.checkpoint_every == 0 or step == config.num_steps:
+            seconds = (time.monotonic() - began) / (step - first)
+            metrics = {"step": step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
-                cdm.save_checkpoint(trainer, output / "checkpoints", mark)
+                cdm_checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
                 _append(output / "metrics.jsonl", metrics)
             train.report(metrics)
     if rank == 0:
-        _finish(trainer, config, output, {"data_sha256": digest, "fingerprint": mark})
+        cdm_networks.write_result(trainer, config, data, output, mark)
 
 
 def _append(path: Path, metrics: dict[str, Any]) -> None:
@@ -112,18 +122,3 @@ def _append(path: Path, metrics: dict[str, Any]) -> None:
     print(line, flush=True)
     with path.open("a") as file:
         file.write(line + "\n")
-
-
-def _finish(trainer: Any, config: TrainCdmConfig, output: Path, result: dict[str, Any]) -> None:
-    import torch
-
-    from clarep_ray.models import cdm_training as cdm
-    from clarep_ray.models.digits_dit import load_parameters, save
-
-    load_parameters(trainer.network, trainer.average)
-    save(trainer.network, cdm.architecture_of(config), output / "model", torch.float16)
-    measured = {"steps": trainer.step, "loss": trainer.recent_loss}
-    record = result | measured | {"model": str(output / "model"), "config": dotted.flatten(config)}
-    work = output / f".tmp-{RESULT}"
-    work.write_text(json.dumps(record, indent=2) + "\n")
-    work.replace(output / RESULT)

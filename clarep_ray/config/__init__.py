@@ -35,7 +35,7 @@ from clarep_ray.config.extract import (
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
-from clarep_ray.config.train_cdm import TrainCdmConfig
+from clarep_ray.config.train_cdm import DitSizes, TrainCdmConfig, UnetSizes
 
 __all__ = [
     "CALIBRATION_PARTS",
@@ -46,6 +46,7 @@ __all__ = [
     "DecodingConfig",
     "DigitsConfig",
     "DigitsSplit",
+    "DitSizes",
     "DrawsConfig",
     "ElbowConfig",
     "ElbowRule",
@@ -70,6 +71,7 @@ __all__ = [
     "ToyConfig",
     "TrackingConfig",
     "TrainCdmConfig",
+    "UnetSizes",
     "WindowConfig",
     "parse_extra",
 ]

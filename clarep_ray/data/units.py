@@ -82,7 +82,12 @@ def decode_row(source: Source, row: InputRow, image_size: int, config: DataConfi
         raise InputChanged(f"{row.id!r} changed after the input was frozen; restore it, or start a new output")
     if row.label < 0:
         raise RejectedImage(RejectReason.UNKNOWN_CLASS)
-    if config.source == "spurious_digits":
+    return decode_picture(data, image_size, config)
+
+
+def decode_picture(data: bytes, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
+    """Return the picture (size, size, 3) of what a source read; RejectedImage with the reason."""
+    if config.source == "spurious_digits":  # its bytes are pixels
         return np.frombuffer(data, np.uint8).reshape(image_size, image_size, 3)
     return decode_image(data, image_size)
 

@@ -42,6 +42,24 @@ def read_schedule(folder: Path) -> tuple[DiscreteSchedule, Prediction]:
     return schedule, config.get("prediction_type", "epsilon")
 
 
+def write_linear_schedule(folder: Path, prediction: Prediction) -> None:
+    """Write `folder/scheduler_config.json` with DDPM's 1000 linear betas, as diffusers' DDIMScheduler reads it."""
+    config = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "linear",
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "clip_sample": False,  # a clipped inversion is none
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "timestep_spacing": "leading",
+        "prediction_type": prediction,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
 def _betas(path: Path, config: dict[str, Any]) -> Tensor:
     """Return the betas in float32 as diffusers makes them, then in float64."""
     if config.get("trained_betas") is not None:

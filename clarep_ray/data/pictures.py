@@ -1,0 +1,59 @@
+"""All pictures of an input in memory, as training needs them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.manifest import select
+from clarep_ray.data.records import RejectedImage
+from clarep_ray.data.sources import Listed, Source, open_source
+from clarep_ray.data.units import decode_picture
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures (n, h, w, 3) uint8, labels (n,), what the labels stand for, and the sha256 of pictures and labels."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    sha256: str
+
+
+def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[str] = ()) -> LabelledPictures:
+    """Return the pictures a config selects, in their order, with sides of `image_size` pixels.
+
+    `known_classes` are the only classes there may be, in the order of their labels; empty: those of the input.
+    Raises ValueError naming the first picture that cannot be read or has no known class: a training on what is
+    left would be another one.
+    """
+    source = open_source(config, known_classes)
+    if known_classes and source.class_names and tuple(source.class_names) != tuple(known_classes):
+        raise ValueError(
+            f"data.source: {config.source!r} has the classes {', '.join(source.class_names[:3])}, ...; "
+            f"valid for this network: {', '.join(known_classes)}"
+        )
+    rows = select(source.rows(), config)
+    images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
+    for number, row in enumerate(rows):
+        images[number] = _read(source, row, image_size, config)
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    names = source.class_names or tuple(map(str, range(int(labels.max()) + 1)))
+    digest = hashlib.sha256(images.data)
+    digest.update(labels.data)
+    return LabelledPictures(images, labels, tuple(names), digest.hexdigest())
+
+
+def _read(source: Source, row: Listed, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
+    if row.label < 0:
+        raise ValueError(f"data: {row.id!r} has the unknown class {row.class_name!r}")
+    try:
+        return decode_picture(source.read(row.source, row.offset, row.size), image_size, config)
+    except RejectedImage as rejected:
+        raise ValueError(f"data: {row.id!r} is no usable picture: {rejected.reason.value}") from None

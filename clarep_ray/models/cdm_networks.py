@@ -1,0 +1,85 @@
+"""The networks that can be trained here: how each is made, and how its folder is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clarep_ray import dotted
+from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.spurious_digits import CLASS_NAMES
+from clarep_ray.models import class_unet, digits_dit
+from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A family of networks, called as network(x_t, timestep=..., class_labels=..., return_dict=False).
+
+    `make` takes the config and the number of classes, `save` the network, the config, what the labels stand for and
+    the folder that `model.weights` can later name. `class_names` are the only classes it knows; empty: any.
+    """
+
+    make: Callable[[TrainCdmConfig, int], nn.Module]
+    save: Callable[[nn.Module, TrainCdmConfig, Sequence[str], Path], None]
+    class_names: tuple[str, ...] = ()
+
+
+def _make_dit(config: TrainCdmConfig, num_classes: int) -> nn.Module:
+    return digits_dit.make_network(_dit_architecture(config))
+
+
+def _save_dit(network: nn.Module, config: TrainCdmConfig, class_names: Sequence[str], folder: Path) -> None:
+    digits_dit.save(network, _dit_architecture(config), folder, torch.float16)
+
+
+def _dit_architecture(config: TrainCdmConfig) -> digits_dit.DigitsDitArchitecture:
+    return digits_dit.DigitsDitArchitecture(image_size=config.image_size, **dotted.flatten(config.dit))
+
+
+def _make_unet(config: TrainCdmConfig, num_classes: int) -> nn.Module:
+    return class_unet.make_network(config.unet, config.image_size, num_classes)
+
+
+def _save_unet(network: nn.Module, config: TrainCdmConfig, class_names: Sequence[str], folder: Path) -> None:
+    class_unet.save(network, config.prediction, class_names, folder)
+
+
+TRAINABLE: dict[str, Trainable] = {
+    "digits_dit": Trainable(_make_dit, _save_dit, CLASS_NAMES),
+    "class_unet": Trainable(_make_unet, _save_unet),
+}
+
+
+def training_set(config: TrainCdmConfig) -> TrainingSet:
+    """Return the pictures of a config; ValueError where one cannot be read or its class is not the network's."""
+    return TrainingSet.read(config, TRAINABLE[config.network].class_names)
+
+
+def make_network(config: TrainCdmConfig, num_classes: int) -> nn.Module:
+    """Return the network a config asks for; its initial weights follow from the config's seed."""
+    torch.manual_seed(config.seed)
+    return TRAINABLE[config.network].make(config, num_classes)
+
+
+def write_result(
+    trainer: CdmTrainer, config: TrainCdmConfig, data: TrainingSet, output: Path, fingerprint: str
+) -> dict[str, Any]:
+    """Write `model/` with the weight average and, last, `result.json`; return what that says."""
+    digits_dit.load_parameters(trainer.network, trainer.average)
+    TRAINABLE[config.network].save(trainer.network, config, data.class_names, output / "model")
+    record = {"data_sha256": data.sha256, "fingerprint": fingerprint}
+    record |= {"steps": trainer.step, "loss": trainer.recent_loss}
+    record |= {"model": str(output / "model"), "config": dotted.flatten(config)}
+    work = output / f".tmp-{RESULT}"
+    work.write_text(json.dumps(record, indent=2) + "\n")
+    work.replace(output / RESULT)
+    return record
