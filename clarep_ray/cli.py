@@ -45,8 +45,8 @@ def parse(job: type[Job], presets: Mapping[str, Callable[[], Preset[Any]]], defa
     with exit_codes():
         check_preset(presets, known.preset)
         preset = start_of(presets, known.preset, more.get("calibration"))
-    start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
-    return tyro.cli(job, default=start)
+        start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
+        return tyro.cli(job, default=start)
 
 
 def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:

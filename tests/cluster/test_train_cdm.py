@@ -1,0 +1,69 @@
+"""The training job up to where Ray would start: what it refuses, what it finds finished."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clarep_ray import cli, dotted
+from clarep_ray.cluster import runtime
+from clarep_ray.cluster.train_cdm import _absolute, train_cdm
+from clarep_ray.config import TrainCdmConfig
+from clarep_ray.models.cdm_checkpoints import save_checkpoint
+from clarep_ray.models.cdm_networks import make_network, training_set
+from clarep_ray.models.cdm_training import CdmTrainer, fingerprint, train_steps
+from clarep_ray.training_presets import TRAIN_CDM
+
+SMOKE: TrainCdmConfig = TRAIN_CDM["cifar10_unet_smoke"]().config
+
+
+class RayStarted(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> None:
+        raise RayStarted
+
+    monkeypatch.setattr(runtime, "connect", connect)
+
+
+def test_pictures_that_cannot_be_read_are_refused_before_ray_starts() -> None:
+    with pytest.raises(ValueError, match=r"data\.path: '/nowhere' is not a folder"):
+        train_cdm(dotted.override(SMOKE, {"data.source": "cifar10", "data.path": "/nowhere", "image_size": 32}))
+
+
+def test_a_folder_of_other_pictures_is_refused_and_a_finished_one_is_read(tmp_path: Path) -> None:
+    config: TrainCdmConfig = dotted.override(SMOKE, {"output": str(tmp_path), "num_steps": 1})
+    data = training_set(config)
+    trainer = CdmTrainer.start(make_network(config, 10), config)
+    assert list(train_steps(trainer, trainer.network, data, config)) == [1]
+    save_checkpoint(trainer, tmp_path / "checkpoints", fingerprint(config, data.sha256))
+    with pytest.raises(RayStarted):
+        train_cdm(config)
+    with pytest.raises(ValueError, match="holds a training with another config or other pictures"):
+        train_cdm(dotted.override(config, {"data.digits.seed": 7}))
+    done = {"fingerprint": fingerprint(config, data.sha256), "steps": 1}
+    (tmp_path / "result.json").write_text(json.dumps(done))
+    assert train_cdm(config) == done
+
+
+def test_workers_are_given_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"data.source": "flat_folder", "data.path": "in", "data.labels_file": "a.csv", "data.classes": ("3", "@b")}
+    data = _absolute(dotted.override(SMOKE, files)).data
+    assert (data.path, data.labels_file) == (str(tmp_path / "in"), str(tmp_path / "a.csv"))
+    assert data.classes == ("3", f"@{tmp_path / 'b'}")
+
+
+def test_a_wrong_setting_on_the_command_line_exits_with_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.train_cdm import TrainCdmJob
+
+    monkeypatch.setattr("sys.argv", ["train_cdm.py", "--preset", "cifar10_unet_smoke", "--label-dropout", "0.1"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(TrainCdmJob, TRAIN_CDM, "rho90")
+    assert stopped.value.code == 2
+    assert "label_dropout: 0.1 is not valid; valid: 0 (class_unet" in capsys.readouterr().err
