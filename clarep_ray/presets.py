@@ -95,8 +95,9 @@ def digits_smoke() -> Preset[ExtractConfig]:
 def dit_xl_256() -> Preset[ExtractConfig]:
     """DiT-XL/2 on ImageNet at 256 pixels, a tenth of the training set (Sec. 3.4, 4, App. E, K.7.6).
 
-    `model.weights` is a diffusers folder of facebook/DiT-XL-2-256, `data.path` a folder per WordNet id. About 700
-    evaluations of 119 GMAC per image; not run with its weights yet.
+    `model.weights` is the original checkpoint through jobs/convert.py, which keeps its time frequencies, or a
+    diffusers folder of facebook/DiT-XL-2-256; `data.path` a folder per WordNet id. About 700 evaluations of 119 GMAC
+    per image; not run with its weights yet.
     """
     return _preset(
         ExtractConfig(),
@@ -147,7 +148,8 @@ def sd21() -> Preset[ExtractConfig]:
 def cifar10_unet() -> Preset[ExtractConfig]:
     """A class-conditional UNet on CIFAR-10, without an unconditional branch and therefore without guidance (K.7.6).
 
-    `model.weights` is a diffusers folder with unet/ and scheduler/; no public weights are known to be the paper's.
+    `model.weights` is a diffusers folder with unet/ and scheduler/; no public weights are known to be the paper's, but
+    jobs/train_cdm.py --preset cifar10_unet trains one.
     """
     parent = dit_xl_256()
     return _replaced(

@@ -14,6 +14,13 @@ from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.diffusers_folder import imagenet_names, load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
+FREQ_SHIFT = "_downscale_freq_shift"
+"""Key of transformer/config.json: s in the time embedding's frequencies 10000^(-i / (128 - s)), 0 or 1.
+
+0 is what DiT was trained with and what `dit_checkpoint.py` writes; without the key it is diffusers' 1. diffusers
+keeps keys that begin like this one, and says nothing of them.
+"""
+
 
 class Dit(LabelledAdapter):
     """Timesteps 0..999, the label after the last class is the unconditional one, variance channels are dropped."""
@@ -38,14 +45,29 @@ class Dit(LabelledAdapter):
 
 
 def build(config: ModelConfig) -> Dit:
-    """Return the model of a diffusers folder with transformer/, vae/ and scheduler/."""
+    """Return the model of a diffusers folder with transformer/, vae/ and scheduler/.
+
+    A folder that was published in diffusers' layout is evaluated as diffusers does, with frequencies of the time
+    embedding that are not quite those of its training (see `dit_checkpoint.py`); `"_downscale_freq_shift": 0` in its
+    transformer/config.json asks for those. Raises ValueError naming what is missing or wrong.
+    """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     schedule, prediction = read_schedule(Path(config.weights) / "scheduler")
     network = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
+    _set_frequencies(network, config.weights)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
     return Dit(network, Autoencoder(vae), schedule, prediction)
+
+
+def _set_frequencies(network: Any, weights: str) -> None:
+    """Give every block the time embedding that the folder asks for."""
+    shift = network.config.get(FREQ_SHIFT, 1)
+    if shift not in (0, 1):
+        raise ValueError(f"model.weights: {FREQ_SHIFT} of {weights!r} is {shift!r}; valid: 0, 1")
+    for block in network.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = shift
 
 
 def build_tiny() -> Dit:
