@@ -18,7 +18,7 @@ from clarep_ray.config import (
     parse_extra,
 )
 from clarep_ray.presets import EXTRACT, origin_table
-from clarep_ray.training_presets import TRAIN_CDM
+from clarep_ray.presets_train_cdm import TRAIN_CDM
 
 OTHER_VALUES = {
     "model.name": "x",
