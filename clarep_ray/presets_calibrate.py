@@ -22,13 +22,10 @@ def _calibrates(extract: Preset[Any], **groups: dict[str, Any]) -> Preset[Calibr
     """Return the calibration of an extraction preset with the fields of each origin group replaced."""
     known = flatten(CalibrateConfig())
     shared = {name: value for name, value in flatten(extract.config).items() if name in known}
-    config = override(CalibrateConfig(), shared)
     origins: dict[str, Origin] = {name: origin for name, origin in extract.origins.items() if name in known}
     # Guidance pulls features towards the class by itself, so that NMI would measure it (App. G.2).
-    for origin, changes in {"paper": {"decoding.guidance_scale": 1.0}, **groups}.items():
-        config = override(config, changes)
-        origins |= dict.fromkeys(changes, origin)  # type: ignore[arg-type]
-    return Preset(config, origins)
+    off = Preset(override(CalibrateConfig(), shared), origins).replaced(paper={"decoding.guidance_scale": 1.0})
+    return off.replaced(**groups)
 
 
 def digits() -> Preset[CalibrateConfig]:
@@ -80,7 +77,6 @@ def _imagenet(extract: Preset[Any], **tuned: Any) -> Preset[CalibrateConfig]:
     return _calibrates(
         extract,
         paper={
-            "decoding.guidance_scale": 1.0,
             "data.classes": ("imagenet20",),
             "data.per_class": 50,
             "saturation.num_steps": 50,
