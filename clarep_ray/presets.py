@@ -188,6 +188,26 @@ def uvit_256() -> Preset[ExtractConfig]:
     )
 
 
+def edm() -> Preset[ExtractConfig]:
+    """EDM's class-conditional ADM on ImageNet at 64 pixels (App. F.2; qualitative in the paper), without guidance.
+
+    `model.weights` is a folder made by jobs/convert.py from edm-imagenet-64x64-cond-adm.pkl; the CIFAR-10 networks
+    work the same way. `dec.8x8_in1` ends the middle of the U: "after the mid block". Times are sigma; those of the
+    latent-space presets are met where sigma / alpha is the same (12.0 at 700 of 1000 linear betas).
+    """
+    return _replaced(
+        dit_xl_256(),
+        paper={"model.name": "edm", "spectrum.layer": "dec.8x8_in1"},
+        inferred={
+            "decoding.guidance_scale": 1.0,  # trained without label dropout
+            "inversion.project_t": 12.11663,
+            "features.layer": "dec.16x16_block3",  # the second level up, as for Stable Diffusion
+            "features.feature_t": 0.28,
+        },
+        default={"model.weights": "weights/edm-imagenet-64", "engine.micro_batch": 16},
+    )
+
+
 def _replaced(parent: Preset[Config], **groups: dict[str, Any]) -> Preset[Config]:
     """Return the parent with the fields of each origin group replaced, and their origins."""
     return parent.replaced(**groups)
@@ -234,6 +254,11 @@ def uvit_256_smoke() -> Preset[ExtractConfig]:
     return _smoke(uvit_256(), data__digits__image_size=32, spectrum__layer="out_blocks.1")
 
 
+def edm_smoke() -> Preset[ExtractConfig]:
+    """The path of `edm` with a random ADM of two levels on pictures of 16 pixels."""
+    return _smoke(edm(), inversion__project_t=9.723201, features__layer="dec.16x16_block1")
+
+
 EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
     preset.__name__: preset
     for preset in (
@@ -249,6 +274,8 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
         cifar10_unet_smoke,
         uvit_256,
         uvit_256_smoke,
+        edm,
+        edm_smoke,
     )
 }
 

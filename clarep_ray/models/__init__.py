@@ -59,12 +59,19 @@ def _uvit() -> Family:
     return Family(uvit.build, uvit.build_tiny)
 
 
+def _edm() -> Family:
+    from clarep_ray.models import edm
+
+    return Family(edm.build, edm.build_tiny)
+
+
 MODELS: dict[str, Callable[[], Family]] = {
     "digits_dit": _digits_dit,
     "dit": _dit,
     "class_unet": _class_unet,
     "stable_diffusion": _stable_diffusion,
     "uvit": _uvit,
+    "edm": _edm,
 }
 
 
