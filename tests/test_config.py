@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "data.source": "image_folder",
     "data.path": "/x",
     "data.digits.split": "conflict",
+    "inversion.solver": "heun",
     "spectrum.solver": "subspace_iteration",
     "elbow.rule": "chord",
     "projection.mode": "none",

@@ -167,8 +167,9 @@ class _Sampler:
 
     def invert(self, x_0: Tensor) -> Inversion:
         denoise = guided_eps(self.model, self.cond, None, 1.0)
-        x_t = invert(denoise, x_0, self.model, self.times, self.config.inversion.num_refinements)
-        back = decode(denoise, x_t, self.model, self.times)
+        settings = self.config.inversion
+        x_t = invert(denoise, x_0, self.model, self.times, settings.num_refinements, settings.solver)
+        back = decode(denoise, x_t, self.model, self.times, settings.solver)
         error = (back - x_0).flatten(1).norm(dim=1) / x_0.flatten(1).norm(dim=1).clamp_min(1e-12)
         return Inversion(x_t, back, error)
 
@@ -199,7 +200,7 @@ class _Sampler:
         null_cond = self.null_cond() if guidance_scale != 1.0 else None
         channels = self.config.decoding.guided_channels
         denoise = guided_eps(self.model, self.cond, null_cond, guidance_scale, channels)
-        return decode(denoise, x_t, self.model, self.times)
+        return decode(denoise, x_t, self.model, self.times, self.config.inversion.solver)
 
     def features(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return features at (l_f, t_f) read with the label and without it, from the same noised latent."""

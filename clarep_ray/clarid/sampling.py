@@ -1,4 +1,4 @@
-"""DDIM up (inversion) and down (decoding) with one step function, and classifier-free guidance."""
+"""DDIM and Heun up (inversion) and down (decoding), and classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clarep_ray.clarid.model import DiffusionModel
+from clarep_ray.config import PathSolver
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """eps(x_t, t) with everything else bound."""
@@ -41,6 +42,23 @@ def ddim_step(
     return alpha_next * x_0 + sigma_next * eps
 
 
+def heun_step(
+    denoise: Denoiser,
+    x_t: Float[Tensor, " b *latent"],
+    eps: Float[Tensor, " b *latent"],
+    t_next: float,
+    alpha_sigma: tuple[float, float],
+    alpha_sigma_next: tuple[float, float],
+) -> Float[Tensor, " b *latent"]:
+    """Move x_t by the mean of its own prediction `eps` and the one where a DDIM step leads (Karras et al., Alg. 1).
+
+    On x / alpha against sigma / alpha the slope is eps and DDIM is Euler's method, so that this is Heun's, of second
+    order, for every family; up or down. `t_next` must be a noisy time.
+    """
+    ahead = denoise(ddim_step(x_t, eps, alpha_sigma, alpha_sigma_next), t_next)
+    return ddim_step(x_t, (eps + ahead) / 2, alpha_sigma, alpha_sigma_next)
+
+
 def guided_eps(
     model: DiffusionModel, cond: Any, null_cond: Any, guidance_scale: float, guided_channels: int | None = None
 ) -> Denoiser:
@@ -68,13 +86,17 @@ def invert(
     model: DiffusionModel,
     times: Float[Tensor, " n"],
     num_refinements: int = 0,
+    solver: PathSolver = "ddim",
 ) -> Float[Tensor, " b *latent"]:
-    """Carry x_0 up the ascending grid `times` by DDIM inversion (Sec. 3.2).
+    """Carry x_0 up the ascending grid `times` (Sec. 3.2), by DDIM inversion or Heun's method.
 
     A plain step uses the prediction at its lower end, where decoding will use the one at its upper end; the
     round trip errs by O(1/steps). Each of `num_refinements` fixed-point iterations re-evaluates the prediction
-    at the upper end, so that decoding undoes the step.
+    at the upper end, so that decoding undoes the step. Heun's method uses both ends and errs by O(1/steps^2).
+    Raises ValueError for refinements of Heun's method.
     """
+    if solver == "heun" and num_refinements:
+        raise ValueError(f"num_refinements: {num_refinements} refines ddim only; valid with heun: 0")
     scales = _scales(model, times)
     path = times.tolist()
     x_t = x_0
@@ -82,6 +104,9 @@ def invert(
         lower, upper = path[i], path[i + 1]
         # x_0 carries no noise level of its own: the first step reads the network at the smallest noisy time.
         eps = denoise(x_t, upper if i == 0 else lower)
+        if solver == "heun" and i > 0:
+            x_t = heun_step(denoise, x_t, eps, upper, scales[i], scales[i + 1])
+            continue
         x_next = ddim_step(x_t, eps, scales[i], scales[i + 1])
         for _ in range(num_refinements):
             x_next = ddim_step(x_t, denoise(x_next, upper), scales[i], scales[i + 1])
@@ -94,13 +119,26 @@ def decode(
     x_t: Float[Tensor, " b *latent"],
     model: DiffusionModel,
     times: Float[Tensor, " n"],
+    solver: PathSolver = "ddim",
 ) -> Float[Tensor, " b *latent"]:
-    """Carry x_t down the ascending grid `times`, from its last entry to the clean time (Sec. 3.2)."""
+    """Carry x_t down the ascending grid `times`, from its last entry to the clean time (Sec. 3.2).
+
+    Heun's method takes the last step as DDIM does: no network is trained at the clean time.
+    """
     scales = _scales(model, times)
     path = times.tolist()
     for i in range(len(path) - 1, 0, -1):
-        x_t = ddim_step(x_t, denoise(x_t, path[i]), scales[i], scales[i - 1])
+        eps = denoise(x_t, path[i])
+        if solver == "heun" and i > 1:
+            x_t = heun_step(denoise, x_t, eps, path[i - 1], scales[i], scales[i - 1])
+        else:
+            x_t = ddim_step(x_t, eps, scales[i], scales[i - 1])
     return x_t
+
+
+def path_evaluations(num_steps: int, solver: PathSolver = "ddim", num_refinements: int = 0) -> int:
+    """Return the predictions that `invert` takes for a path of so many steps, or `decode` without refinements."""
+    return 2 * num_steps - 1 if solver == "heun" else num_steps * (1 + num_refinements)
 
 
 def _scales(model: DiffusionModel, times: Float[Tensor, " n"]) -> list[tuple[float, float]]:

@@ -17,6 +17,7 @@ import torch
 
 from clarep_ray import dotted, models
 from clarep_ray.clarid.model import DiffusionModel
+from clarep_ray.clarid.sampling import path_evaluations
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.calibration_file import check_model
@@ -239,29 +240,31 @@ def estimate_cost(plan: Plan) -> Cost:
     config = plan.config
     model = models.build(config.model)
     steps = len(path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)) - 1
+    decoding = path_evaluations(steps, config.inversion.solver)
     products = 0.0
     counts: dict[str, float] = {}
     if not config.output.from_spectrum:
         products = min(PRODUCTS_PER_DIRECTION * config.spectrum.num_directions, plan.latent_size)
         if config.spectrum.solver == "subspace_iteration":
             products = 100.0 * config.spectrum.num_directions
-        counts["inversion"] = steps * (1 + config.inversion.num_refinements)
-        counts["round trip"] = steps
+        settings = config.inversion
+        counts["inversion"] = path_evaluations(steps, settings.solver, settings.num_refinements)
+        counts["round trip"] = decoding
         counts["singular vectors"] = products * EVALUATIONS_PER_PRODUCT
-    counts["decoding"] = steps * (1 if config.decoding.guidance_scale == 1 else 2)
+    counts["decoding"] = decoding * (1 if config.decoding.guidance_scale == 1 else 2)
     counts["features"] = 2
     for name in config.output.extras:
-        counts[f"extra {name}"] = 2 + _extra_evaluations(name, config, steps, products)
+        counts[f"extra {name}"] = 2 + _extra_evaluations(name, config, decoding, products)
     return Cost(counts, products, _time_evaluation(model, config), _bytes_per_sample(plan))
 
 
-def _extra_evaluations(name: str, config: ExtractConfig, steps: int, products: float) -> float:
+def _extra_evaluations(name: str, config: ExtractConfig, decoding: int, products: float) -> float:
     extra = parse_extra(name)
     if extra is None or (extra.mode == "none" and extra.guidance_scale == 1 and products):
         return 0
     scale = config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
     more = {"unconditional": products * EVALUATIONS_PER_PRODUCT, "centred": 64.0}.get(extra.mode, 0.0)
-    return steps * (1 if scale == 1 else 2) + more
+    return decoding * (1 if scale == 1 else 2) + more
 
 
 def _time_evaluation(model: Any, config: ExtractConfig) -> float:

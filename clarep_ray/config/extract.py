@@ -12,6 +12,7 @@ from clarep_ray.dotted import EXECUTION, check_types
 
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
+PathSolver = Literal["ddim", "heun"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
 Source = Literal["spurious_digits", "image_folder", "flat_folder", "webdataset", "parquet", "cifar10"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
@@ -100,12 +101,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InversionConfig:
-    """DDIM inversion up to the projection timestep (Sec. 3.2); decoding uses the same grid."""
+    """Inversion up to the projection timestep (Sec. 3.2); decoding uses the same grid and solver."""
 
     num_steps: int = 100
     """Steps of the whole sampling grid, of which those up to project_t are taken [paper Sec. 3.4: 100]."""
     project_t: float = 800.0
     """Projection timestep t_e, on the grid, in the model's own time unit [paper: lost]."""
+    solver: PathSolver = "ddim"
+    """Of inversion and decoding: ddim, or heun, second order at twice the evaluations [paper: ddim; Karras: heun]."""
     num_refinements: int = 0
     """Fixed-point iterations per inversion step; 0 is plain DDIM inversion [paper: 0]."""
 
@@ -113,6 +116,12 @@ class InversionConfig:
         check_types(self)
         require(self.num_steps >= 1, "inversion.num_steps", self.num_steps, "1 or more")
         require(self.num_refinements >= 0, "inversion.num_refinements", self.num_refinements, "0 or more")
+        require(
+            self.solver == "ddim" or self.num_refinements == 0,
+            "inversion.num_refinements",
+            self.num_refinements,
+            "0 where inversion.solver is heun",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import torch
 from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import clarid, leading_triplets
 from clarep_ray.clarid.projection import class_centre
-from clarep_ray.clarid.sampling import decode, guided_eps, invert
+from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, heun_step, invert, path_evaluations
 from clarep_ray.clarid.schedule import SigmaSchedule, path_to
-from clarep_ray.config import ExtractConfig, SpectrumConfig
+from clarep_ray.config import ExtractConfig, PathSolver, SpectrumConfig
 from clarep_ray.dotted import override
 from tests.oracles import EdmGaussianModel, GaussianModel
 
@@ -21,14 +21,14 @@ def model() -> GaussianModel:
     return GaussianModel(means, torch.tensor([4.0, 1.0, 0.25, 0.0625], dtype=torch.float64))
 
 
-def round_trip(model: GaussianModel, num_steps: int, t: float, refinements: int = 0):
+def round_trip(model: GaussianModel, num_steps: int, t: float, refinements: int = 0, solver: PathSolver = "ddim"):
     torch.manual_seed(0)
     cond = model.cond(torch.zeros(64, dtype=torch.long))
     x_0 = cond + model.variances.sqrt() * torch.randn(64, 4, dtype=torch.float64)
     times = path_to(model.schedule.times(num_steps), t)
     denoise = guided_eps(model, cond, None, 1.0)
-    x_t = invert(denoise, x_0, model, times, refinements)
-    return x_0, x_t, decode(denoise, x_t, model, times), cond
+    x_t = invert(denoise, x_0, model, times, refinements, solver)
+    return x_0, x_t, decode(denoise, x_t, model, times, solver), cond
 
 
 def test_plain_inversion_errs_by_one_over_n(model: GaussianModel) -> None:
@@ -44,6 +44,63 @@ def test_plain_inversion_errs_by_one_over_n(model: GaussianModel) -> None:
 def test_fixed_point_refinement_makes_decoding_the_inverse(model: GaussianModel) -> None:
     x_0, _, back, _ = round_trip(model, 50, 800.0, refinements=8)
     assert (back - x_0).abs().max() <= 1e-4
+
+
+def solver_errors(model: GaussianModel, solver: PathSolver, family: str) -> tuple[list[float], list[float]]:
+    """Return distances from the exact latent and of the round trip, for twice as many steps each time."""
+    edm = EdmGaussianModel(model.means, model.variances)
+    gaps, errors = [], []
+    for steps in (25, 50, 100):
+        # The same end for every number of steps: VP grids end at 800, sigma grids at 80, both start at the clean time.
+        used, count, t = (model, steps, 800.0) if family == "vp" else (edm, steps + 1, 80.0)
+        x_0, x_t, back, cond = round_trip(used, count, t, solver=solver)
+        gaps.append((x_t - used.exact_latent(x_0, t, cond)).abs().mean().item())
+        errors.append((back - x_0).abs().mean().item())
+    return gaps, errors
+
+
+@pytest.mark.parametrize("family", ["vp", "sigma"])
+def test_heun_errs_by_one_over_n_squared_where_ddim_errs_by_one_over_n(model: GaussianModel, family: str) -> None:
+    orders = {"ddim": (1.7, 2.2), "heun": (3.6, 5.5)}
+    found = {solver: solver_errors(model, solver, family) for solver in ("ddim", "heun")}
+    for solver, (low, high) in orders.items():
+        gaps, errors = found[solver]
+        for coarse, fine in ((0, 1), (1, 2)):
+            assert low <= gaps[coarse] / gaps[fine] <= high, (solver, gaps)
+            assert errors[coarse] / errors[fine] >= low, (solver, errors)
+    assert found["heun"][0][1] < 0.25 * found["ddim"][0][2], "better than as many evaluations of ddim"
+
+
+def test_heun_is_the_mean_of_two_slopes_and_ddim_is_euler_where_alpha_is_1() -> None:
+    x_t, slope = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    here, there = (1.0, 3.0), (1.0, 2.25)
+    torch.testing.assert_close(ddim_step(x_t, slope, here, there), x_t + (2.25 - 3.0) * slope)
+    ahead = lambda x, t: torch.tanh(x) * t  # noqa: E731
+    euler = x_t - 0.75 * slope
+    expected = x_t - 0.75 * (slope + torch.tanh(euler) * 2.25) / 2
+    torch.testing.assert_close(heun_step(ahead, x_t, slope, 2.25, here, there), expected)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun"])
+def test_the_counted_evaluations_are_those_that_are_made(model: GaussianModel, solver: PathSolver) -> None:
+    times, calls = path_to(model.schedule.times(50), 400.0), list[float]()
+
+    def denoise(x_t: torch.Tensor, t: float) -> torch.Tensor:
+        calls.append(t)
+        return model.eps(x_t, t, model.means[:1])
+
+    x_t = invert(denoise, torch.zeros(1, 4), model, times, solver=solver)
+    assert len(calls) == path_evaluations(21, solver)
+    decode(denoise, x_t, model, times, solver)
+    assert len(calls) == 2 * path_evaluations(21, solver)
+    assert min(calls) == 0.0, "never at the clean time"
+
+
+def test_heun_takes_no_refinements(model: GaussianModel) -> None:
+    with pytest.raises(ValueError, match="num_refinements: 2 refines ddim only; valid with heun: 0"):
+        round_trip(model, 50, 400.0, refinements=2, solver="heun")
+    with pytest.raises(ValueError, match=r"inversion\.num_refinements: 1 .*0 where inversion\.solver is heun"):
+        override(ExtractConfig(), {"inversion.solver": "heun", "inversion.num_refinements": 1})
 
 
 @pytest.mark.parametrize("t", TIMES)

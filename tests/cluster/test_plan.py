@@ -54,6 +54,12 @@ def test_units_and_cost() -> None:
     assert cost.seconds_per_evaluation > 0
 
 
+def test_heun_costs_twice_but_for_the_step_at_the_clean_end() -> None:
+    cost = estimate_cost(make_plan(digits(inversion__solver="heun"))).evaluations_per_sample
+    assert (cost["inversion"], cost["round trip"], cost["decoding"]) == (13, 13, 26)
+    assert cost["extra guidance"] == 2 + 26
+
+
 def test_scan_finds_bad_pictures(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path, ("0", "1"), per_class=3)
     (root / "0" / "img_1.png").write_text("no picture")
