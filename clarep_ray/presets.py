@@ -192,15 +192,17 @@ def edm() -> Preset[ExtractConfig]:
     """EDM's class-conditional ADM on ImageNet at 64 pixels (App. F.2; qualitative in the paper), without guidance.
 
     `model.weights` is a folder made by jobs/convert.py from edm-imagenet-64x64-cond-adm.pkl; the CIFAR-10 networks
-    work the same way. `dec.8x8_in1` ends the middle of the U: "after the mid block". Times are sigma; those of the
-    latent-space presets are met where sigma / alpha is the same (12.0 at 700 of 1000 linear betas).
+    work the same way. `dec.8x8_in1` ends the middle of the U: "after the mid block". EDM's sampler is Heun's, here in
+    half as many steps as `dit_xl_256`. Times are sigma, near sigma / alpha of that preset's (12.0 at its 700).
     """
     return _replaced(
         dit_xl_256(),
         paper={"model.name": "edm", "spectrum.layer": "dec.8x8_in1"},
         inferred={
             "decoding.guidance_scale": 1.0,  # trained without label dropout
-            "inversion.project_t": 12.11663,
+            "inversion.solver": "heun",
+            "inversion.num_steps": 50,
+            "inversion.project_t": 11.8513,
             "features.layer": "dec.16x16_block3",  # the second level up, as for Stable Diffusion
             "features.feature_t": 0.28,
         },
