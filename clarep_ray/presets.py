@@ -210,6 +210,25 @@ def edm() -> Preset[ExtractConfig]:
     )
 
 
+def edm2() -> Preset[ExtractConfig]:
+    """EDM2 on ImageNet at 512 pixels in the latents of a VAE; the paper names its licence and shows no such images.
+
+    `model.weights` is a folder made by jobs/convert.py from edm2-img512-*.pkl, with a diffusers VAE (sd-vae-ft-mse)
+    in vae/ and, for guidance, the unconditional edm2-img512-xs-uncond-*.pkl converted into guide/; without it,
+    `--decoding.guidance-scale 1`. Its latents have half the spread of DiT's, and so the same time half the sigma.
+    """
+    return _replaced(
+        edm(),
+        default={"model.name": "edm2", "model.weights": "weights/edm2-img512-s", "engine.micro_batch": 8},
+        inferred={
+            "spectrum.layer": "dec.8x8_in1",  # "after the mid block"
+            "decoding.guidance_scale": 3.0,
+            "inversion.project_t": 6.430457,
+            "features.feature_t": 0.14,
+        },
+    )
+
+
 def _replaced(parent: Preset[Config], **groups: dict[str, Any]) -> Preset[Config]:
     """Return the parent with the fields of each origin group replaced, and their origins."""
     return parent.replaced(**groups)
@@ -261,6 +280,17 @@ def edm_smoke() -> Preset[ExtractConfig]:
     return _smoke(edm(), inversion__project_t=9.723201, features__layer="dec.16x16_block1")
 
 
+def edm2_smoke() -> Preset[ExtractConfig]:
+    """The path of `edm2` with random networks of two levels, a VAE and a guide on pictures of 32 pixels."""
+    return _smoke(
+        edm2(),
+        data__digits__image_size=32,
+        spectrum__layer="dec.4x4_in1",
+        inversion__project_t=4.066124,
+        features__layer="dec.8x8_block1",
+    )
+
+
 EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
     preset.__name__: preset
     for preset in (
@@ -278,6 +308,8 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
         uvit_256_smoke,
         edm,
         edm_smoke,
+        edm2,
+        edm2_smoke,
     )
 }
 

@@ -55,8 +55,10 @@ class CLARepBatch:
     canonical_latents: Float[Tensor, " b *latent"]
     canonical_samples: Float[Tensor, " b *latent"]
     canonical_features: Float[Tensor, " b channels"]
-    null_features: Float[Tensor, " b channels"] | None
-    """Canonical Features read without the label; None where the model has no unconditional branch."""
+    null_features: Float[Tensor, " b null_channels"] | None
+    """Canonical Features read without the label; None where the model has no unconditional branch.
+
+    Their width is another one where that branch is a network of its own (EDM2)."""
     extras: dict[str, tuple[Tensor, Tensor, Tensor | None]]
     """name -> (clean latents, features, features read without the label)."""
     status: list[str]

@@ -65,6 +65,12 @@ def _edm() -> Family:
     return Family(edm.build, edm.build_tiny)
 
 
+def _edm2() -> Family:
+    from clarep_ray.models import edm2
+
+    return Family(edm2.build, edm2.build_tiny)
+
+
 MODELS: dict[str, Callable[[], Family]] = {
     "digits_dit": _digits_dit,
     "dit": _dit,
@@ -72,6 +78,7 @@ MODELS: dict[str, Callable[[], Family]] = {
     "stable_diffusion": _stable_diffusion,
     "uvit": _uvit,
     "edm": _edm,
+    "edm2": _edm2,
 }
 
 

@@ -161,10 +161,16 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 def attend(qkv: Tensor, num_heads: int) -> Tensor:
     """Return attention over the pixels; channels (b, 3 c, h, w) lie as (head, channel, q k v)."""
     batch, channels, height, width = qkv.shape
-    parts = qkv.reshape(batch, num_heads, channels // num_heads // 3, 3, height * width)
-    q, k, v = parts.permute(3, 0, 1, 4, 2)
+    q, k, v = attention_parts(qkv, num_heads)
     out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(2, 3).reshape(batch, channels // 3, height, width)
+
+
+def attention_parts(qkv: Tensor, num_heads: int) -> Tensor:
+    """Return queries, keys and values (3, b, heads, pixels, c per head) of such channels."""
+    batch, channels, height, width = qkv.shape
+    parts = qkv.reshape(batch, num_heads, channels // num_heads // 3, 3, height * width)
+    return parts.permute(3, 0, 1, 4, 2)
 
 
 class EdmBlock(nn.Module):
