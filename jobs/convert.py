@@ -1,35 +1,29 @@
-"""Turn a released checkpoint into safetensors, once: uv run jobs/convert.py imagenet256_uvit_huge.pth weights/uvit"""
+"""Turn a released checkpoint into safetensors, once: uv run jobs/convert.py uvit|edm CHECKPOINT FOLDER"""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from importlib import import_module
 
 import tyro
 
 from clarep_ray import cli
 
-
-@dataclass(frozen=True)
-class ConvertJob:
-    """Read the tensors of a U-ViT checkpoint and write config.json and model.safetensors; put a vae/ beside them."""
-
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """Released .pth file; nothing but tensors is unpickled from it."""
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Output folder, the later model.weights."""
-    num_heads: int = 16
-    """Attention heads; the tensors do not tell."""
+CONVERTERS = {
+    "uvit": "clarep_ray.models.uvit",
+    "edm": "clarep_ray.models.edm_convert",
+}
+"""Family -> module with `convert(checkpoint, folder, ...)`, whose parameters are the command's."""
 
 
 def main() -> None:
-    job = tyro.cli(ConvertJob)
     with cli.exit_codes():
-        from clarep_ray.models.uvit import convert
-
-        if not job.checkpoint.is_file():
-            raise ValueError(f"checkpoint: {str(job.checkpoint)!r} is not a file")
-        print(f"{job.folder}: {convert(job.checkpoint, job.folder, job.num_heads)}")
-        print(f"next: copy a diffusers VAE to {job.folder}/vae, then --preset uvit_256 --model.weights {job.folder}")
+        commands = {family: import_module(name).convert for family, name in CONVERTERS.items()}
+        print(
+            tyro.extras.subcommand_cli_from_dict(
+                commands,
+                description="CHECKPOINT is the released file, FOLDER the later model.weights.",
+                config=(tyro.conf.PositionalRequiredArgs,),
+            )
+        )
+    print("next: put a diffusers VAE into FOLDER/vae where the model works on latents, then --model.weights FOLDER")
 
 
 if __name__ == "__main__":

@@ -194,9 +194,8 @@ class EdmBlock(nn.Module):
         if widens or plan.resample != "keep":
             kernel = 1 if widens or song else 0
             self.skip = ResamplingConv(plan.channels_in, width, kernel, plan.resample, sizes.resample_filter)
-        self.num_heads = 0
-        if plan.attention:
-            self.num_heads = 1 if song else width // min(64, width)
+        self.num_heads = (1 if song else width // 64) if plan.attention else 0
+        if self.num_heads:
             self.norm2 = group_norm(width, eps)
             self.qkv, self.proj = ResamplingConv(width, 3 * width, 1), ResamplingConv(width, width, 1)
 
