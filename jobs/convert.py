@@ -1,4 +1,4 @@
-"""Turn a released checkpoint into safetensors, once: uv run jobs/convert.py uvit|edm CHECKPOINT FOLDER"""
+"""Turn a released checkpoint into safetensors, once: uv run jobs/convert.py uvit|edm|dit CHECKPOINT FOLDER"""
 
 from importlib import import_module
 
@@ -9,6 +9,7 @@ from clarep_ray import cli
 CONVERTERS = {
     "uvit": "clarep_ray.models.uvit",
     "edm": "clarep_ray.models.edm_convert",
+    "dit": "clarep_ray.models.dit_checkpoint",
 }
 """Family -> module with `convert(checkpoint, folder, ...)`, whose parameters are the command's."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clarep_ray.clarid.model import DiffusionModel, NoiseSchedule
 from clarep_ray.clarid.sampling import eps_from_v, eps_from_x0
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.capture import capture, capture_all
+from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_schedule import Prediction
 
 READINGS = ("label", "null")
@@ -107,14 +107,20 @@ class NetworkAdapter(ABC):
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layer: str
     ) -> Float[Tensor, " b *feature"]:
         """Return the output of `layer`, stopping the forward pass there; differentiable twice in x_t."""
-        return capture(self.network, layer, lambda: self.forward(x_t.to(self.dtype), t, cond))
+        return self.outputs(x_t, t, cond, [layer])[layer]
+
+    def outputs(
+        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return the outputs of several layers, stopping the forward pass at the last; differentiable in x_t."""
+        return capture(self.network, layers, lambda: self.forward(x_t.to(self.dtype), t, cond))
 
     def layer_means(
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
     ) -> dict[str, Tensor]:
         """Return the spatial means (b, channels) of several layers' outputs in one forward pass, in float32."""
         with torch.no_grad():
-            outputs = capture_all(self.network, layers, lambda: self.forward(x_t.to(self.dtype), t, cond))
+            outputs = self.outputs(x_t, t, cond, layers)
             return {layer: self.pool(outputs[layer]).float() for layer in layers}
 
     def pool(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels"]:

@@ -13,18 +13,11 @@ class _Reached(Exception):
     """Ends a forward pass that has gone far enough."""
 
 
-def capture(module: nn.Module, layer: str, forward: Callable[[], Any]) -> Tensor:
-    """Return the output of submodule `layer` during `forward()`; nothing after the layer is computed.
-
-    Raises ValueError where the module has no such layer or the forward pass never reaches it.
-    """
-    return capture_all(module, [layer], forward)[layer]
-
-
-def capture_all(module: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> dict[str, Tensor]:
+def capture(module: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> dict[str, Tensor]:
     """Return the outputs of several submodules during one `forward()`, which ends when all have been seen.
 
-    Raises ValueError as `capture` does.
+    Nothing after the last of them is computed. Raises ValueError where the module has no such layer or the forward
+    pass never reaches it.
     """
     outputs: dict[str, Tensor] = {}
 

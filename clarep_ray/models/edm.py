@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ class Edm(NetworkAdapter):
         scale = math.hypot(t, self.sizes.sigma_data)
         return (t / scale**2) * x_t - (self.sizes.sigma_data / scale) * output
 
-    def features(
-        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Float[Tensor, " b classes"], layer: str
-    ) -> Float[Tensor, " b *feature"]:
-        """Return the output of `layer`, of the guide under its condition; differentiable twice in x_t itself."""
-        return capture(self._branch(cond), layer, lambda: self.forward(x_t, t, cond))
+    def outputs(
+        self, x_t: Float[Tensor, " b *latent"], t: float, cond: Float[Tensor, " b classes"], layers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return the outputs of several layers, of the guide under its condition; differentiable in x_t itself."""
+        return capture(self._branch(cond), layers, lambda: self.forward(x_t, t, cond))
 
     def _branch(self, cond: Tensor) -> nn.Module:
         return self.network if self.guide is None or cond.shape[1] else self.guide
