@@ -7,7 +7,7 @@ import tyro
 
 from clarep_ray import cli
 from clarep_ray.config import CalibrateConfig
-from clarep_ray.presets_calibrate import CALIBRATE
+from clarep_ray.presets import CALIBRATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class CalibrateJob:
 
     config: Annotated[CalibrateConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
-    """The extraction preset to calibrate; see clarep_ray/presets.py."""
+    """The extraction preset to calibrate; see clarep_ray/presets/calibrate.py."""
 
 
 def main() -> None:

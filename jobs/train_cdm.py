@@ -8,7 +8,7 @@ import tyro
 
 from clarep_ray import cli
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.presets_train_cdm import TRAIN_CDM
+from clarep_ray.presets import TRAIN_CDM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class TrainCdmJob:
 
     config: Annotated[TrainCdmConfig, tyro.conf.arg(name="")]
     preset: str = "rho90"
-    """Where the defaults below come from; see clarep_ray/presets_train_cdm.py."""
+    """Where the defaults below come from; see clarep_ray/presets/train_cdm.py."""
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from clarep_ray.config import (
     TrainCdmConfig,
     parse_extra,
 )
-from clarep_ray.presets import EXTRACT, origin_table
-from clarep_ray.presets_train_cdm import TRAIN_CDM
+from clarep_ray.presets import EXTRACT, TRAIN_CDM, origin_table
 
 OTHER_VALUES = {
     "model.name": "x",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clarep_ray.analysis.clusters import cluster_nmi
+from clarep_ray.analysis.clusters import cluster_nmi, nmi_with_chance
 from clarep_ray.analysis.judges import judge, originals_of
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import ExtractConfig
@@ -26,8 +26,8 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
     """Return {metric: value} of a finished extraction; names are stable keys for tracking.
 
     `nmi/X` and `nmi_null/X` cluster features of X read with the label and without it; a condition's embedding
-    alone can separate classes, so only the second says what the picture holds. `judge/X/...` exist for the
-    embedded data only.
+    alone can separate classes, so only the second says what the picture holds; `nmi_chance` is what shuffled labels
+    give. `judge/X/...` exist for the embedded data only.
     """
     index = {name: output.index[name].to_numpy() for name in INDEX_COLUMNS}
     metrics = {
@@ -50,7 +50,8 @@ def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -
     metrics: dict[str, float] = {}
     labels = output.labels
     if 2 <= len(np.unique(labels)) < len(labels):
-        metrics[f"nmi/{shown}"] = cluster_nmi(output.features(name), labels, config.seed)
+        metrics[f"nmi/{shown}"], chance, _ = nmi_with_chance(output.features(name), labels, config.seed)
+        metrics["nmi_chance"] = chance
         first: dict[str, Any] = output.samples[0].members
         if "null_feature.npy" in first:
             metrics[f"nmi_null/{shown}"] = cluster_nmi(output.features(name, null=True), labels, config.seed)
@@ -77,4 +78,6 @@ def summary_table(metrics: dict[str, float]) -> str:
     for name in names:
         cells = (metrics.get(key.format(name)) for key in used.values())
         lines.append(f"| {name} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
+    if "nmi_chance" in metrics:
+        lines += ["", f"NMI by chance, with shuffled labels: {metrics['nmi_chance']:.3f}"]
     return "\n".join(lines)

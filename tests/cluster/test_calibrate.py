@@ -14,8 +14,7 @@ from clarep_ray.cluster.calibrate_report import run_calibration
 from clarep_ray.cluster.plan import ResumeRefused, check_calibration
 from clarep_ray.config import CalibrateConfig, ModelConfig
 from clarep_ray.dotted import override
-from clarep_ray.presets import EXTRACT
-from clarep_ray.presets_calibrate import CALIBRATE
+from clarep_ray.presets import CALIBRATE, EXTRACT
 
 SETTINGS = {
     "inversion.num_steps",

@@ -12,7 +12,7 @@ from clarep_ray.config import TrainCdmConfig
 from clarep_ray.models.cdm_checkpoints import save_checkpoint
 from clarep_ray.models.cdm_networks import make_network, training_set
 from clarep_ray.models.cdm_training import CdmTrainer, fingerprint, train_steps
-from clarep_ray.presets_train_cdm import TRAIN_CDM
+from clarep_ray.presets import TRAIN_CDM
 
 SMOKE: TrainCdmConfig = TRAIN_CDM["cifar10_unet_smoke"]().config
 

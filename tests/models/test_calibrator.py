@@ -9,7 +9,7 @@ from clarep_ray.data.spurious_digits import SpuriousDigits
 from clarep_ray.dotted import override
 from clarep_ray.models.calibrator import Calibrator
 from clarep_ray.models.extractor import UnitExtractor
-from clarep_ray.presets_calibrate import CALIBRATE
+from clarep_ray.presets import CALIBRATE
 
 CELL = {
     "layer": "transformer_blocks.3",

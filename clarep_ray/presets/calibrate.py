@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clarep_ray import presets
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.dotted import flatten, override
-from clarep_ray.presets import Origin, Preset
+from clarep_ray.presets import extract as presets
+from clarep_ray.presets.preset import Origin, Preset
 
 CLASSIFIERS = (
     "weights/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.presets import Preset
+from clarep_ray.presets.preset import Preset
 
 
 def rho90() -> Preset[TrainCdmConfig]:

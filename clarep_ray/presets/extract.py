@@ -1,36 +1,12 @@
-"""Presets: name -> a complete config, with the origin of every value that is not a plain default."""
+"""Presets of extractions: name -> a complete config, with the origin of every value that is not a plain default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from clarep_ray.config import ExtractConfig
-from clarep_ray.dotted import flatten, override
-
-Origin = Literal["paper", "inferred", "tuned", "default", "calibrated", "user"]
-Config = TypeVar("Config")
-
-
-@dataclass(frozen=True)
-class Preset(Generic[Config]):
-    """A config and where its values come from.
-
-    `origins` maps dotted fields to `paper` (in its text), `inferred` (from public code or prior work) or `tuned`
-    (chosen here by measurement); fields it does not name are engineering defaults.
-    """
-
-    config: Config
-    origins: Mapping[str, Origin]
-
-    def replaced(self, **groups: dict[str, Any]) -> Preset[Config]:
-        """Return the preset with the fields of each origin group replaced, and their origins."""
-        config, origins = self.config, dict[str, Origin](self.origins)
-        for origin, changes in groups.items():
-            config = override(config, changes)
-            origins.update(dict.fromkeys(changes, origin))  # type: ignore[arg-type]
-        return Preset(config, origins)
+from clarep_ray.presets.preset import Config, Preset
 
 
 def _preset(base: Config, **groups: dict[str, Any]) -> Preset[Config]:
@@ -312,12 +288,3 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
         edm2_smoke,
     )
 }
-
-
-def origin_table(preset: Preset[Any], resolved: Any) -> list[tuple[str, Any, Origin]]:
-    """Return (dotted field, value, origin) rows; a value that differs from the preset's came from the user."""
-    before = flatten(preset.config)
-    return [
-        (name, value, preset.origins.get(name, "default") if value == before[name] else "user")
-        for name, value in flatten(resolved).items()
-    ]

@@ -1,0 +1,41 @@
+"""What a preset is: a complete config that says where each of its values comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from clarep_ray.dotted import flatten, override
+
+Origin = Literal["paper", "inferred", "tuned", "default", "calibrated", "user"]
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Preset(Generic[Config]):
+    """A config and where its values come from.
+
+    `origins` maps dotted fields to `paper` (in its text), `inferred` (from public code or prior work) or `tuned`
+    (chosen here by measurement); fields it does not name are engineering defaults.
+    """
+
+    config: Config
+    origins: Mapping[str, Origin]
+
+    def replaced(self, **groups: dict[str, Any]) -> Preset[Config]:
+        """Return the preset with the fields of each origin group replaced, and their origins."""
+        config, origins = self.config, dict[str, Origin](self.origins)
+        for origin, changes in groups.items():
+            config = override(config, changes)
+            origins.update(dict.fromkeys(changes, origin))  # type: ignore[arg-type]
+        return Preset(config, origins)
+
+
+def origin_table(preset: Preset[Any], resolved: Any) -> list[tuple[str, Any, Origin]]:
+    """Return (dotted field, value, origin) rows; a value that differs from the preset's came from the user."""
+    before = flatten(preset.config)
+    return [
+        (name, value, preset.origins.get(name, "default") if value == before[name] else "user")
+        for name, value in flatten(resolved).items()
+    ]
