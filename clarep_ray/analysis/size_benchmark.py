@@ -20,7 +20,11 @@ from clarep_ray.models.full_size import FULL_SIZE
 from clarep_ray.seeding import torch_generator
 
 STAGES = ("encode", "invert and check", "singular vectors", "project and decode")
-HEADER = ("precision", "batch", "images/s", *(f"{stage}, s/image" for stage in STAGES), "products", "met", "GB", "k")
+HEADER = (
+    *("precision", "batch", "images/s"),
+    *(f"{stage}, s/image" for stage in STAGES),
+    *("products", "met", "GB", "k", "same k"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class SizeRow:
     """Of the GPU's memory; 0 on the CPU."""
     num_removed: tuple[int, ...]
 
-    def cells(self) -> list[str]:
+    def cells(self, reference: SizeRow) -> list[str]:
+        """Return the row; `same k` counts pictures whose k is that of the first precision."""
+        same = sum(a == b for a, b in zip(self.num_removed, reference.num_removed, strict=True))
         stages = [f"{seconds / self.batch:.3f}" for seconds in self.seconds]
         memory = f"{self.peak_bytes / 1e9:.1f}" if self.peak_bytes else "-"
         found = " ".join(map(str, self.num_removed[:4]))
@@ -52,6 +58,7 @@ class SizeRow:
             f"{self.met:.0%}",
             memory,
             found,
+            f"{same}/{self.batch}",
         ]
 
 
@@ -59,6 +66,7 @@ def run_size_benchmark(config: SizeBenchmarkConfig) -> str:
     """Return markdown, one row per precision and batch size; "out of memory" where a batch does not fit."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    first: dict[int, SizeRow] = {}
     for precision in config.precisions:
         torch.manual_seed(0)
         model = FULL_SIZE[config.model](config.depth)
@@ -66,14 +74,15 @@ def run_size_benchmark(config: SizeBenchmarkConfig) -> str:
         model.to(device)
         for batch in config.micro_batches:
             try:
-                lines.append(_line(_measure(model, config, precision, batch).cells()))
+                row = _measure(model, config, precision, batch)
+                lines.append(_line(row.cells(first.setdefault(batch, row))))
             except torch.cuda.OutOfMemoryError:
                 lines.append(_line([precision, str(batch), "out of memory", *["-"] * (len(HEADER) - 3)]))
                 torch.cuda.empty_cache()
         del model
     size = f"{config.model}, {'all blocks' if config.depth is None else f'depth {config.depth}'}, random weights"
     place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return "\n".join([*lines, "", f"{size}; {place}; k of the first four pictures"])
+    return "\n".join([*lines, "", f"{size}; {place}; k of the first four pictures; same k: as {config.precisions[0]}"])
 
 
 def _set_precision(model: NetworkAdapter, precision: str) -> None:
