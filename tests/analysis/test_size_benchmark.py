@@ -17,7 +17,8 @@ def test_every_precision_and_batch_is_a_row(name: str, monkeypatch: pytest.Monke
     assert [(row[0], row[1]) for row in rows] == [(p, b) for p in ("float32", "bfloat16") for b in ("1", "3")]
     assert all(len(row) == len(HEADER) for row in rows)
     assert all(float(row[2]) > 0 for row in rows)
-    assert rows[0][-1] == rows[1][-1].split()[0], "k of a picture does not depend on the batch"
+    assert [row[-1] for row in rows[:2]] == ["1/1", "3/3"], "the first precision is the reference"
+    assert rows[0][-2] == rows[1][-2].split()[0], "k of a picture does not depend on the batch"
 
 
 def test_the_full_size_is_the_published_one() -> None:
