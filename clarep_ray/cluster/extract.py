@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, de
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
-from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.verify import Damage, withdraw
 
@@ -85,8 +84,7 @@ def run_extraction(
         resources = runtime.connect()
         workers = worker_counts(config, resources, len(todo))
         progress = Progress(total=progress.total)
-        items = [{"unit": unit, "rows": _rows_json(manifest.unit_rows(unit))} for unit in todo]
-        _drain(_stream(_context(plan, store), items, workers), progress, say)
+        _drain(_stream(_context(plan, store), todo, workers), progress, say)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.fingerprint)
     return {
@@ -110,7 +108,7 @@ def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
         record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(plan.config)}
         store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
     manifest = write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
-    write_stamps(store.root, plan.config.data.path, {row.source for row in plan.rows})
+    write_stamps(store.root, plan.config.data.path, (row.source for row in plan.rows))
     return manifest
 
 
@@ -138,21 +136,20 @@ def worker_counts(config: ExtractConfig, resources: dict[str, Any], num_units: i
     return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 
 
-def _rows_json(rows: Sequence[InputRow]) -> str:
-    return json.dumps([asdict(row) for row in rows])
+def _stream(context: RunContext, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stream the units through the three stages and yield one report per committed unit.
 
-
-def _stream(context: RunContext, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Stream the units through the three stages and yield one report per committed unit."""
+    Only their numbers leave the driver: the decode stage reads a unit's rows from the manifest in the output.
+    """
     import ray
 
     runtime.quiet_ray_data()
     in_flight = context.extract_config.engine.units_in_flight
     actors = workers["num_actors"]
-    tasks = min(2 * actors, len(items))
+    tasks = min(2 * actors, len(todo))
     # One row and one block per unit: Ray's block formation can then not touch what a unit holds. The blocks are
     # made here, for a read task would ask for a whole CPU, which on a small machine the actors have taken.
-    units = ray.data.from_items(items, override_num_blocks=len(items))
+    units = ray.data.from_items([{"unit": unit} for unit in todo], override_num_blocks=len(todo))
     decoded = units.map_batches(
         partial(decode_stage, context=context),
         batch_size=1,

@@ -37,7 +37,7 @@ PRODUCTS_PER_DIRECTION = 3.0
 EVALUATIONS_PER_PRODUCT = 2.5
 """Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""
 SCANNED_IMAGES = 64
-OUTPUT_CODE = ("clarid/*.py", "data/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
+OUTPUT_CODE = ("clarid/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
 
 
 class ResumeRefused(ValueError):

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from clarep_ray import dotted
 from clarep_ray.config import DataConfig, ExtractConfig
-from clarep_ray.data.records import InputRow
+from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import SPECTRA, DamagedUnit, OutputStore
@@ -55,12 +55,18 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     began = time.monotonic()
     unit = table["unit"][0].as_py()
     config = context.extract_config
-    rows = [InputRow(**row) for row in json.loads(table["rows"][0].as_py())]
+    rows = _manifest(context.output, context.run_id).unit_rows(unit)
     source = _source(config.data, context.class_names)
     blob = decode_unit(source, rows, context.image_size, config.data)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
     return _row(unit, blob, {"decode_s": time.monotonic() - began})
+
+
+@lru_cache(maxsize=1)
+def _manifest(output: str, run_id: str) -> InputManifest:
+    """Return the run's frozen input, opened once in each worker process; `run_id` keeps two runs apart."""
+    return InputManifest(Path(output) / MANIFEST)
 
 
 @lru_cache(maxsize=2)

@@ -7,12 +7,15 @@ import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,8 +23,10 @@ from clarep_ray.config import DataConfig
 from clarep_ray.data.records import InputRow, safe_key
 from clarep_ray.data.sources import Listed, Source
 
-MANIFEST, STAMPS = "input.parquet", "input_stamps.json"
+MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
+HASHING_CHUNK = 4096
+Row = TypeVar("Row")
 CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
     "imagenet20": (
         *(15, 95, 146, 151, 211, 242, 281, 294, 385, 404),
@@ -80,19 +85,28 @@ def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
     adding or removing other files does not reshuffle the choice. Raises ValueError for an unknown class or an
     empty result.
     """
-    chosen = list(rows)
+    stratified = config.per_class is not None or config.fraction < 1
     if config.classes:
-        names = {row.class_name for row in chosen} | {str(row.label) for row in chosen}
-        wanted = set(expand_classes(config.classes))
-        unknown = sorted(wanted - names)
-        if unknown:
-            raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {', '.join(sorted(names))}")
-        chosen = [row for row in chosen if row.class_name in wanted or str(row.label) in wanted]
-    if config.per_class is not None or config.fraction < 1:
-        chosen = _stratified(chosen, config)
-    chosen = chosen[: config.limit]
+        chosen = _of_classes(rows, set(expand_classes(config.classes)))
+    else:
+        chosen = list(rows if stratified else islice(rows, config.limit))
+    chosen = (_stratified(chosen, config) if stratified else chosen)[: config.limit]
     if not chosen:
         raise ValueError("data: no image is left after the selection")
+    return chosen
+
+
+def _of_classes(rows: Iterable[Listed], wanted: set[str]) -> list[Listed]:
+    names: set[str] = set()
+    chosen: list[Listed] = []
+    for row in rows:
+        number = str(row.label)
+        names |= {row.class_name, number}
+        if row.class_name in wanted or number in wanted:
+            chosen.append(row)
+    unknown = sorted(wanted - names)
+    if unknown:
+        raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {', '.join(sorted(names))}")
     return chosen
 
 
@@ -135,28 +149,54 @@ def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int]
     `known` maps (source, offset) to hashes that need not be computed again. Raises ValueError for ids that are
     equal up to case or Unicode form, which many file systems could not keep apart.
     """
-    _refuse_collisions(row.id for row in listed)
+    _refuse_collisions(listed)
+    hashes = _hashes(source, listed, known or {})
+    return [
+        InputRow(
+            ordinal=ordinal,
+            id=row.id,
+            key=safe_key(row.id),
+            source=row.source,
+            offset=row.offset,
+            size=row.size,
+            sha256=sha,
+            label=row.label,
+            class_name=row.class_name,
+        )
+        for ordinal, (row, sha) in enumerate(zip(listed, hashes, strict=True))
+    ]
 
+
+def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str]) -> Iterator[str]:
     def digest(row: Listed) -> str:
-        old = (known or {}).get((row.source, row.offset))
         try:
-            return old or hashlib.sha256(source.read(row.source, row.offset, row.size)).hexdigest()
+            return known.get((row.source, row.offset)) or source.sha256(row.source, row.offset, row.size)
         except OSError as error:
             raise ValueError(f"data: {row.source!r} cannot be read: {error.strerror}") from None
 
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        hashes = list(pool.map(digest, listed))
-    return [
-        InputRow(ordinal=i, key=safe_key(row.id), sha256=sha, **asdict(row))
-        for i, (row, sha) in enumerate(zip(listed, hashes, strict=True))
-    ]
+        for chunk in _chunks(listed, HASHING_CHUNK):  # a pool's map makes a job of every row at once
+            yield from pool.map(digest, chunk)
 
 
-def _refuse_collisions(identities: Iterable[str]) -> None:
-    counts = Counter(unicodedata.normalize("NFC", identity).casefold() for identity in identities)
-    doubled = [identity for identity, count in counts.items() if count > 1]
+def _refuse_collisions(listed: Sequence[Listed]) -> None:
+    short = np.fromiter((_short_hash(_plain(row.id)) for row in listed), np.uint64, len(listed))
+    values, counts = np.unique(short, return_counts=True)
+    suspects = set(values[counts > 1].tolist())  # equal eight-byte hashes: compare the ids themselves
+    if not suspects:
+        return
+    plain = Counter(_plain(row.id) for row, value in zip(listed, short.tolist(), strict=True) if value in suspects)
+    doubled = [identity for identity, count in plain.items() if count > 1]
     if doubled:
         raise ValueError(f"data: {len(doubled)} ids are equal up to case or Unicode form, first: {doubled[0]!r}")
+
+
+def _plain(identity: str) -> str:
+    return unicodedata.normalize("NFC", identity).casefold()
+
+
+def _short_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:
@@ -164,14 +204,15 @@ def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> Inpu
     work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     with pq.ParquetWriter(work, SCHEMA) as writer:
         for chunk in _chunks(rows, unit_size):
-            writer.write_table(pa.Table.from_pylist([asdict(row) for row in chunk], SCHEMA), row_group_size=unit_size)
+            columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
+            writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
     with work.open("rb") as file:
         os.fsync(file.fileno())
     work.replace(path)
     return InputManifest(path)
 
 
-def _chunks(rows: Sequence[InputRow], size: int) -> Iterator[Sequence[InputRow]]:
+def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
@@ -179,9 +220,13 @@ def write_stamps(folder: Path, root: str | None, sources: Iterable[str]) -> None
     """Note size and modification time of every input file, so that a resumed run need not hash it again."""
     if root is None:
         return
-    stamps = {source: _stamp(Path(root) / source) for source in sorted(sources)}
     work = folder / f".tmp-{os.getpid()}-{STAMPS}"
-    work.write_text(json.dumps(stamps))
+    last = None
+    with work.open("w") as file:
+        for source in sources:
+            if source != last:  # rows of one container come one after another
+                file.write(json.dumps([source, _stamp(Path(root) / source)]) + "\n")
+            last = source
     work.replace(folder / STAMPS)
 
 
@@ -190,12 +235,13 @@ def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], st
     if root is None:
         return {}
     try:
-        stamps = json.loads((folder / STAMPS).read_bytes())
-        rows = list(InputManifest(folder / MANIFEST).rows())
-    except (OSError, ValueError):  # missing or damaged: everything is hashed again
+        with (folder / STAMPS).open() as file:
+            stamps = (json.loads(line) for line in file)
+            fresh = {source for source, stamp in stamps if stamp and _stamp(Path(root) / source) == stamp}
+        rows = InputManifest(folder / MANIFEST).rows()
+        return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
+    except (OSError, ValueError, TypeError):  # missing or damaged: everything is hashed again
         return {}
-    fresh = {source for source, stamp in stamps.items() if stamp and _stamp(Path(root) / source) == stamp}
-    return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -36,7 +36,7 @@ class RejectedImage(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputRow:
     """One input of a run, frozen before work starts.
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "_score_stream", scores_in_process)
 
 
-def in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def in_process(context: Any, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     from clarep_ray.cluster.stages import ExtractStage, commit_stage, decode_stage
@@ -90,8 +90,8 @@ def in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any
 
     stage = ExtractStage.__new__(ExtractStage)
     stage.context, stage.extractor = context, UnitExtractor(context.extract_config)
-    for item in items:
-        yield from commit_stage(stage(decode_stage(pa.Table.from_pylist([item]), context)), context).to_pylist()
+    for unit in todo:
+        yield from commit_stage(stage(decode_stage(pa.table({"unit": [unit]}), context)), context).to_pylist()
 
 
 def pieces_in_process(context: Any, items: list[dict[str, Any]], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:

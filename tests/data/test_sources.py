@@ -35,6 +35,17 @@ def test_image_folder(tmp_path: Path) -> None:
     assert [row.ordinal for row in rows] == list(range(7))
 
 
+def test_files_are_listed_in_the_order_of_path_components(tmp_path: Path) -> None:
+    for name in ("b/x.png", "b/.hidden", "b/sub/y.png", "b/sub-a.png", "b/sub/.dir/z.png", "a/1.png", "a-1/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b" / "link.png").symlink_to("x.png")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())
+    expected = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert [row.id for row in source.rows()] == [str(path) for path in expected if path.name[0] != "."]
+
+
 def test_what_cannot_be_read_is_an_error_naming_the_file(tmp_path: Path) -> None:
     trees.image_folder(tmp_path, ("cat",))
     (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "gone.png")
@@ -160,7 +171,7 @@ def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
     assert (len(list(manifest.rows())), manifest.num_units) == (9, 3)
     assert [row for unit in range(3) for row in manifest.unit_rows(unit)] == rows
     assert manifest.digest() == digest_of(rows)
-    write_stamps(tmp_path, str(root), {row.source for row in rows})
+    write_stamps(tmp_path, str(root), (row.source for row in rows))
     (root / "1" / "img_1.png").write_bytes(trees.picture_bytes(99))
     known = unchanged_hashes(tmp_path, str(root))
     assert len(known) == 8

@@ -1,0 +1,109 @@
+"""Folders of image files: one folder per class, or one flat folder whose classes a file names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.sources.image_labels import read_image_labels
+from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source, root_folder
+
+
+class FolderSource(Source):
+    """Base of sources whose rows are whole files below `root`."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.root = root_folder(config)
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return (self.root / source).read_bytes()
+
+    def sha256(self, source: str, offset: int, size: int) -> str:
+        return sha256_file(self.root / source)  # in pieces: a class folder may hold a file of any size
+
+    def _listed(self, entry: os.DirEntry[str], path: str, class_name: str, label: int) -> Listed:
+        if not _is_text(path):
+            raise ValueError(f"data.path: the file name {os.fsencode(path)!r} is not UTF-8; rename the file")
+        try:
+            size = entry.stat().st_size
+        except OSError as error:
+            raise ValueError(f"data.path: {entry.path!r} cannot be read: {error.strerror}") from None
+        return Listed(id=path, source=path, offset=0, size=size, label=label, class_name=class_name)
+
+
+class ImageFolder(FolderSource):
+    """One folder per class below the root, as torchvision's ImageFolder.
+
+    Every file below a class folder is an input, whatever it is called, so that nothing is passed over in silence;
+    only hidden ones (a name that starts with a dot) and files beside the class folders are not.
+    """
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        super().__init__(config)
+        self._folders = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
+        if not self._folders:
+            raise ValueError(f"data.path: {config.path!r} has no class folders; valid: root/<class>/<image>")
+        self.class_names = tuple(known_classes) or tuple(self._folders)
+
+    def rows(self) -> Iterator[Listed]:
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for name in self._folders:
+            label = numbers.get(name, UNKNOWN)
+            for entry, path in _files_below(self.root, name):
+                yield self._listed(entry, path, name, label)
+
+
+class FlatFolder(FolderSource):
+    """Images beside each other, their classes in a file: ImageNet's validation as Kaggle or its devkit has it.
+
+    An image that the file does not name has an unknown class.
+    """
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        super().__init__(config)
+        self.path, self._classes = config.path, read_image_labels(config.labels_file)
+        self.class_names = tuple(known_classes) or tuple(sorted(set(self._classes.values())))
+
+    def rows(self) -> Iterator[Listed]:
+        entries = [entry for entry in _sorted_entries(self.root) if _is_input(entry)]
+        missing = self._classes.keys() - {Path(entry.name).stem for entry in entries}
+        if missing:
+            raise ValueError(f"data.path: {self.path!r} lacks {len(missing)} named images, first: {min(missing)!r}")
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for entry in entries:
+            name = self._classes.get(Path(entry.name).stem, "")
+            yield self._listed(entry, entry.name, name, numbers.get(name, UNKNOWN))
+
+
+def _files_below(root: Path, folder: str) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yield every input below `root/folder` with its path relative to `root`, in the order of path components."""
+    for entry in _sorted_entries(root / folder):
+        path = f"{folder}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(root, path)
+        elif _is_input(entry):
+            yield entry, path
+
+
+def _sorted_entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(f"data.path: {str(folder)!r} cannot be listed: {error.strerror}") from None
+
+
+def _is_input(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry counts: not hidden, a file, or a link, even one that leads nowhere."""
+    return entry.name[0] != "." and (entry.is_symlink() or entry.is_file())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""Sources whose pictures have numbers instead of files: the embedded set and CIFAR-10's python batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
+from clarep_ray.data.pixels import encode_png
+from clarep_ray.data.sources.listed import Listed, Source, class_of, known_label, root_folder
+from clarep_ray.data.spurious_digits import CLASS_NAMES, SpuriousDigits
+
+
+class EmbeddedDigits(Source):
+    """The embedded `spurious_digits` pictures; their bytes are the raw uint8 pixels."""
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        self.class_names = CLASS_NAMES
+        digits = config.digits
+        self.pictures = SpuriousDigits(
+            split=digits.split,
+            count=digits.count,
+            image_size=digits.image_size,
+            correlation=digits.correlation,
+            seed=digits.seed,
+        )
+
+    def rows(self) -> Iterator[Listed]:
+        for number in range(len(self.pictures)):
+            label = self.pictures[number].label
+            yield Listed(
+                id=f"{self.pictures.split}-{number:06d}",
+                source="spurious_digits",
+                offset=number,
+                size=0,
+                label=label,
+                class_name=CLASS_NAMES[label],
+            )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return self.pictures[offset].image.tobytes()
+
+
+class Cifar10(Source):
+    """CIFAR-10's python batches; the bytes of a row are its picture as PNG."""
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        self.class_names = CIFAR10_NAMES
+        self.root = root_folder(config)
+        self._files = Cifar10Files(self.root, config.split)
+
+    def rows(self) -> Iterator[Listed]:
+        for name, number, label in self._files.labels():
+            yield Listed(
+                id=f"{name}/{number:05d}",
+                source=(self._files.root / name).relative_to(self.root).as_posix(),
+                offset=number,
+                size=0,
+                label=known_label(label, CIFAR10_NAMES),
+                class_name=class_of(label, CIFAR10_NAMES),
+            )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return encode_png(np.ascontiguousarray(self._files.batch(Path(source).name).images[offset]))

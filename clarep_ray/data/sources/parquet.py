@@ -1,0 +1,94 @@
+"""Parquet files with encoded images, as Hugging Face data sets have them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data.sources.listed import Listed, Source, class_of, known_label, root_folder
+
+
+class Parquet(Source):
+    """Parquet files below the root with encoded images and integer labels (Hugging Face layout or plain binary)."""
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        self.root = root_folder(config)
+        self.class_names = tuple(known_classes)
+        self.image_column, self.label_column = config.image_column, config.label_column
+        self._lock = threading.Lock()  # images are hashed by several threads
+        self._last_file: tuple[Path, pq.ParquetFile] | None = None
+        self._last_group: tuple[tuple[Path, int], pa.ChunkedArray] | None = None
+
+    def files(self) -> list[Path]:
+        files = sorted(self.root.rglob("*.parquet"))
+        if not files:
+            raise ValueError(f"data.path: {str(self.root)!r} has no .parquet files")
+        return files
+
+    def rows(self) -> Iterator[Listed]:
+        for path in self.files():
+            source = path.relative_to(self.root).as_posix()
+            labels = self._open(path).read([self.label_column]).column(0).to_pylist()
+            for number, label in enumerate(labels):
+                if label is None:
+                    raise ValueError(f"{path}: row {number} has no {self.label_column}")
+                yield Listed(
+                    id=f"{source}/{number:08d}",
+                    source=source,
+                    offset=number,
+                    size=0,
+                    label=known_label(label, self.class_names),
+                    class_name=class_of(label, self.class_names),
+                )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        """Return the image of a row, empty where it has none (a null, or a path to a file elsewhere)."""
+        file = self._open_last(self.root / source)
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if offset < rows:
+                value = self._column_of(self.root / source, group)[offset].as_py()
+                return (value["bytes"] if isinstance(value, dict) else value) or b""
+            offset -= rows
+        raise ValueError(f"{source}: has no row {offset}")
+
+    def _open_last(self, path: Path) -> pq.ParquetFile:
+        """Open a file, or return it where it is the one opened last: neighbouring rows come one after another."""
+        with self._lock:
+            if self._last_file is None or self._last_file[0] != path:
+                self._last_file = (path, self._open(path))
+            return self._last_file[1]
+
+    def _column_of(self, path: Path, group: int) -> pa.ChunkedArray:
+        """Return the images of a row group, decoded once for all its rows."""
+        with self._lock:
+            if self._last_group is None or self._last_group[0] != (path, group):
+                column = self._open(path).read_row_group(group, [self.image_column]).column(0)
+                self._last_group = ((path, group), column)
+            return self._last_group[1]
+
+    def _open(self, path: Path) -> pq.ParquetFile:
+        """Open a file after checking the two columns' types; no other column is ever converted."""
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        for name, fits, valid in (
+            (self.image_column, _holds_image, "binary, or a struct with `bytes`"),
+            (self.label_column, pa.types.is_integer, "integer"),
+        ):
+            if name not in schema.names:
+                raise ValueError(f"{path}: no column {name!r}; valid: {', '.join(schema.names)}")
+            if not fits(schema.field(name).type):
+                raise ValueError(f"{path}: column {name!r} is {schema.field(name).type}; valid: {valid}")
+        return file
+
+
+def _holds_image(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_image(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

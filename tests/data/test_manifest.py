@@ -1,0 +1,105 @@
+"""Selection and freezing keep their choice, stream, and stay small for millions of rows."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clarep_ray.config import DataConfig
+from clarep_ray.data import manifest
+from clarep_ray.data.manifest import digest_of, freeze, select
+from clarep_ray.data.sources import Listed, Source
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from clarep_ray.config import DataConfig
+from clarep_ray.data.manifest import digest_of, freeze, select, write_manifest, write_stamps
+from tests.data.test_manifest import Numbered
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = Numbered(1_280_000, 1000)
+rows = freeze(source, select(source.rows(), DataConfig(fraction=float(sys.argv[1]))))
+manifest = write_manifest(rows, Path(sys.argv[2]) / "input.parquet", 64)
+write_stamps(Path(sys.argv[2]), sys.argv[2], (row.source for row in rows))
+assert manifest.digest() == digest_of(rows)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+class Numbered(Source):
+    """Files that are not there: row n is `label/n.png`, and its bytes are its name."""
+
+    def __init__(self, count: int = 400, num_classes: int = 8) -> None:
+        self.count = count
+        self.class_names = tuple("abcdefgh"[n] if n < 8 else str(n) for n in range(num_classes))
+
+    def rows(self) -> Iterator[Listed]:
+        for n in range(self.count):
+            label = n * 7 % len(self.class_names)
+            name = f"{label}/{n}.png"
+            yield Listed(id=name, source=name, offset=0, size=n, label=label, class_name=self.class_names[label])
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return source.encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest"),
+    [
+        ({}, "5dc46a31c32da40297d096f1e8992c3db4ecb7e9dcbae7b95e5bd54bcec1662b"),
+        ({"fraction": 0.1}, "69b11285c9818078b77d38787a84abc71d19efa83ba3fe3e0dc2eb986c124318"),
+        ({"per_class": 3, "seed": 5}, "55ca667f04ee339302b574f7777803dca12394eef7c9fce5f02c48b59d491403"),
+        (
+            {"fraction": 0.3, "classes": ("a", "7"), "limit": 20},
+            "a10c10f70dbb23dfd4764d324e8571b597d4f4c03f3ccc3febb06418cc4f8ebf",
+        ),
+        ({"limit": 9}, "468240e0445ecb2596b4fe8f4535bb5e2214f344bc676a0451325659441d9418"),
+    ],
+)
+def test_the_choice_is_the_one_of_the_first_release(
+    changes: dict[str, Any], digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "HASHING_CHUNK", 7)
+    source = Numbered()
+    assert digest_of(freeze(source, select(source.rows(), DataConfig(**changes)))) == digest
+
+
+def test_a_limit_alone_lists_no_further() -> None:
+    taken: list[str] = []
+
+    def rows() -> Iterator[Listed]:
+        for row in Numbered().rows():
+            taken.append(row.id)
+            yield row
+
+    assert len(select(rows(), DataConfig(limit=5))) == len(taken) == 5
+
+
+def test_equal_short_hashes_are_no_collision_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_short_hash", lambda text: 7)
+    source = Numbered(5)
+    assert len(freeze(source, list(source.rows()))) == 5
+    with pytest.raises(ValueError, match="1 ids are equal up to case"):
+        freeze(source, [*source.rows(), *Numbered(1).rows()])
+
+
+def test_a_file_is_hashed_in_pieces(tmp_path: Path) -> None:
+    from clarep_ray.data.sources import open_source
+
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"abc")
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())
+    source.read = lambda *_: pytest.fail("read whole")  # type: ignore[method-assign]
+    assert freeze(source, list(source.rows()))[0].sha256 == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("fraction", "megabytes"), [(0.1, 500), (1.0, 1500)])
+def test_planning_of_imagenet_stays_small(fraction: float, megabytes: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LARGE, str(fraction), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert float(done.stdout) < megabytes
