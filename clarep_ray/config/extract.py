@@ -70,7 +70,7 @@ class DataConfig:
     """Root folder of the input, fingerprinted by content; not used by the embedded set."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     labels_file: str | None = field(default=None, metadata=EXECUTION)
-    """flat_folder: CSV of image name and class, such as Kaggle's LOC_val_solution.csv; fingerprinted by content."""
+    """flat_folder: CSV of name and class (Kaggle's LOC_val_solution.csv), or ImageNet's devkit; by content."""
     image_column: str = "image"
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
     label_column: str = "label"
@@ -94,7 +94,12 @@ class DataConfig:
         require(self.limit is None or self.limit >= 1, "data.limit", self.limit, "None, or 1 and more")
         require(self.per_class is None or self.per_class >= 1, "data.per_class", self.per_class, "None, or 1 and more")
         if self.source == "flat_folder":
-            require(bool(self.labels_file), "data.labels_file", self.labels_file, "a CSV file of image name and class")
+            require(
+                bool(self.labels_file),
+                "data.labels_file",
+                self.labels_file,
+                "a CSV file of name and class, or a devkit",
+            )
         needs_path = self.source != "spurious_digits"
         require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
 

@@ -176,32 +176,3 @@ def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
     known = unchanged_hashes(tmp_path, str(root))
     assert len(known) == 8
     assert ("1/img_1.png", 0) not in known
-
-
-def flat(root: Path, lines: list[str]) -> DataConfig:
-    (root / "val").mkdir()
-    for number in range(1, 4):
-        (root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(trees.picture_bytes(number, "JPEG"))
-    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
-    return DataConfig(source="flat_folder", path=str(root / "val"), labels_file=str(root / "LOC_val_solution.csv"))
-
-
-def test_a_flat_folder_takes_its_classes_from_kaggles_csv(tmp_path: Path) -> None:
-    config = flat(
-        tmp_path,
-        ["ILSVRC2012_val_00000003,n01440764 1 2 3 4 n01440764 5 6 7 8", "ILSVRC2012_val_00000001,n01443537 0 0 9 9"],
-    )
-    rows = rows_of(config, known=("n01440764", "n01443537"))
-    assert [(row.id[-10:], row.label) for row in rows] == [("00001.JPEG", 1), ("00002.JPEG", -1), ("00003.JPEG", 0)]
-    assert [row.label for row in rows_of(config)] == [1, -1, 0], "classes of the file, sorted"
-
-
-def test_a_flat_folder_that_does_not_fit_its_csv_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.labels_file: None is not valid; valid: a CSV file"):
-        DataConfig(source="flat_folder", path="/x")
-    config = flat(tmp_path, ["ILSVRC2012_val_00000001,n1", "ILSVRC2012_val_00000009,n1"])
-    with pytest.raises(ValueError, match="lacks 1 named images, first: 'ILSVRC2012_val_00000009'"):
-        rows_of(config)
-    (tmp_path / "LOC_val_solution.csv").write_text("a.png\n")
-    with pytest.raises(ValueError, match=r"line 1: \['a\.png'\]; valid: NAME,CLASS"):
-        rows_of(config)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from scipy.io import savemat
 
 
 def picture_bytes(seed: int, kind: str = "PNG", size: int = 24) -> bytes:
@@ -45,6 +46,22 @@ def parquet(root: Path, labels: tuple[int, ...] = (0, 1, 2, 3), nested: bool = T
     table = pa.table({"image": column, "label": list(labels), "note": ["x"] * len(labels)})
     pq.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=3)
     return root
+
+
+def imagenet_devkit(root: Path, wordnet_ids: tuple[str, ...], labels: tuple[int, ...]) -> Path:
+    """Write meta.mat and the ground truth as the devkit has them; devkit id i stands for `wordnet_ids[i - 1]`."""
+    folder = root / "ILSVRC2012_devkit_t12" / "data"
+    folder.mkdir(parents=True)
+    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height")
+    synsets = np.zeros((len(wordnet_ids) + 1, 1), [(name, object) for name in (*fields, "num_train_images")])
+    for number, name in enumerate([*wordnet_ids, "n00001740"], 1):  # the last one is no leaf
+        leaf = number <= len(wordnet_ids)
+        children = np.zeros(0) if leaf else np.array([1.0, 2.0])
+        row = (float(number), name, "words", "gloss", float(len(children)), children, 0.0 if leaf else 1.0, 1300.0)
+        synsets[number - 1, 0] = row
+    savemat(folder / "meta.mat", {"synsets": synsets}, do_compression=True)
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{label}\n" for label in labels))
+    return folder.parent
 
 
 def cifar10(root: Path, per_batch: int = 4) -> Path:

@@ -64,18 +64,27 @@ class FlatFolder(FolderSource):
 
     def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
         super().__init__(config)
-        self.path, self._classes = config.path, read_image_labels(config.labels_file)
-        self.class_names = tuple(known_classes) or tuple(sorted(set(self._classes.values())))
+        self._labels, self._path = read_image_labels(config.labels_file), config.path
+        self.class_names = tuple(known_classes) or tuple(sorted(set(self._labels.classes.values())))
 
     def rows(self) -> Iterator[Listed]:
         entries = [entry for entry in _sorted_entries(self.root) if _is_input(entry)]
-        missing = self._classes.keys() - {Path(entry.name).stem for entry in entries}
-        if missing:
-            raise ValueError(f"data.path: {self.path!r} lacks {len(missing)} named images, first: {min(missing)!r}")
+        self._check_names({Path(entry.name).stem for entry in entries})
         numbers = {name: number for number, name in enumerate(self.class_names)}
         for entry in entries:
-            name = self._classes.get(Path(entry.name).stem, "")
+            name = self._labels.classes.get(Path(entry.name).stem, "")
             yield self._listed(entry, entry.name, name, numbers.get(name, UNKNOWN))
+
+    def _check_names(self, found: set[str]) -> None:
+        """Raise ValueError where an image that has a class is missing, or one that should have a class has none."""
+        known, prefix = self._labels.classes.keys(), self._labels.complete_for
+        if missing := known - found:
+            raise ValueError(f"data.path: {self._path!r} lacks {len(missing)} named images, first: {min(missing)!r}")
+        if nameless := {name for name in found - known if prefix and name.startswith(prefix)}:
+            raise ValueError(
+                f"data.labels_file: it has {len(known)} lines for {len(known) + len(nameless)} images of "
+                f"{self._path!r}; first without one: {min(nameless)!r}"
+            )
 
 
 def _files_below(root: Path, folder: str) -> Iterator[tuple[os.DirEntry[str], str]]:

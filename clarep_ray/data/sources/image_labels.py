@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
+from clarep_ray.data.sources.imagenet_devkit import STEM, devkit_file, read_devkit
 
-def read_image_labels(path: str | None) -> dict[str, str]:
-    """Return {image name without suffix: class} of a CSV such as Kaggle's `LOC_val_solution.csv`.
 
-    Of the second column the first word counts (there, boxes follow it). Raises ValueError naming the file and the
-    line that is wrong.
+@dataclass(frozen=True)
+class ImageLabels:
+    """{image name without suffix: class}; where `complete_for` is set, every image whose name starts so is in it."""
+
+    classes: dict[str, str]
+    complete_for: str | None = None
+
+
+def read_image_labels(path: str | None) -> ImageLabels:
+    """Return the classes of a CSV such as Kaggle's `LOC_val_solution.csv`, or of ImageNet's devkit.
+
+    The devkit is named by its folder, or by its ground-truth file with meta.mat beside it. Raises ValueError naming
+    the file and what is wrong.
     """
+    devkit = devkit_file(Path(path or ""))
+    return ImageLabels(_read_csv(path)) if devkit is None else ImageLabels(read_devkit(devkit), STEM)
+
+
+def _read_csv(path: str | None) -> dict[str, str]:
+    """Return {image name without suffix: class}; of the second column the first word counts (boxes follow it)."""
     try:
         lines = Path(path or "").read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
