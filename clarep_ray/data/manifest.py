@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.records import InputRow, safe_key
+from clarep_ray.data.records import InputRow, RejectReason, safe_key
 from clarep_ray.data.sources import Listed, Source
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
@@ -71,10 +71,10 @@ class InputManifest:
 
 
 def digest_of(rows: Iterable[InputRow]) -> str:
-    """Return the sha256 over id, key, image hash and label of every row in order."""
+    """Return the sha256 over id, key, image hash (or why there is none) and label of every row in order."""
     total = hashlib.sha256()
     for row in rows:
-        total.update(f"{row.id}\0{row.key}\0{row.sha256}\0{row.label}\n".encode())
+        total.update(f"{row.id}\0{row.key}\0{row.sha256 or row.reason}\0{row.label}\n".encode())
     return total.hexdigest()
 
 
@@ -146,8 +146,9 @@ def _rank(seed: int, identity: str) -> bytes:
 def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int], str] | None = None) -> list[InputRow]:
     """Return the rows with the sha256 of their image bytes and their keys.
 
-    `known` maps (source, offset) to hashes that need not be computed again. Raises ValueError for ids that are
-    equal up to case or Unicode form, which many file systems could not keep apart.
+    `known` maps (source, offset) to hashes that need not be computed again. A file without permission becomes a
+    reject. Raises ValueError for ids that are equal up to case or Unicode form, which many file systems could not
+    keep apart, and for a file that another fault keeps from being read.
     """
     _refuse_collisions(listed)
     hashes = _hashes(source, listed, known or {})
@@ -162,15 +163,22 @@ def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int]
             sha256=sha,
             label=row.label,
             class_name=row.class_name,
+            reason=row.reason if sha or row.reason else RejectReason.UNREADABLE_FILE.value,
         )
         for ordinal, (row, sha) in enumerate(zip(listed, hashes, strict=True))
     ]
 
 
 def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str]) -> Iterator[str]:
+    """Yield the sha256 of every row's bytes, empty for one that cannot be read."""
+
     def digest(row: Listed) -> str:
+        if row.reason:
+            return ""
         try:
             return known.get((row.source, row.offset)) or source.sha256(row.source, row.offset, row.size)
+        except PermissionError:
+            return ""
         except OSError as error:
             raise ValueError(f"data: {row.source!r} cannot be read: {error.strerror}") from None
 
@@ -247,6 +255,6 @@ def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], st
 def _stamp(path: Path) -> list[int] | None:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:  # without a stamp the file is hashed again, which says what is wrong
         return None
     return [found.st_size, found.st_mtime_ns]

@@ -13,6 +13,8 @@ MAX_KEY_LENGTH = 100
 class RejectReason(StrEnum):
     """Why an input has no Canonical Sample. Infrastructure faults never appear here."""
 
+    NAME_NOT_UTF8 = "name_not_utf8"
+    UNREADABLE_FILE = "unreadable_file"
     UNKNOWN_CLASS = "unknown_class"
     EMPTY_FILE = "empty_file"
     TOO_MANY_BYTES = "too_many_bytes"
@@ -42,7 +44,8 @@ class InputRow:
 
     `source` is a path relative to the input root (or the embedded set's name); `offset` and `size` locate the
     encoded image inside it: bytes in a file or tar, a row number (size 0) in Parquet, a picture number in the
-    embedded set. `label` is -1 where the class is unknown to the model.
+    embedded set. `label` is -1 where the class is unknown to the model. `reason` is why the row was a reject when
+    the input was frozen: its bytes could not be read then, `sha256` is empty and nobody tries again.
     """
 
     ordinal: int
@@ -54,6 +57,7 @@ class InputRow:
     sha256: str
     label: int
     class_name: str
+    reason: str = ""
 
 
 def safe_key(identity: str) -> str:

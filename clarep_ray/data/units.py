@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.pixels import decode_image, encode_png
+from clarep_ray.data.pixels import MAX_BYTES, decode_image, encode_png
 from clarep_ray.data.records import InputRow, RejectedImage, RejectReason
 from clarep_ray.data.shards import json_bytes, npy_bytes, shard_bytes
 from clarep_ray.data.sources import Source
@@ -77,11 +77,10 @@ def decode_unit(source: Source, rows: Sequence[InputRow], image_size: int, confi
 
 def decode_row(source: Source, row: InputRow, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
     """Return the picture of one row; RejectedImage with the reason, InputChanged where its bytes changed."""
+    _reject_unread(row)
     data = source.read(row.source, row.offset, row.size)
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise InputChanged(f"{row.id!r} changed after the input was frozen; restore it, or start a new output")
-    if row.label < 0:
-        raise RejectedImage(RejectReason.UNKNOWN_CLASS)
     return decode_picture(data, image_size, config)
 
 
@@ -90,6 +89,16 @@ def decode_picture(data: bytes, image_size: int, config: DataConfig) -> NDArray[
     if config.source == "spurious_digits":  # its bytes are pixels
         return np.frombuffer(data, np.uint8).reshape(image_size, image_size, 3)
     return decode_image(data, image_size)
+
+
+def _reject_unread(row: InputRow) -> None:
+    """Raise RejectedImage where the manifest alone says that the row is none of ours, however large its file is."""
+    if row.reason:
+        raise RejectedImage(RejectReason(row.reason))
+    if row.label < 0:
+        raise RejectedImage(RejectReason.UNKNOWN_CLASS)
+    if row.size > MAX_BYTES:
+        raise RejectedImage(RejectReason.TOO_MANY_BYTES)
 
 
 def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[str, Any]]) -> UnitBlob:

@@ -1,5 +1,6 @@
 """Every source lists and reads its true layout; selection is stratified, seeded and stable."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clarep_ray.config import DataConfig, DigitsConfig
 from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes, write_manifest, write_stamps
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.sources import open_source
+from clarep_ray.data.units import decode_unit
 from tests.data import trees
 
 
@@ -46,15 +48,68 @@ def test_files_are_listed_in_the_order_of_path_components(tmp_path: Path) -> Non
     assert [row.id for row in source.rows()] == [str(path) for path in expected if path.name[0] != "."]
 
 
-def test_what_cannot_be_read_is_an_error_naming_the_file(tmp_path: Path) -> None:
-    trees.image_folder(tmp_path, ("cat",))
-    (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match=r"cat/link\.png' cannot be read: No such file"):
-        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
-    (tmp_path / "cat" / "link.png").unlink()
-    Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/\xff.png")).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"xff\.png' is not UTF-8; rename the file"):
-        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+def test_a_name_that_is_no_text_and_a_file_nobody_may_open_are_rejects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = trees.image_folder(tmp_path / "in", ("0",), per_class=2)
+    (root / "0" / "link.png").symlink_to(tmp_path / "gone.png")
+    (root / "0" / "loop.png").symlink_to("loop.png")
+    odd = Path(os.fsdecode(os.fsencode(root / "0") + b"/\xff.png"))
+    odd.write_bytes(trees.picture_bytes(3))
+    config = DataConfig(source="image_folder", path=str(root))
+    forbid(monkeypatch, "0/img_1.png", PermissionError(errno.EACCES, "Permission denied"))
+    rows = rows_of(config)
+    assert [(row.id, row.reason, bool(row.sha256)) for row in rows] == [
+        ("0/img_0.png", "", True),
+        ("0/img_1.png", "unreadable_file", False),
+        ("0/link.png", "unreadable_file", False),
+        ("0/loop.png", "unreadable_file", False),
+        ("0/\\xff.png", "name_not_utf8", False),
+    ]
+    frozen = write_manifest(rows, tmp_path / "input.parquet", 2)
+    write_stamps(tmp_path, str(root), (row.source for row in rows))
+    assert frozen.digest() == digest_of(rows) == digest_of(rows_of(config)), "the same on every listing"
+    assert list(frozen.rows()) == rows
+    monkeypatch.undo()
+    decoded = decode_unit(open_source(config, ("0",)), rows, 8, config)
+    reasons = [record["reason"] for record in decoded.records]
+    assert reasons == [None, *(row.reason for row in rows[1:])], "decided when the input was frozen"
+    source = open_source(config, ())
+    again = freeze(source, select(source.rows(), config), unchanged_hashes(tmp_path, str(root)))
+    assert again[1].sha256, "what was unreadable is tried again on resume"
+    assert digest_of(again) != digest_of(rows)
+
+
+def test_a_machine_that_fails_to_read_is_an_error_naming_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(source="image_folder", path=str(trees.image_folder(tmp_path, ("cat",))))
+    for fault in (OSError(errno.EIO, "Input/output error"), FileNotFoundError(errno.ENOENT, "No such file")):
+        with monkeypatch.context() as patch:
+            forbid(patch, "cat/img_1.png", fault)
+            with pytest.raises(ValueError, match=rf"cat/img_1\.png' cannot be read: {fault.strerror}"):
+                rows_of(config)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, name: str, fault: OSError) -> None:
+    """Let the one file fail to be hashed (a test run by root may open everything)."""
+    from clarep_ray.data.sources import folders
+
+    plain = folders.sha256_file
+
+    def sha256_file(path: Path) -> str:
+        if path.as_posix().endswith(name):
+            raise fault
+        return plain(path)
+
+    monkeypatch.setattr(folders, "sha256_file", sha256_file)
+
+
+def test_a_class_folder_whose_name_is_no_text_is_listed_escaped(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path, ("cat", os.fsdecode(b"\xff")), per_class=1)
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())
+    assert source.class_names == ("cat", "\\xff")
+    assert [(row.id, row.reason) for row in source.rows()][1] == ("\\xff/img_0.png", "name_not_utf8")
 
 
 def test_a_parquet_row_without_an_image_is_an_empty_file(tmp_path: Path) -> None:

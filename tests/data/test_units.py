@@ -1,5 +1,7 @@
 """A unit keeps every row, in order, through blobs, rejects and the shard."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,11 @@ def test_a_changed_input_is_not_a_reject_but_an_error(folder_rows) -> None:
     (root / "1" / "img_0.png").write_bytes(trees.picture_bytes(77))
     with pytest.raises(InputChanged, match=r"1/img_0\.png"):
         decode_unit(source, rows, 8, config)
+
+
+def test_a_file_beyond_the_limit_is_not_read(folder_rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, rows, config, _ = folder_rows
+    monkeypatch.setattr(source, "read", lambda *_: pytest.fail("read"))
+    large = replace(rows[0], size=33 * 2**20)
+    (record,) = decode_unit(source, [large], 8, config).records
+    assert record["reason"] == "too_many_bytes"

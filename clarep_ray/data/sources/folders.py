@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources.image_labels import read_image_labels
 from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source, root_folder
@@ -25,13 +27,17 @@ class FolderSource(Source):
         return sha256_file(self.root / source)  # in pieces: a class folder may hold a file of any size
 
     def _listed(self, entry: os.DirEntry[str], path: str, class_name: str, label: int) -> Listed:
-        if not _is_text(path):
-            raise ValueError(f"data.path: the file name {os.fsencode(path)!r} is not UTF-8; rename the file")
+        """Return the row of a file; a name that is no text, or a file that nobody may open, is a reject of its own."""
+        name, reason, size = as_text(path), "", 0
+        if name != path:
+            reason = RejectReason.NAME_NOT_UTF8.value
         try:
             size = entry.stat().st_size
         except OSError as error:
-            raise ValueError(f"data.path: {entry.path!r} cannot be read: {error.strerror}") from None
-        return Listed(id=path, source=path, offset=0, size=size, label=label, class_name=class_name)
+            if not _concerns_one_file(error, entry):
+                raise ValueError(f"data.path: {entry.path!r} cannot be read: {error.strerror}") from None
+            reason = reason or RejectReason.UNREADABLE_FILE.value
+        return Listed(id=name, source=name, offset=0, size=size, label=label, class_name=class_name, reason=reason)
 
 
 class ImageFolder(FolderSource):
@@ -46,14 +52,15 @@ class ImageFolder(FolderSource):
         self._folders = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
         if not self._folders:
             raise ValueError(f"data.path: {config.path!r} has no class folders; valid: root/<class>/<image>")
-        self.class_names = tuple(known_classes) or tuple(self._folders)
+        self.class_names = tuple(known_classes) or tuple(map(as_text, self._folders))
 
     def rows(self) -> Iterator[Listed]:
         numbers = {name: number for number, name in enumerate(self.class_names)}
         for name in self._folders:
-            label = numbers.get(name, UNKNOWN)
+            class_name = as_text(name)
+            label = numbers.get(class_name, UNKNOWN)
             for entry, path in _files_below(self.root, name):
-                yield self._listed(entry, path, name, label)
+                yield self._listed(entry, path, class_name, label)
 
 
 class FlatFolder(FolderSource):
@@ -110,9 +117,11 @@ def _is_input(entry: os.DirEntry[str]) -> bool:
     return entry.name[0] != "." and (entry.is_symlink() or entry.is_file())
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _concerns_one_file(error: OSError, entry: os.DirEntry[str]) -> bool:
+    """Say whether a fault is this file's: no permission, or a link that leads nowhere; else it is the machine's."""
+    return error.errno == errno.EACCES or (error.errno in (errno.ENOENT, errno.ELOOP) and entry.is_symlink())
+
+
+def as_text(name: str) -> str:
+    """Return a file name as text: bytes that are no UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -16,7 +16,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One input before selection: as InputRow, without hash and ordinal.
+    """One input before selection: as InputRow, without hash and ordinal; `reason` where it can never be read.
 
     A listing of ImageNet holds 1.28 million of them: slots, and one string for id and source where they are equal.
     """
@@ -27,6 +27,7 @@ class Listed:
     size: int
     label: int
     class_name: str
+    reason: str = ""
 
 
 class Source(Protocol):
