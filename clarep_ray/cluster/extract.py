@@ -86,7 +86,7 @@ def run_extraction(
         progress = Progress(total=progress.total)
         _drain(_stream(_context(plan, store), todo, workers), progress, say)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
-    root = finish(store, manifest, split, plan.fingerprint)
+    root = finish(store, manifest, split, plan.identity)
     return {
         "output": str(store.root),
         "fingerprint": plan.fingerprint,
@@ -119,6 +119,7 @@ def _context(plan: Plan, store: OutputStore) -> RunContext:
         provenance=plan.provenance,
         image_size=plan.image_size,
         class_names=plan.class_names,
+        identity=plan.identity,
         run_id=uuid.uuid4().hex[:12],
     )
 

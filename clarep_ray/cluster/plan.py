@@ -22,7 +22,7 @@ from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes
+from clarep_ray.data.manifest import digest_of, expand_classes, freeze, names_sha256, select, unchanged_hashes
 from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import RUN, OutputStore
@@ -73,6 +73,13 @@ class Plan:
         }
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the root manifest says about the run: who it is, and what its label numbers stand for."""
+        return {name: self.fields[name] for name in ("label_map_sha256", "classes_sha256")} | {
+            "fingerprint": self.fingerprint
+        }
+
+    @property
     def num_units(self) -> int:
         return -(-len(self.rows) // self.config.engine.unit_size)
 
@@ -87,7 +94,7 @@ def make_plan(config: ExtractConfig) -> Plan:
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
             "working folder; valid: an absolute path that every node sees"
         )
-    config = _absolute_paths(config)
+    config = _self_contained(config)
     model = models.build(config.model)
     check_settings(model, config)
     if config.data.source == "spurious_digits" and config.data.digits.image_size != model.image_size:
@@ -99,6 +106,8 @@ def make_plan(config: ExtractConfig) -> Plan:
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
     fields["input_sha256"] = digest_of(rows)
+    fields["label_map_sha256"] = names_sha256(source.class_names)
+    fields["classes_sha256"] = names_sha256(sorted(set(config.data.classes))) if config.data.classes else None
     if config.output.from_spectrum:
         fields["spectrum_root_sha256"] = _check_spectrum(config, fields)
     return Plan(
@@ -135,8 +144,8 @@ def check_output(plan: Plan, store: OutputStore) -> bool:
     return True
 
 
-def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
-    """Return the config with absolute paths, for workers have working folders of their own."""
+def _self_contained(config: ExtractConfig) -> ExtractConfig:
+    """Return the config with absolute paths, for workers have working folders of their own, and classes by name."""
     paths = {
         "output.path": config.output.path,
         "output.from_spectrum": config.output.from_spectrum,
@@ -145,7 +154,9 @@ def _absolute_paths(config: ExtractConfig) -> ExtractConfig:
         "model.prompts": config.model.prompts,
     }
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    return dotted.override(config, absolute | {"model.weights": models.absolute_weights(config.model)})
+    classes = tuple(expand_classes(config.data.classes))
+    weights = models.absolute_weights(config.model)
+    return dotted.override(config, absolute | {"model.weights": weights, "data.classes": classes})
 
 
 def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:

@@ -39,6 +39,7 @@ class RunContext:
     provenance: dict[str, Any]
     image_size: int
     class_names: tuple[str, ...]
+    identity: dict[str, Any]
     run_id: str
 
     @property
@@ -109,7 +110,7 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     unit, blob, timings = _unpack(table)
     began = time.monotonic()
     files = finished_files(blob, unit, context.extract_config, context.provenance)
-    manifest = unit_manifest(blob, context.provenance["fingerprint"])
+    manifest = unit_manifest(blob, context.identity)
     fresh = context.store.commit(unit, files, manifest)
     report = {
         "unit": unit,

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ class Unaccounted(RuntimeError):
     """Outputs and rejects do not add up to the inputs."""
 
 
-def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint: str) -> dict[str, Any]:
-    """Write index, `_info.json` and, last, the root manifest; return the root manifest.
+def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Write index, `_info.json` and, last, the root manifest with the run's `identity`; return the root manifest.
 
     Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
     """
@@ -58,7 +58,7 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, fingerprint:
     info = (json.dumps(_timm_info(split, shards), indent=1) + "\n").encode()
     rejects = Counter(row["reason"] for row in rows if row["status"] == "rejected")
     root: dict[str, Any] = {
-        "fingerprint": fingerprint,
+        **identity,
         "input_sha256": manifest.digest(),
         "num_inputs": len(rows),
         "num_ok": len(rows) - sum(rejects.values()),

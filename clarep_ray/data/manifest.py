@@ -34,6 +34,8 @@ CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
     )
 }
 """Label numbers of named subsets; ImageNet20 as in the paper's Sec. 3.2.1."""
+UNPUBLISHED_SUBSETS = ("imagenet100",)
+"""Named in the paper without their classes."""
 SCHEMA = pa.schema(
     [(f.name, {"int": pa.int64(), "str": pa.string()}[str(f.type)]) for f in fields(InputRow)]
 )  # the annotations are strings here
@@ -78,6 +80,11 @@ def digest_of(rows: Iterable[InputRow]) -> str:
     return total.hexdigest()
 
 
+def names_sha256(names: Iterable[str]) -> str:
+    """Return the sha256 over class names in order: what label numbers stand for, or which classes were chosen."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
 def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
     """Return the rows a config asks for, in their order: classes, then per class and fraction, then the limit.
 
@@ -111,9 +118,17 @@ def _of_classes(rows: Iterable[Listed], wanted: set[str]) -> list[Listed]:
 
 
 def expand_classes(classes: Sequence[str]) -> list[str]:
-    """Return the classes with named subsets and files of classes (@FILE, one a line, # comments) put in place."""
+    """Return the classes with named subsets and files of classes (@FILE, one a line, # comments) put in place.
+
+    Raises ValueError for a file that cannot be read, or a subset whose classes nobody published.
+    """
     expanded: list[str] = []
     for name in classes:
+        if name in UNPUBLISHED_SUBSETS:
+            raise ValueError(
+                f"data.classes: {name!r} is not valid, for the paper does not list its classes; valid: @FILE with one "
+                "WordNet id a line, such as imagenet100.txt of Tian et al. (2020), https://github.com/HobbitLong/CMC"
+            )
         if name in CLASS_SUBSETS:
             expanded += map(str, CLASS_SUBSETS[name])
         elif name.startswith("@"):
@@ -121,7 +136,10 @@ def expand_classes(classes: Sequence[str]) -> list[str]:
                 lines = Path(name[1:]).read_text().splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
-            expanded += [text for line in lines if (text := line.partition("#")[0].strip())]
+            listed = [text for line in lines if (text := line.partition("#")[0].strip())]
+            if not listed:  # no classes would mean all classes
+                raise ValueError(f"data.classes: {name!r} names no class; valid: one a line")
+            expanded += listed
         else:
             expanded.append(name)
     return expanded

@@ -128,10 +128,10 @@ def unit_files(
     return files
 
 
-def unit_manifest(blob: UnitBlob, fingerprint: str) -> dict[str, Any]:
-    """Return what a unit's manifest says about its rows."""
+def unit_manifest(blob: UnitBlob, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a unit's manifest says about its run and its rows."""
     rows = [_index_entry(blob.arrays, record) for record in blob.records]
-    return {"fingerprint": fingerprint, "rows": rows, "num_ok": sum(row["status"] == OK for row in rows)}
+    return {**identity, "rows": rows, "num_ok": sum(row["status"] == OK for row in rows)}
 
 
 def _members(

@@ -84,6 +84,7 @@ def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
     try:
         fields = json.loads((folder / RUN).read_bytes())["fields"]
         intact = dotted.fingerprint(fields) == root["fingerprint"]
+        intact &= fields.get("label_map_sha256") == root.get("label_map_sha256")
     except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:

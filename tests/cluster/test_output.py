@@ -1,5 +1,6 @@
 """What becomes of an output folder: resumed, refused, verified, repaired, compared. The same stages, without Ray."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clarep_ray.cluster.publish import run_controls
 from clarep_ray.cluster.repair import repair
 from clarep_ray.config import PROJECTION_MODES
 from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.manifest import names_sha256
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
@@ -34,6 +36,17 @@ def test_changed_input_or_weights_are_refused(weights: Path, tmp_path: Path) -> 
     (other / "model.safetensors").write_bytes(bytes(data))
     with pytest.raises(ResumeRefused, match="weights_sha256"):
         run_extraction(override(config, {"model.weights": str(other)}), lambda _: None)
+
+
+def test_every_manifest_says_what_the_labels_stand_for(weights: Path, images: Path, tmp_path: Path) -> None:
+    config = small_config(weights, images, tmp_path / "out", data__limit=8)
+    run_extraction(config, lambda _: None)
+    run, root = (json.loads((tmp_path / "out" / name).read_text()) for name in ("run.json", "MANIFEST.json"))
+    unit = OutputStore(tmp_path / "out").committed_unit(1)
+    label_map = names_sha256(str(digit) for digit in range(10))
+    assert run["fields"]["label_map_sha256"] == root["label_map_sha256"] == unit["label_map_sha256"] == label_map
+    assert root["fingerprint"] == unit["fingerprint"] == run["fingerprint"]
+    assert verify(tmp_path / "out") == []
 
 
 def test_a_foreign_folder_is_left_alone(weights: Path, images: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a plan refuses before anything expensive starts, and what it counts."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,20 @@ def test_fingerprint_holds_code_weights_input_and_versions() -> None:
     for name in ("code_sha256", "weights_sha256", "input_sha256", "version.torch", "engine.micro_batch", "seed"):
         assert fields[name] is not None
     assert "output.path" not in fields
+
+
+def test_classes_of_a_file_are_fingerprinted_by_what_they_are(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "3\n7\n"), ("b.txt", "# the same\n3\n7\n"), ("c.txt", "3\n6\n")):
+        (tmp_path / name).write_text(text)
+    first, same, other = (make_plan(digits(data__classes=(f"@{tmp_path / name}.txt",))) for name in "abc")
+    assert first.config.data.classes == ("3", "7")
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+    assert first.fields["classes_sha256"] != other.fields["classes_sha256"]
+    assert make_plan(digits()).fields["classes_sha256"] is None
+    with pytest.raises(ValueError, match="'imagenet100' is not valid"):
+        make_plan(digits(data__classes=("imagenet100",)))
+
+
+def test_what_labels_stand_for_is_part_of_a_run() -> None:
+    expected = hashlib.sha256("".join(f"{digit}\n" for digit in range(10)).encode()).hexdigest()
+    assert make_plan(digits()).fields["label_map_sha256"] == expected

@@ -76,6 +76,11 @@ def test_class_subsets_and_files(tmp_path: Path) -> None:
     assert len(set(expand_classes(["imagenet20"]))) == 20
     with pytest.raises(ValueError, match="'@/nowhere' cannot be read"):
         expand_classes(["@/nowhere"])
+    (tmp_path / "empty.txt").write_text("# none\n")
+    with pytest.raises(ValueError, match="names no class"):
+        expand_classes([f"@{tmp_path / 'empty.txt'}"])
+    with pytest.raises(ValueError, match=r"'imagenet100' is not valid.*; valid: @FILE with one WordNet id a line"):
+        expand_classes(["imagenet100"])
     trees.cifar10(tmp_path, per_batch=30)
     config = DataConfig(source="cifar10", path=str(tmp_path), classes=(f"@{listed}",))
     assert {row.class_name for row in select(open_source(config, ()).rows(), config)} == {"cat", "horse"}
