@@ -81,6 +81,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "data.path",
         "data.labels_file",
         "model.weights",
+        "model.allow_download",
         "model.prompts",
         "tracking.enabled",
         "tracking.uri",

@@ -26,6 +26,8 @@ class ModelConfig:
     """Registered model [clarep_ray/models/__init__.py]."""
     weights: str = field(default="rho90", metadata=EXECUTION)
     """Folder of weights, a shipped name (digits_dit: rho90, rho10), or tiny: small and random [by content]."""
+    allow_download: bool = field(default=False, metadata=EXECUTION)
+    """Let model.weights be a Hugging Face Hub id, ORG/NAME, fetched once by the driver; no network otherwise."""
     precision: Precision = "float32"
     """Of the network; latents, eps and the orthogonalisation of singular vectors stay in float32."""
     prompt_template: str = "a photo of {}"

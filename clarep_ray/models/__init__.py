@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.shards import sha256_file
+from clarep_ray.models import hub
 
 if TYPE_CHECKING:
     from clarep_ray.models.adapter import Adapter
@@ -101,12 +101,12 @@ def build_tiny(name: str) -> Adapter:
 def absolute_weights(config: ModelConfig) -> str:
     """Return the config's weights as every process finds them: a shipped name, `tiny`, or an absolute path.
 
-    Raises ValueError where there are none.
+    The only place that may download, and only with `model.allow_download`. Raises ValueError where there are none.
     """
     folder = _folder(config)
     if folder is None or folder.is_relative_to(Path(__file__).parent):
         return config.weights
-    return str(folder.absolute())
+    return str(hub.local_folder(config.weights, config.allow_download).absolute())
 
 
 def weights_sha256(config: ModelConfig) -> str:
@@ -138,6 +138,5 @@ def _folder(config: ModelConfig) -> Path | None:
 def _family(name: str) -> Family:
     if name not in MODELS:
         raise ValueError(f"model.name: {name!r} is unknown; valid: {', '.join(sorted(MODELS))}")
-    for switch in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
-        os.environ.setdefault(switch, "1")  # read when the libraries are imported, which families do first
+    hub.stay_offline()
     return MODELS[name]()
