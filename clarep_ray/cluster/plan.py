@@ -102,7 +102,8 @@ def make_plan(config: ExtractConfig) -> Plan:
         raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
     source = open_source(config.data, model.class_names)
     known_hashes = unchanged_hashes(Path(config.output.path), config.data.path)
-    rows = freeze(source, select(source.rows(), config.data), known_hashes)
+    rows = freeze(source, select(source.rows(), config.data), known_hashes, model.prompts_per_class)
+    _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
     fields["input_sha256"] = digest_of(rows)
@@ -184,6 +185,15 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
 def check_calibration(path: str, config: ExtractConfig) -> None:
     """Raise ValueError where a calibration was made with another model than the config's."""
     check_model(path, config.model.name, models.weights_sha256(config.model))
+
+
+def _check_neighbours(num_images: int, num_prompts: int, config: ExtractConfig) -> None:
+    """Raise ValueError where the other image that a control needs could be the same one with another prompt."""
+    if num_prompts > 1 and uses_other_image(config) and num_images < config.engine.unit_size:
+        raise ValueError(
+            f"engine.unit_size: {config.engine.unit_size} with {num_prompts} prompts puts an image of {num_images} "
+            f"beside itself, and other_image needs another; valid: at most {num_images}"
+        )
 
 
 def environment_fields() -> dict[str, Any]:

@@ -100,8 +100,11 @@ def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
     """Return a decoded unit after the model; arrays beside the pictures are an earlier run's spectrum."""
     good = [record for record in blob.records if record["status"] == OK]
     resumed = {name: array for name, array in blob.arrays.items() if name != "images"}
-    labels, keys = [record["label"] for record in good], [record["key"] for record in good]
-    arrays, results = extractor.run(blob.arrays["images"], labels, keys, resumed or None)
+    numbers = [record["label"] + record["prompt"] * len(extractor.model.class_names) for record in good]
+    keys = [record["image_key"] for record in good]
+    arrays, results = extractor.run(blob.arrays["images"], numbers, keys, resumed or None)
+    if texts := extractor.model.prompt_texts:
+        results = [result | {"prompt_text": texts[number]} for result, number in zip(results, numbers, strict=True)]
     return merge_results(blob, arrays, results)
 
 

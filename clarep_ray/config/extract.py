@@ -33,7 +33,10 @@ class ModelConfig:
     prompt_template: str = "a photo of {}"
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)
-    """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content."""
+    """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content.
+
+    A list of prompts in place of one extracts every image once with each [paper App. F.1].
+    """
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -27,6 +27,7 @@ INDEX_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("label", pa.int64()),
         ("class_name", pa.string()),
+        ("prompt", pa.int64()),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("unit", pa.int64()),
@@ -40,6 +41,10 @@ INDEX_SCHEMA = pa.schema(
         ("round_trip_error", pa.float64()),
     ]
 )
+
+
+FROZEN = ("ordinal", "id", "key", "sha256", "label", "class_name", "prompt")
+"""Columns that come from the input manifest."""
 
 
 class Unaccounted(RuntimeError):
@@ -108,7 +113,7 @@ def _index_rows(units: dict[int, dict[str, Any]], manifest: InputManifest) -> li
             raise Unaccounted(f"unit {unit}: its rows are not those of the input manifest")
         shard = units[unit]["files"][SHARDS]["name"]
         for row, result in zip(frozen, done, strict=True):
-            known = {name: getattr(row, name) for name in ("ordinal", "id", "key", "sha256", "label", "class_name")}
+            known = {name: getattr(row, name) for name in FROZEN}
             rows.append({**result, **known, "unit": unit, "shard": shard if result["status"] == "ok" else None})
     return rows
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.records import InputRow, RejectReason, safe_key
+from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
 from clarep_ray.data.sources import Listed, Source
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
@@ -161,30 +161,36 @@ def _rank(seed: int, identity: str) -> bytes:
     return hashlib.blake2b(f"{seed}|{identity}".encode(), digest_size=8).digest()
 
 
-def freeze(source: Source, listed: Sequence[Listed], known: dict[tuple[str, int], str] | None = None) -> list[InputRow]:
-    """Return the rows with the sha256 of their image bytes and their keys.
+def freeze(
+    source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str] | None = None, num_prompts: int = 1
+) -> list[InputRow]:
+    """Return the rows with the sha256 of their image bytes and their keys: all with the first prompt, then the next.
 
     `known` maps (source, offset) to hashes that need not be computed again. A file without permission becomes a
     reject. Raises ValueError for ids that are equal up to case or Unicode form, which many file systems could not
     keep apart, and for a file that another fault keeps from being read.
     """
-    _refuse_collisions(listed)
-    hashes = _hashes(source, listed, known or {})
-    return [
-        InputRow(
-            ordinal=ordinal,
-            id=row.id,
-            key=safe_key(row.id),
-            source=row.source,
-            offset=row.offset,
-            size=row.size,
-            sha256=sha,
-            label=row.label,
-            class_name=row.class_name,
-            reason=row.reason if sha or row.reason else RejectReason.UNREADABLE_FILE.value,
-        )
-        for ordinal, (row, sha) in enumerate(zip(listed, hashes, strict=True))
-    ]
+    _refuse_collisions([prompt_id(row.id, prompt) for prompt in range(num_prompts) for row in listed])
+    hashes = list(_hashes(source, listed, known or {}))
+    frozen = ((prompt, row, sha) for prompt in range(num_prompts) for row, sha in zip(listed, hashes, strict=True))
+    return [_input_row(ordinal, *values) for ordinal, values in enumerate(frozen)]
+
+
+def _input_row(ordinal: int, prompt: int, row: Listed, sha: str) -> InputRow:
+    identity = prompt_id(row.id, prompt)
+    return InputRow(
+        ordinal=ordinal,
+        id=identity,
+        key=safe_key(identity),
+        source=row.source,
+        offset=row.offset,
+        size=row.size,
+        sha256=sha,
+        label=row.label,
+        class_name=row.class_name,
+        reason=row.reason if sha or row.reason else RejectReason.UNREADABLE_FILE.value,
+        prompt=prompt,
+    )
 
 
 def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str]) -> Iterator[str]:
@@ -205,13 +211,13 @@ def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, 
             yield from pool.map(digest, chunk)
 
 
-def _refuse_collisions(listed: Sequence[Listed]) -> None:
-    short = np.fromiter((_short_hash(_plain(row.id)) for row in listed), np.uint64, len(listed))
+def _refuse_collisions(identities: Sequence[str]) -> None:
+    short = np.fromiter((_short_hash(_plain(identity)) for identity in identities), np.uint64, len(identities))
     values, counts = np.unique(short, return_counts=True)
     suspects = set(values[counts > 1].tolist())  # equal eight-byte hashes: compare the ids themselves
     if not suspects:
         return
-    plain = Counter(_plain(row.id) for row, value in zip(listed, short.tolist(), strict=True) if value in suspects)
+    plain = Counter(_plain(name) for name, value in zip(identities, short.tolist(), strict=True) if value in suspects)
     doubled = [identity for identity, count in plain.items() if count > 1]
     if doubled:
         raise ValueError(f"data: {len(doubled)} ids are equal up to case or Unicode form, first: {doubled[0]!r}")

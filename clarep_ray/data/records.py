@@ -45,7 +45,8 @@ class InputRow:
     `source` is a path relative to the input root (or the embedded set's name); `offset` and `size` locate the
     encoded image inside it: bytes in a file or tar, a row number (size 0) in Parquet, a picture number in the
     embedded set. `label` is -1 where the class is unknown to the model. `reason` is why the row was a reject when
-    the input was frozen: its bytes could not be read then, `sha256` is empty and nobody tries again.
+    the input was frozen: its bytes could not be read then, `sha256` is empty and nobody tries again. `prompt` is the
+    number of the class's prompt where a picture is extracted once with each; from 1 on, the id ends in `#prompt`.
     """
 
     ordinal: int
@@ -58,6 +59,17 @@ class InputRow:
     label: int
     class_name: str
     reason: str = ""
+    prompt: int = 0
+
+    @property
+    def image_key(self) -> str:
+        """The key of the picture, whatever the prompt; random streams follow from it, so that prompts compare."""
+        return safe_key(self.id.removesuffix(f"#{self.prompt}")) if self.prompt else self.key
+
+
+def prompt_id(identity: str, prompt: int) -> str:
+    """Return the id of a picture's row with one of several prompts; with the first it is the picture's own."""
+    return f"{identity}#{prompt}" if prompt else identity
 
 
 def safe_key(identity: str) -> str:

@@ -66,6 +66,7 @@ def decode_unit(source: Source, rows: Sequence[InputRow], image_size: int, confi
     for row in rows:
         record: dict[str, Any] = {"key": row.key, "id": row.id, "source": row.source, "label": row.label}
         record |= {"class_name": row.class_name, "status": OK, "reason": None}
+        record |= {"prompt": row.prompt, "image_key": row.image_key}
         try:
             images.append(decode_row(source, row, image_size, config))
         except RejectedImage as rejected:
@@ -157,6 +158,8 @@ def _members(
 def _sample_record(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
     slot = record["slot"]
     known = {name: record[name] for name in ("id", "source", "label", "class_name")}
+    if "prompt_text" in record:
+        known |= {name: record[name] for name in ("prompt", "prompt_text")}
     lists = {name: _floats(arrays[name][slot]) for name in ("singular_values", "residuals", "value_errors")}
     return {**known, **lists, **_statistics(arrays, record), "converged": bool(arrays["converged"][slot])}
 

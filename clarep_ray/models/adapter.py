@@ -34,6 +34,16 @@ class Adapter(DiffusionModel, Protocol):
         ...
 
     @property
+    def prompt_texts(self) -> tuple[str, ...]:
+        """Text of every condition number `label + n * classes`, n the prompt; empty where conditions are no texts."""
+        ...
+
+    @property
+    def prompts_per_class(self) -> int:
+        """How many conditions each class has; a picture is extracted once with each."""
+        ...
+
+    @property
     def device(self) -> torch.device: ...
 
     def to(self, device: torch.device | str) -> Adapter: ...
@@ -62,11 +72,12 @@ class NetworkAdapter(ABC):
         latent_shape: tuple[int, int, int],
         feature_layers: Sequence[str],
         autoencoder: Autoencoder | None = None,
+        prompt_texts: Sequence[str] = (),
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.schedule, self.prediction, self.autoencoder = schedule, prediction, autoencoder
         self.class_names, self.feature_layers = tuple(class_names), tuple(feature_layers)
-        self.latent_shape = latent_shape
+        self.latent_shape, self.prompt_texts = latent_shape, tuple(prompt_texts)
         self.image_size = latent_shape[1] * (autoencoder.factor if autoencoder else 1)
 
     @abstractmethod
@@ -82,6 +93,10 @@ class NetworkAdapter(ABC):
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @property
+    def prompts_per_class(self) -> int:
+        return len(self.prompt_texts) // len(self.class_names) if self.prompt_texts else 1
 
     @property
     def dtype(self) -> torch.dtype:

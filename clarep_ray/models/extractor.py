@@ -54,6 +54,9 @@ class UnitExtractor:
     ) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the arrays and one record (status, elbow method) for each of n pictures (n, h, w, 3).
 
+        `labels` are condition numbers: the class, or with several prompts `label + n * classes`; `keys` are the
+        pictures', from which their random streams follow.
+
         The pictures go through in micro-batches of exactly `engine.micro_batch` rows; the last one is filled up
         with the first pictures again, so that no result depends on how many came along.
         """

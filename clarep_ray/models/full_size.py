@@ -56,7 +56,7 @@ def sd21(depth: int | None = None) -> StableDiffusion:
     )
     schedule = scaled_linear_schedule(steps_offset=1)
     prompts: Any = _RandomPrompts()
-    names = {str(label): str(label) for label in range(1000)}
+    names = {str(label): (str(label),) for label in range(1000)}
     return StableDiffusion(network, Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
 
 

@@ -16,6 +16,10 @@ ALLOWED = ("*.json", "*.txt", "*/*.safetensors")
 IGNORED = ("*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*")
 
 
+PLACEHOLDER = "weights/"
+"""Where the presets expect folders; a missing one must not become an organisation of that name."""
+
+
 def stay_offline() -> None:
     """Keep the Hub's libraries off the network in this process, imported already or not."""
     os.environ.update(dict.fromkeys(SWITCHES, "1"))
@@ -26,7 +30,8 @@ def stay_offline() -> None:
 
 def is_hub_id(name: str) -> bool:
     """Say whether a name that is no folder has the form of a Hub id, `org/name`."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None
+    formed = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None
+    return formed and not name.startswith(PLACEHOLDER)
 
 
 def local_folder(weights: str, allow_download: bool) -> Path:

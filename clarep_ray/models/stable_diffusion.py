@@ -51,7 +51,10 @@ class Prompts:
 
 
 class StableDiffusion(NetworkAdapter):
-    """Timesteps 0..999; a label stands for its class's prompt, the empty prompt is the unconditional one."""
+    """Timesteps 0..999; the empty prompt is the unconditional condition.
+
+    A label stands for its class's first prompt; `label + n * classes` for the one numbered n.
+    """
 
     def __init__(
         self,
@@ -60,15 +63,16 @@ class StableDiffusion(NetworkAdapter):
         prompts: Prompts,
         schedule: DiscreteSchedule,
         prediction: Prediction,
-        prompt_of_class: dict[str, str],
+        prompts_of_class: dict[str, tuple[str, ...]],
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
-        self.prompts, self.prompt_of_label = prompts, tuple(prompt_of_class.values())
+        self.prompts = prompts
         super().__init__(
             network,
             schedule=schedule,
             prediction=prediction,
-            class_names=tuple(prompt_of_class),
+            class_names=tuple(prompts_of_class),
+            prompt_texts=[text for texts in zip(*prompts_of_class.values(), strict=True) for text in texts],
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
             autoencoder=autoencoder,
@@ -79,8 +83,8 @@ class StableDiffusion(NetworkAdapter):
         return super().to(device)
 
     def cond(self, labels: Tensor) -> Tensor:
-        known = checked_labels(labels, len(self.prompt_of_label)).tolist()
-        return self.prompts([self.prompt_of_label[label] for label in known])
+        known = checked_labels(labels, len(self.prompt_texts)).tolist()
+        return self.prompts([self.prompt_texts[number] for number in known])
 
     def null_cond(self, num: int) -> Tensor:
         return self.prompts([""] * num)
@@ -109,24 +113,44 @@ def build(config: ModelConfig) -> StableDiffusion:
     return StableDiffusion(network, Autoencoder(vae), Prompts(tokenizer, encoder), schedule, prediction, prompts)
 
 
-def read_prompts(config: ModelConfig) -> dict[str, str]:
-    """Return {class name: prompt} of the file `model.prompts`, or `model.prompt_template` over ImageNet's names.
+def read_prompts(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Return {class name: prompts} of the file `model.prompts`, or `model.prompt_template` over ImageNet's names.
 
-    Raises ValueError for a file that is no JSON object of strings, or a template without its {}.
+    Raises ValueError for a file that is no JSON object of texts or lists of texts, or where classes have different
+    numbers of prompts.
     """
     if config.prompts is not None:
-        try:
-            given = json.loads(Path(config.prompts).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"model.prompts: {config.prompts!r} cannot be read: {error}") from None
-        if not isinstance(given, dict) or not given or not all(isinstance(text, str) for text in given.values()):
-            raise ValueError(f'model.prompts: {config.prompts!r} is not a JSON object {{"class name": "prompt", ...}}')
-        return given
+        return _read_prompt_file(config.prompts)
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
     template = config.prompt_template
-    return {name: template.format(info.label_name_to_description(name)) for name in info.label_names()}
+    return {name: (template.format(info.label_name_to_description(name)),) for name in info.label_names()}
+
+
+def _read_prompt_file(path: str) -> dict[str, tuple[str, ...]]:
+    try:
+        given = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.prompts: {path!r} cannot be read: {error}") from None
+    if not isinstance(given, dict) or not given or not all(map(_are_prompts, given.values())):
+        raise ValueError(
+            f'model.prompts: {path!r} is not a JSON object {{"class name": "prompt" or ["prompt", ...], ...}}'
+        )
+    prompts = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in given.items()}
+    first = next(iter(prompts))
+    odd = [name for name, texts in prompts.items() if len(texts) != len(prompts[first])]
+    if odd:
+        raise ValueError(
+            f"model.prompts: {path!r} has {len(prompts[odd[0]])} prompts for {odd[0]!r} and {len(prompts[first])} for "
+            f"{first!r}; valid: the same number for every class"
+        )
+    return prompts
+
+
+def _are_prompts(value: object) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 def build_tiny() -> StableDiffusion:

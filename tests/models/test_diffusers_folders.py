@@ -44,7 +44,11 @@ def dit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd")
+    return write_stable_diffusion(tmp_path_factory.mktemp("sd"))
+
+
+def write_stable_diffusion(folder: Path) -> Path:
+    """Write the small random model as a diffusers folder."""
     tiny: Any = models.build_tiny("stable_diffusion")
     tiny.network.save_pretrained(folder / "unet")
     tiny.autoencoder.vae.save_pretrained(folder / "vae")
@@ -194,10 +198,46 @@ def test_prompts_come_from_the_template_or_a_file(tmp_path: Path) -> None:
     from clarep_ray.models.stable_diffusion import read_prompts
 
     prompts = read_prompts(ModelConfig(name="stable_diffusion", prompt_template="a sketch of {}"))
-    assert prompts["n01440764"] == "a sketch of tench, Tinca tinca"
+    assert prompts["n01440764"] == ("a sketch of tench, Tinca tinca",)
     assert list(prompts)[1] == "n01443537"
     (tmp_path / "bad.json").write_text('["cat"]')
     with pytest.raises(ValueError, match="is not a JSON object"):
         read_prompts(ModelConfig(name="stable_diffusion", prompts=str(tmp_path / "bad.json")))
     with pytest.raises(ValueError, match=r"model\.prompt_template: 'a cat' is not valid"):
         ModelConfig(prompt_template="a cat")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"cat": ["a cat", "cats"], "dog": "a dog"},
+            r"has 1 prompts for 'dog' and 2 for 'cat'; valid: the same number",
+        ),
+        ({"cat": []}, "is not a JSON object"),
+        ({"cat": ["a cat", 3]}, "is not a JSON object"),
+        ({}, "is not a JSON object"),
+    ],
+)
+def test_prompt_files_of_another_shape_are_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    from clarep_ray.models.stable_diffusion import read_prompts
+
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read_prompts(ModelConfig(name="stable_diffusion", prompts=str(tmp_path / "bad.json")))
+
+
+def test_condition_numbers_go_through_all_classes_with_one_prompt_after_the_other(
+    sd_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps({"cat": ["a cat", "cats"], "dog": ["a dog", "dogs"]}))
+    model = models.build(
+        ModelConfig(name="stable_diffusion", weights=str(sd_folder), prompts=str(tmp_path / "prompts.json"))
+    )
+    assert isinstance(model, StableDiffusion)
+    assert (model.class_names, model.prompts_per_class) == (("cat", "dog"), 2)
+    assert model.prompt_texts == ("a cat", "a dog", "cats", "dogs")
+    torch.testing.assert_close(model.cond(torch.tensor([2, 1])), model.prompts(["cats", "a dog"]), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"4 is outside 0\.\.3"):
+        model.cond(torch.tensor([4]))
+    assert all(models.build_tiny(name).prompts_per_class == 1 for name in models.MODELS)

@@ -62,7 +62,7 @@ def test_a_hub_id_is_not_fetched_unasked(downloads: list[dict[str, Any]]) -> Non
     assert downloads == []
 
 
-@pytest.mark.parametrize("weights", ["/weights/nowhere", "../up/there", "https://host/name", "a/b/c", "nowhere"])
+@pytest.mark.parametrize("weights", ["/weights/nowhere", "../up/there", "https://host/name", "a/b/c", "weights/uvit"])
 def test_what_is_no_hub_id_is_never_fetched(downloads: list[dict[str, Any]], weights: str) -> None:
     config = ModelConfig(name="dit", weights=weights, allow_download=True)
     assert models.absolute_weights(config) == str(Path(weights).absolute())
