@@ -75,7 +75,7 @@ def run_extraction(
     store = OutputStore(Path(config.output.path))
     manifest = _open_output(store, plan)
     withdraw(store.root, damages)
-    done = store.committed_units()
+    done = {unit for unit, _ in store.each_committed()}
     todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
     progress = Progress(total=sum(manifest.unit_size(unit) for unit in todo))
     workers = {"num_actors": 0}

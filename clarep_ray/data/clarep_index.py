@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+INDEX_GROUP = 65536
+"""Rows of a row group of the index, and of what is in memory of it at a time."""
 FROZEN = ("ordinal", "id", "key", "sha256", "label", "class_name", "prompt")
 """Columns that come from the input manifest."""
 
@@ -56,23 +60,20 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Ma
 
     Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
     """
-    units = store.committed_units()
-    rows = _index_rows(units, manifest)
-    index = _parquet_bytes(rows)
-    shards = [units[unit]["files"][SHARDS] | {"samples": units[unit]["num_ok"]} for unit in sorted(units)]
-    info = (json.dumps(_timm_info(split, shards), indent=1) + "\n").encode()
-    rejects = Counter(row["reason"] for row in rows if row["status"] == "rejected")
+    summary = _Summary()
+    index = _parquet_bytes(_index_rows(store, manifest, summary))
+    info = (json.dumps(_timm_info(split, summary.shards), indent=1) + "\n").encode()
     root: dict[str, Any] = {
         **identity,
         "input_sha256": manifest.digest(),
-        "num_inputs": len(rows),
-        "num_ok": len(rows) - sum(rejects.values()),
-        "rejects": dict(sorted(rejects.items())),
-        "num_units": len(units),
-        "unit_sha256": [sha256_file(store.unit_path(unit)) for unit in sorted(units)],
+        "num_inputs": summary.num_rows,
+        "num_ok": summary.num_rows - sum(summary.rejects.values()),
+        "rejects": dict(sorted(summary.rejects.items())),
+        "num_units": len(summary.shards),
+        "unit_sha256": summary.unit_sha256,
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "timm_info_sha256": hashlib.sha256(info).hexdigest(),
-        "files": [entry for unit in sorted(units) for entry in units[unit]["files"].values()],
+        "files": summary.files,
     }
     root["root_sha256"] = root_sha256(root)
     store.collect_orphans({entry["name"] for entry in root["files"]})
@@ -102,25 +103,46 @@ def read_index(folder: Path) -> pa.Table:
     return pq.read_table(folder / INDEX, schema=INDEX_SCHEMA)
 
 
-def _index_rows(units: dict[int, dict[str, Any]], manifest: InputManifest) -> list[dict[str, Any]]:
-    if sorted(units) != list(range(manifest.num_units)):
-        missing = sorted(set(range(manifest.num_units)) - set(units))
+@dataclass
+class _Summary:
+    """What the root says about all units, gathered while their rows pass by."""
+
+    num_rows: int = 0
+    rejects: Counter[str] = field(default_factory=lambda: Counter[str]())
+    shards: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    files: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    unit_sha256: list[str] = field(default_factory=lambda: list[str]())
+
+    def add(self, done: dict[str, Any], sha256: str) -> None:
+        self.num_rows += len(done["rows"])
+        self.rejects.update(row["reason"] for row in done["rows"] if row["status"] == "rejected")
+        self.shards.append(done["files"][SHARDS] | {"samples": done["num_ok"]})
+        self.files += done["files"].values()
+        self.unit_sha256.append(sha256)
+
+
+def _index_rows(store: OutputStore, manifest: InputManifest, summary: _Summary) -> Iterator[dict[str, Any]]:
+    missing = [unit for unit in range(manifest.num_units) if not store.unit_path(unit).is_file()]
+    if missing:
         raise Unaccounted(f"{len(missing)} of {manifest.num_units} units are not committed, first: {missing[:5]}")
-    rows: list[dict[str, Any]] = []
-    for unit in range(manifest.num_units):
-        frozen, done = manifest.unit_rows(unit), units[unit]["rows"]
-        if [row.key for row in frozen] != [row["key"] for row in done]:
+    for unit, done in store.each_committed():
+        if unit >= manifest.num_units:
+            raise Unaccounted(f"unit {unit} is committed, and the input has only {manifest.num_units}")
+        frozen = manifest.unit_rows(unit)
+        if [row.key for row in frozen] != [row["key"] for row in done["rows"]]:
             raise Unaccounted(f"unit {unit}: its rows are not those of the input manifest")
-        shard = units[unit]["files"][SHARDS]["name"]
-        for row, result in zip(frozen, done, strict=True):
+        summary.add(done, sha256_file(store.unit_path(unit)))
+        shard = done["files"][SHARDS]["name"]
+        for row, result in zip(frozen, done["rows"], strict=True):
             known = {name: getattr(row, name) for name in FROZEN}
-            rows.append({**result, **known, "unit": unit, "shard": shard if result["status"] == "ok" else None})
-    return rows
+            yield {**result, **known, "unit": unit, "shard": shard if result["status"] == "ok" else None}
 
 
-def _parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+def _parquet_bytes(rows: Iterator[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), INDEX_SCHEMA), buffer, row_group_size=65536)
+    with pq.ParquetWriter(buffer, INDEX_SCHEMA) as writer:
+        while group := list(islice(rows, INDEX_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, INDEX_SCHEMA), row_group_size=INDEX_GROUP)
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +66,12 @@ class OutputStore:
 
     def committed_units(self) -> dict[int, dict[str, Any]]:
         """Return {unit: its manifest} of every committed unit."""
-        return {
-            int(path.stem): self.committed_unit(int(path.stem)) for path in sorted((self.root / UNITS).glob("*.json"))
-        }
+        return dict(self.each_committed())
+
+    def each_committed(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield every committed unit and its manifest in order, one in memory at a time; DamagedUnit as below."""
+        for unit in sorted(int(path.stem) for path in (self.root / UNITS).glob("*.json")):
+            yield unit, self.committed_unit(unit)
 
     def committed_unit(self, unit: int) -> dict[str, Any]:
         """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from clarep_ray.cluster.extract import run_extraction
@@ -11,8 +12,9 @@ from clarep_ray.cluster.plan import ResumeRefused
 from clarep_ray.cluster.publish import run_controls
 from clarep_ray.cluster.repair import repair
 from clarep_ray.config import PROJECTION_MODES
-from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.manifest import names_sha256
+from clarep_ray.data import clarep_index
+from clarep_ray.data.clarep_index import read_index, read_root
+from clarep_ray.data.manifest import MANIFEST, InputManifest, names_sha256
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
@@ -47,6 +49,21 @@ def test_every_manifest_says_what_the_labels_stand_for(weights: Path, images: Pa
     assert run["fields"]["label_map_sha256"] == root["label_map_sha256"] == unit["label_map_sha256"] == label_map
     assert root["fingerprint"] == unit["fingerprint"] == run["fingerprint"]
     assert verify(tmp_path / "out") == []
+
+
+def test_the_index_does_not_hold_all_rows_at_once(
+    weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(weights, images, tmp_path / "out", data__limit=8)
+    run_extraction(config, lambda _: None)
+    whole = read_index(tmp_path / "out")
+    monkeypatch.setattr(clarep_index, "INDEX_GROUP", 3)
+    assert run_extraction(config, lambda _: None)["num_inputs"] == 8
+    assert pq.ParquetFile(tmp_path / "out" / "index.parquet").metadata.num_row_groups == 3
+    assert read_index(tmp_path / "out").equals(whole)
+    (tmp_path / "out" / "units" / "000001.json").rename(tmp_path / "out" / "units" / "000007.json")
+    with pytest.raises(clarep_index.Unaccounted, match=r"1 of 2 units are not committed, first: \[1\]"):
+        clarep_index.finish(OutputStore(tmp_path / "out"), InputManifest(tmp_path / "out" / MANIFEST), "train", {})
 
 
 def test_a_foreign_folder_is_left_alone(weights: Path, images: Path, tmp_path: Path) -> None:
