@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clarep_ray.clarid.sampling import decode, guided_eps
-from clarep_ray.config import TrainCdmConfig
+from clarep_ray.config import ModelConfig, TrainCdmConfig
 from clarep_ray.data.spurious_digits import NUM_CLASSES
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import DigitsDit, build
@@ -41,7 +41,7 @@ def sample_digits(
 
 def measure(folder: Path) -> dict[str, float]:
     """Return the shares of conditional samples read as their class, and standing on its background, per guidance."""
-    model = build(str(folder))
+    model = build(ModelConfig(weights=str(folder)))
     labels = torch.arange(NUM_SAMPLES) % NUM_CLASSES
     found: dict[str, float] = {}
     for scale in (1.0, 2.0, 3.0):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import choose_removal, leading_triplets
@@ -89,7 +89,7 @@ def _set_precision(model: NetworkAdapter, precision: str) -> None:
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     if not allowed:
-        nn.Module.to(model.network, getattr(torch, precision))  # diffusers' own warns of parts that it does not have
+        model.set_precision(getattr(torch, precision))
 
 
 def _measure(model: NetworkAdapter, config: SizeBenchmarkConfig, precision: str, batch: int) -> SizeRow:

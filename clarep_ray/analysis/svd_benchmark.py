@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from clarep_ray import models
-from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
+from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow, leading, project_out
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.clarid.subspace_iteration import subspace_iteration
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
-from clarep_ray.config import ElbowConfig, ModelConfig, SvdBenchmarkConfig
+from clarep_ray.config import ElbowConfig, ModelConfig, Precision, SvdBenchmarkConfig
 from clarep_ray.data.spurious_digits import SpuriousDigits
 
 LADDER = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600)
@@ -58,7 +58,7 @@ HEADER = ("solver", "M", "products", "network calls", "CPU s", "worst s error", 
 def run_svd_benchmark(config: SvdBenchmarkConfig) -> str:
     """Return markdown: products, network calls and CPU seconds per sample, errors, and the ratios."""
     torch.set_num_threads(1)
-    jacobian = _jacobian(config)
+    jacobian, _ = _jacobian(config)
     gram = _dense_gram(jacobian)
     squares, _ = torch.linalg.eigh(gram.double())
     exact = squares.flip(1).clamp_min(0).sqrt()
@@ -73,10 +73,37 @@ def run_svd_benchmark(config: SvdBenchmarkConfig) -> str:
             f"{published.cpu_s / ours.cpu_s:.1f} x less CPU time than the published stopping rule; "
             + _equal_accuracy(gram, exact, count, ours)
         )
-    return "\n".join([*lines, "", *ratios])
+    return "\n".join([*lines, "", *ratios, "", *_precision_lines(config, exact)])
 
 
-def _jacobian(config: SvdBenchmarkConfig) -> FeatureJacobian:
+def _precision_lines(config: SvdBenchmarkConfig, exact: Tensor) -> list[str]:
+    """Return a table of what a half-precision network does to values, projection and k; the basis stays float32."""
+    count = max(config.windows)
+    columns = ("network", "M", "products", "met", "worst s error", "worst change of the CLARep", "same k")
+    lines, truth = [_line(columns), _line(["---"] * len(columns))], Tensor()
+    for precision in ("float32", "bfloat16", "float16"):
+        jacobian, x_t = _jacobian(config, precision)
+        found = _ours(count)(jacobian.gram, jacobian.dim, jacobian.batch)
+        ks = _ks(found.singular_values)
+        projected = project_out(x_t, leading(found.right_vectors, torch.tensor(ks)))
+        truth = projected if precision == "float32" else truth
+        change = (projected - truth).flatten(1).norm(dim=1) / x_t.flatten(1).norm(dim=1)
+        same = sum(a == b for a, b in zip(_ks(exact[:, :count]), ks, strict=True))
+        cells = (
+            precision,
+            str(count),
+            f"{found.num_products.double().mean():.0f}",
+            f"{found.converged.double().mean():.0%}",
+            f"{_errors(found, exact, count).max():.1e}",
+            f"{change.max():.1e}",
+            f"{same}/{len(ks)}",
+        )
+        lines.append(_line(cells))
+    return lines
+
+
+def _jacobian(config: SvdBenchmarkConfig, precision: Precision = "float32") -> tuple[FeatureJacobian, Tensor]:
+    """Return the Jacobian of the network in a precision, and the latents, inverted in float32."""
     model = models.build(ModelConfig(weights=config.weights))
     pictures = SpuriousDigits(split="conflict", count=config.num_samples, seed=config.seed)
     rows = [pictures[i] for i in range(config.num_samples)]
@@ -84,8 +111,9 @@ def _jacobian(config: SvdBenchmarkConfig) -> FeatureJacobian:
     cond = model.cond(torch.tensor([row.label for row in rows]))
     times = path_to(model.schedule.times(50), config.project_t)
     x_t = invert(guided_eps(model, cond, None, 1.0), pixels, model, times)
+    model.set_precision(getattr(torch, precision))
     layer = model.feature_layers[-1]
-    return FeatureJacobian(lambda x: model.features(x, config.project_t, cond, layer), x_t)
+    return FeatureJacobian(lambda x: model.features(x, config.project_t, cond, layer), x_t), x_t
 
 
 def _dense_gram(jacobian: FeatureJacobian) -> Tensor:

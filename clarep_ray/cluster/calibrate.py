@@ -72,7 +72,7 @@ class Session:
     context: CalibrationContext
     draws: Draws
     rows: list[InputRow]
-    """Inputs whose class is in a draw."""
+    """Inputs whose class is in a draw, under the first of their prompts."""
     grid: Tensor
     """The inversion's sampling grid."""
     sampling_grid: Tensor
@@ -112,7 +112,7 @@ def open_session(config: CalibrateConfig) -> Session:
             run_id=uuid.uuid4().hex[:12],
         ),
         draws=draws,
-        rows=[row for row in plan.rows if row.label in wanted],
+        rows=[row for row in plan.rows if row.label in wanted and row.prompt == 0],
         grid=model.schedule.times(config.inversion.num_steps),
         sampling_grid=model.schedule.times(config.saturation.num_steps),
         layers=config.feature_map.layers or model.feature_layers,

@@ -32,7 +32,7 @@ class Family:
 def _digits_dit() -> Family:
     from clarep_ray.models import digits_dit
 
-    return Family(lambda config: digits_dit.build(config.weights), digits_dit.build_tiny)
+    return Family(digits_dit.build, digits_dit.build_tiny)
 
 
 def _dit() -> Family:
@@ -84,8 +84,14 @@ MODELS: dict[str, Callable[[], Family]] = {
 
 def build(config: ModelConfig) -> Adapter:
     """Return the model of a config, frozen, on the CPU; ValueError for an unknown name or missing weights."""
+    import torch
+
     family = _family(config.name)
-    return build_tiny(config.name) if config.weights == TINY else family.build(config)
+    if config.weights != TINY:
+        return family.build(config)
+    model = build_tiny(config.name)
+    model.set_precision(getattr(torch, config.precision))
+    return model
 
 
 def build_tiny(name: str) -> Adapter:

@@ -48,6 +48,10 @@ class Adapter(DiffusionModel, Protocol):
 
     def to(self, device: torch.device | str) -> Adapter: ...
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Let the network compute in `dtype`; latents and eps stay in float32."""
+        ...
+
     def layer_means(
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
     ) -> dict[str, Tensor]:
@@ -107,6 +111,10 @@ class NetworkAdapter(ABC):
         if self.autoencoder is not None:
             self.autoencoder.vae.to(device)
         return self
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Let the network compute in `dtype`; latents and eps stay in float32."""
+        nn.Module.to(self.network, dtype)  # diffusers' own `to` warns of parts that it does not have
 
     def eps(self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any) -> Float[Tensor, " b *latent"]:
         """Return the noise prediction; channels beyond the latent's, a learned variance, are dropped."""

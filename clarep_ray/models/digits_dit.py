@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import linear_schedule
+from clarep_ray.config import ModelConfig
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 
@@ -83,16 +84,18 @@ def weights_folder(weights: str) -> Path:
     return folder
 
 
-def build(weights: str) -> DigitsDit:
-    """Return the frozen model on the CPU in float32."""
+def build(config: ModelConfig) -> DigitsDit:
+    """Return the model of a shipped name or a folder with config.json and model.safetensors."""
     from safetensors.torch import load_file
 
-    folder = weights_folder(weights)
+    folder = weights_folder(config.weights)
     architecture = DigitsDitArchitecture(**json.loads((folder / "config.json").read_text()))
     network = make_network(architecture)
     stored = load_file(folder / "model.safetensors")
     load_parameters(network, stored)
-    return DigitsDit(network, architecture)
+    model = DigitsDit(network, architecture)
+    model.set_precision(getattr(torch, config.precision))
+    return model
 
 
 def load_parameters(network: nn.Module, stored: dict[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from clarep_ray.models.adapter import NetworkAdapter, checked_labels
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_folder import imagenet_names
-from clarep_ray.models.edm_folder import GUIDE, load_network, save_network
+from clarep_ray.models.edm_folder import GUIDE, cast_parameters, load_network, save_network
 from clarep_ray.models.edm_networks import EdmArchitecture, EdmNetwork
 
 
@@ -52,6 +52,12 @@ class Edm(NetworkAdapter):
         if self.guide is not None:
             self.guide.to(device)
         return self
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Let the network, and the guide, hold parameters in `dtype`; frequencies and noise scales stay in float32."""
+        for network in (self.network, self.guide):
+            if network is not None:
+                cast_parameters(network, dtype)
 
     def cond(self, labels: Int[Tensor, " b"]) -> Float[Tensor, " b classes"]:
         """Return one-hot labels on the device; ValueError for one the model does not know."""

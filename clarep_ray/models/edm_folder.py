@@ -39,12 +39,17 @@ def load_network(folder: Path, kind: type[Network], sizes_kind: type[Any], preci
     except Exception as error:  # sizes that make no network fail in many ways
         raise ValueError(f"model.weights: {str(folder)!r} holds no {kind.__name__}: {error}") from None
     network.load_state_dict(state, assign=True)
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(getattr(torch, precision))
+    cast_parameters(network, getattr(torch, precision))
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module.register_buffer(name, buffer.float())
     return network
+
+
+def cast_parameters(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters and leave the buffers as they are."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def empty_network(kind: type[Network], sizes: Any, state: dict[str, Tensor]) -> Network:

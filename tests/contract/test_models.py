@@ -9,6 +9,7 @@ from clarep_ray import models
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import decode, guided_eps, invert
 from clarep_ray.clarid.schedule import path_to
+from clarep_ray.config import ModelConfig
 from clarep_ray.models.adapter import Adapter, NetworkAdapter
 from clarep_ray.models.class_unet import ClassUnet
 from clarep_ray.models.edm import Edm
@@ -186,3 +187,16 @@ def test_guidance_touches_only_the_channels_it_is_told_to(model: Adapter) -> Non
     assert torch.equal(part[:, :2], full[:, :2])
     assert torch.equal(part[:, 2:], plain[:, 2:])
     assert (full[:, 2:] - plain[:, 2:]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_the_network_s_alone_and_changes_little(model: Adapter, precision: str) -> None:
+    name = next(name for name in models.MODELS if type(models.build_tiny(name)) is type(model))
+    half = models.build(ModelConfig(name=name, weights="tiny", precision=precision))  # type: ignore[arg-type]
+    assert isinstance(half, NetworkAdapter)
+    assert {parameter.dtype for parameter in half.network.parameters()} == {getattr(torch, precision)}
+    x_t, t, cond = latents(model, 2), middle_time(model), model.cond(torch.tensor([0, 1]))
+    eps = half.eps(x_t, t, half.cond(torch.tensor([0, 1])))
+    assert eps.dtype == torch.float32
+    error = (eps - model.eps(x_t, t, cond)).norm() / model.eps(x_t, t, cond).norm()
+    assert 0 < error < 0.05

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clarep_ray.analysis.model_card import NUM_SAMPLES, sample_digits
+from clarep_ray.config import ModelConfig
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import SHIPPED, SHIPPED_NAMES, build
 
@@ -15,7 +16,7 @@ def test_conditional_samples_are_read_as_their_class(name: str) -> None:
     """500 samples without guidance, 25 DDIM steps, read by the independently trained classifier."""
     torch.set_num_threads(2)
     labels = torch.arange(NUM_SAMPLES) % 10
-    images = sample_digits(build(name), labels, num_steps=25)
+    images = sample_digits(build(ModelConfig(weights=name)), labels, num_steps=25)
     torch.set_num_threads(1)
     read = digit_classifier.load("digit").predict(images)
     assert (read == labels.numpy()).mean() >= 0.90
