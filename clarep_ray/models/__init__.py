@@ -116,12 +116,14 @@ def absolute_weights(config: ModelConfig) -> str:
 
 
 def weights_sha256(config: ModelConfig) -> str:
-    """Return one sha256 over the names and bytes of the model's files, prompts included."""
+    """Return one sha256 over the names and bytes of the model's files, prompts included; ValueError without files."""
     folder, total = _folder(config), hashlib.sha256()
     if folder is None:
         total.update(f"{config.name} tiny {TINY_SEED}".encode())
     else:
         found = sorted({path for pattern in WEIGHT_FILES for path in folder.rglob(pattern)})
+        if not found:
+            raise ValueError(f"model.weights: {config.weights!r} is not a folder with weights")
         for path in found:
             total.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256_file(path).encode())
     if config.prompts is not None:

@@ -108,6 +108,16 @@ def cifar10_unet() -> Preset[CalibrateConfig]:
     return _calibrates(presets.cifar10_unet(), tuned={**parts, "draws.classes": 7, "classifiers": ()})
 
 
+def edm() -> Preset[CalibrateConfig]:
+    """EDM on ImageNet20 at 64 pixels; trained without label dropout, so that t_e is not looked for."""
+    return _imagenet(presets.edm(), parts=("features", "window", "interaction"))
+
+
+def edm2() -> Preset[CalibrateConfig]:
+    """EDM2 on ImageNet20, with an unconditional network in guide/; not run with its weights yet."""
+    return _imagenet(presets.edm2())
+
+
 def dit_xl_256_smoke() -> Preset[CalibrateConfig]:
     """The path of `dit_xl_256` with a random DiT; nothing on disk knows its classes, so t_e is not looked for."""
     parts = ("features", "window", "interaction")
@@ -118,5 +128,16 @@ def dit_xl_256_smoke() -> Preset[CalibrateConfig]:
 
 CALIBRATE: dict[str, Callable[[], Preset[CalibrateConfig]]] = {
     preset.__name__: preset
-    for preset in (digits, digits_conflict, digits_smoke, dit_xl_256, dit_xl_256_smoke, sd21, uvit_256, cifar10_unet)
+    for preset in (
+        digits,
+        digits_conflict,
+        digits_smoke,
+        dit_xl_256,
+        dit_xl_256_smoke,
+        sd21,
+        uvit_256,
+        cifar10_unet,
+        edm,
+        edm2,
+    )
 }
