@@ -1,0 +1,138 @@
+"""Where each picture and feature of a finished extraction lies in its shards, every shard checked once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clarep_ray.data.clarep_index import INDEX, ROOT, read_root, root_sha256
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.store import SHARDS, OutputStore
+from clarep_ray.data.tar_index import DamagedTar, tar_index
+
+MEMBERS = "members.parquet"
+"""What a first opening found and the stamps of the files it checked; can be deleted at any time."""
+OK = "ok"
+CHECKING_THREADS = 4
+ABOUT = ("key", "label", "class_name")
+
+
+def locate_members(folder: Path) -> tuple[dict[str, Any], pa.Table]:
+    """Return the root manifest of a finished extraction and one row per sample: where its members lie.
+
+    Columns: `key`, `label`, `class_name`, `shard` (path below the folder), and `SUFFIX:offset` and `SUFFIX:size`
+    [bytes] for every picture and feature. The first call checks the hash of every shard and unit manifest; later
+    ones look at sizes and times of modification alone. Raises ValueError where nothing was finished, or, with the
+    command that repairs it, where something is not as it was committed.
+    """
+    root = _checked_root(folder)
+    stamps = _stamps(folder, root)
+    table = _remembered(folder, root, stamps)
+    if table is None:
+        table = _checked_members(folder, root)
+        _remember(folder, root, stamps, table)
+    return root, table
+
+
+def damaged(folder: Path, what: str) -> NoReturn:
+    """Raise the ValueError of an output that is not as it was committed."""
+    raise ValueError(f"{folder / what} is missing or damaged; run: uv run jobs/verify.py {folder} --repair")
+
+
+def _checked_root(folder: Path) -> dict[str, Any]:
+    try:
+        root = read_root(folder)
+        if root["root_sha256"] == root_sha256(root):
+            return root
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        pass
+    return damaged(folder, ROOT)
+
+
+def _stamps(folder: Path, root: dict[str, Any]) -> dict[str, list[int]]:
+    """Return size and modification time of every file that is checked."""
+    store = OutputStore(folder)
+    units = [str(store.unit_path(unit).relative_to(folder)) for unit in range(root["num_units"])]
+    shards = [entry["name"] for entry in root["files"] if entry["name"].startswith(SHARDS)]
+    stamps: dict[str, list[int]] = {}
+    for name in (INDEX, *units, *shards):
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            damaged(folder, name)
+        stamps[name] = [found.st_size, found.st_mtime_ns]
+    return stamps
+
+
+def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]) -> pa.Table | None:
+    with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing or damaged: checked again
+        table = pq.read_table(folder / MEMBERS)
+        notes = json.loads(table.schema.metadata[b"checked"])
+        if notes == {"root_sha256": root["root_sha256"], "stamps": stamps}:
+            return table
+    return None
+
+
+def _remember(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]], table: pa.Table) -> None:
+    notes = json.dumps({"root_sha256": root["root_sha256"], "stamps": stamps})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"checked": notes}), buffer)
+    with suppress(OSError):  # an output that cannot be written is only checked every time
+        OutputStore(folder).write_root(MEMBERS, buffer.getvalue())
+
+
+def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
+    if sha256_file(folder / INDEX) != root["index_sha256"]:
+        damaged(folder, INDEX)
+    with ThreadPoolExecutor(CHECKING_THREADS) as pool:
+        units = list(pool.map(lambda item: _unit_members(folder, *item), enumerate(root["unit_sha256"])))
+    index = pq.read_table(folder / INDEX, columns=["status", *ABOUT])
+    index = index.filter(pc.field("status") == OK).select(ABOUT)
+    found = [unit for unit in units if unit["key"]]
+    if not found:
+        raise ValueError(f"{str(folder)!r} holds no sample: every input was rejected")
+    if any(unit.keys() != found[0].keys() for unit in found):
+        damaged(folder, SHARDS)
+    columns = {name: pa.array(_joined(found, name)) for name in found[0]}
+    if not columns["key"].equals(index["key"].combine_chunks()):
+        damaged(folder, INDEX)
+    columns["shard"] = columns["shard"].dictionary_encode()
+    return pa.table({name: index[name] for name in ABOUT} | columns)
+
+
+def _joined(units: Sequence[dict[str, list[Any]]], name: str) -> list[Any]:
+    return [value for unit in units for value in unit[name]]
+
+
+def _unit_members(folder: Path, unit: int, sha256: str) -> dict[str, list[Any]]:
+    """Return the columns of one unit, after checking its manifest and its shard."""
+    path = OutputStore(folder).unit_path(unit)
+    if sha256_file(path) != sha256:
+        damaged(folder, str(path.relative_to(folder)))
+    manifest = json.loads(path.read_bytes())
+    shard = manifest["files"][SHARDS]
+    if sha256_file(folder / shard["name"]) != shard["sha256"]:
+        damaged(folder, shard["name"])
+    keys = [row["key"] for row in manifest["rows"] if row["status"] == OK]
+    columns: dict[str, list[Any]] = {"key": keys, "shard": [shard["name"]] * len(keys)}
+    try:
+        members = tar_index(folder / shard["name"])
+    except DamagedTar:
+        damaged(folder, shard["name"])
+    for member in members:
+        suffix = member.name.partition(".")[2]
+        if suffix.endswith("png") or (suffix.endswith("feature.npy") and not suffix.endswith("null_feature.npy")):
+            columns.setdefault(f"{suffix}:offset", []).append(member.offset)
+            columns.setdefault(f"{suffix}:size", []).append(member.size)
+    if any(len(values) != len(keys) for values in columns.values()):
+        damaged(folder, shard["name"])
+    return columns

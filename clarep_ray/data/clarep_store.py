@@ -1,0 +1,206 @@
+"""CLAReps for training: a finished extraction, read by row at random, with partners drawn for a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from clarep_ray.data.clarep_members import locate_members
+from clarep_ray.data.clarep_rows import Features, Pictures, ShardFiles
+
+Pairing = Literal["random", "same_image", "nearest"]
+CANONICAL, ORIGINAL = "canonical", "original"
+NAMED = 5
+
+
+class ClarepStore:
+    """The CLAReps of a finished extraction, one row each, in the order of its input; see `open_clareps`.
+
+    Pictures are decoded when asked for. May be read by several threads, and by processes forked from this one; a
+    pickled store is opened again where it arrives.
+    """
+
+    def __init__(
+        self, folder: Path, pictures: str, allow_missing: bool, sha256: str, table: pa.Table, class_names: Sequence[str]
+    ) -> None:
+        self.folder, self.pictures, self.sha256 = folder, pictures, sha256
+        self._allow_missing = allow_missing
+        self.class_names: tuple[str, ...] = tuple(class_names)
+        numbers = {name: number for number, name in enumerate(class_names)}
+        names = table["class_name"].to_pylist()
+        self.labels: NDArray[np.int64] = np.array([numbers[name] for name in names], np.int64)
+        self.source_keys: tuple[str, ...] = tuple(table["key"].to_pylist())
+        self._order = np.argsort(self.labels, kind="stable")
+        self._counts = np.bincount(self.labels, minlength=len(class_names))
+        self._starts = np.cumsum(self._counts) - self._counts
+        files = ShardFiles(folder)
+        self._pictures = Pictures(files, table, _member(pictures, "png"))
+        self._features = Features(files, table, _member(pictures, "feature.npy"))
+        self._open_originals = partial(Features, files, table, _member(ORIGINAL, "feature.npy"))
+        self._has_originals = f"{ORIGINAL}.feature.npy:offset" in table.column_names
+        self._neighbours = np.full(len(self.labels), -1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {"pictures": self.pictures, "class_names": self.class_names, "allow_missing": self._allow_missing}
+        return partial(open_clareps, str(self.folder), **options), ()
+
+    @property
+    def feature_dim(self) -> int:
+        """Width D of the features."""
+        return self._features.dim
+
+    def images(self, rows: ArrayLike) -> NDArray[np.uint8]:
+        """Return the pictures (b, h, w, 3) of rows.
+
+        Raises ValueError where the run kept none, or a shard is no longer as it was.
+        """
+        return np.stack([self._pictures[row] for row in _rows(rows)])
+
+    def features(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Return the features (b, D) of rows: those of `pictures`, read with the label."""
+        return self._features[_rows(rows)]
+
+    def rows_of(self, label: int) -> NDArray[np.int64]:
+        """Return the rows of one class, ascending."""
+        return self._order[self._starts[label] : self._starts[label] + self._counts[label]]
+
+    @cached_property
+    def _row_of_key(self) -> dict[str, int]:
+        return {key: row for row, key in reversed(list(enumerate(self.source_keys)))}
+
+    @cached_property
+    def _queries(self) -> Features:
+        return self._open_originals() if self._has_originals else self._features
+
+    def own_rows(self, labels: NDArray[np.int64], keys: Sequence[str]) -> NDArray[np.int64]:
+        """Return the row of each image's own CLARep; ValueError naming the first image without one of its class."""
+        missing = [key for key in keys if key not in self._row_of_key]
+        if missing:
+            raise ValueError(f"{len(missing)} images have no CLARep in {str(self.folder)!r}, first: {missing[0]!r}")
+        rows = np.array([self._row_of_key[key] for key in keys], np.int64)
+        for key, row, label in zip(keys, rows, labels, strict=True):
+            if self.labels[row] != label:
+                here, there = self.class_names[self.labels[row]], self.class_names[label]
+                raise ValueError(f"{key!r} is of class {here!r} in {str(self.folder)!r} and of {there!r} in training")
+        return rows
+
+    def random_rows(self, labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return a row of each label's class, each of them equally likely, with replacement."""
+        picks = generator.integers(0, self._counts[labels])
+        return self._order[self._starts[labels] + picks]
+
+    def neighbours(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the same-class row nearest to each row, as `draw_partners` defines it; found once per class."""
+        for label in np.unique(self.labels[rows[self._neighbours[rows] < 0]]):
+            members = self.rows_of(int(label))
+            self._neighbours[members] = members[_nearest_other(self._queries[members], self._features[members])]
+        return self._neighbours[rows]
+
+
+def open_clareps(
+    folder: str, *, pictures: str = CANONICAL, class_names: Sequence[str] = (), allow_missing: bool = False
+) -> ClarepStore:
+    """Open a finished extraction for training (Sec. 4), every shard's hash checked once.
+
+    `pictures` is `canonical` or a name in the run's `output.extras`; its own features come with it. Labels follow
+    `class_names` by name, whatever number a class had in the extraction, and classes that are not among them are left
+    out; without names they are the extraction's own classes in the order of their numbers. Raises ValueError for an
+    unfinished or damaged output, for pictures that the run did not keep, and, unless `allow_missing`, for a class
+    without a CLARep.
+    """
+    root = Path(folder).absolute()
+    manifest, table = locate_members(root)
+    _check_pictures(root, pictures, table.column_names)
+    found = _classes(root, table)
+    wanted = tuple(class_names) or found
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"class_names: {_first([name for name in wanted if wanted.count(name) > 1])} come twice")
+    missing = [name for name in wanted if name not in found]
+    if len(missing) == len(wanted) or (missing and not allow_missing):
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} classes have no CLARep in {str(root)!r}: {_first(missing)}; "
+            f"it has {_first(found)}"
+        )
+    kept = table.filter(pc.field("class_name").isin(list(wanted)))
+    return ClarepStore(root, pictures, allow_missing, manifest["root_sha256"], kept, wanted)
+
+
+def draw_partners(
+    store: ClarepStore,
+    labels: ArrayLike,
+    keys: Sequence[str],
+    pairing: Pairing,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return the row of a CLARep of its class for each image of a batch (Sec. 4).
+
+    `random` draws with replacement from the class, as the paper does; `keys` are not looked at. `same_image` takes
+    the image's own CLARep. `nearest` takes the CLARep of another image of the class whose feature is nearest (L2) to
+    the image's own: the feature of its `original` where the run kept that extra, else that of its own CLARep; the
+    only CLARep of a class is its own neighbour. The last two draw nothing.
+
+    Raises ValueError for a label without CLAReps, an image without a stored feature or CLARep, naming it, or an
+    unknown pairing.
+    """
+    if pairing not in get_args(Pairing):
+        raise ValueError(f"pairing: {pairing!r} is not valid; valid: {', '.join(get_args(Pairing))}")
+    numbers = np.asarray(labels, np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= len(store.class_names))]
+    if len(outside):
+        raise ValueError(f"labels: {outside[0]} is not a class; valid: 0 to {len(store.class_names) - 1}")
+    if pairing != "random":
+        own = store.own_rows(numbers, keys)
+        return own if pairing == "same_image" else store.neighbours(own)
+    empty = [store.class_names[label] for label in np.unique(numbers) if not len(store.rows_of(int(label)))]
+    if empty:
+        raise ValueError(f"{len(empty)} classes of the batch have no CLARep in {str(store.folder)!r}: {_first(empty)}")
+    return store.random_rows(numbers, generator)
+
+
+def _nearest_other(queries: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the index of the feature nearest to each query, the one of the same index excepted."""
+    if len(queries) == 1:
+        return np.zeros(1, np.int64)
+    # |q - f|^2 without |q|^2, which no choice depends on; in float64, where equal pictures stay equal.
+    distances = np.square(features, dtype=np.float64).sum(1) - 2 * queries.astype(np.float64) @ features.T
+    np.fill_diagonal(distances, np.inf)
+    return distances.argmin(1)
+
+
+def _check_pictures(root: Path, pictures: str, columns: Sequence[str]) -> None:
+    suffixes = [name.removesuffix(":offset") for name in columns if name.endswith("feature.npy:offset")]
+    names = [suffix.removesuffix("feature.npy").removesuffix(".") or CANONICAL for suffix in suffixes]
+    if pictures not in names:
+        raise ValueError(f"pictures: {pictures!r} is not in {str(root)!r}; valid: {', '.join(sorted(names))}")
+
+
+def _classes(root: Path, table: pa.Table) -> tuple[str, ...]:
+    """Return the class names of an extraction by number; ValueError where a name stands for two numbers."""
+    pairs = table.group_by(["label", "class_name"]).aggregate([]).sort_by("label")
+    names: list[str] = pairs["class_name"].to_pylist()
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{str(root)!r} has several classes of one name: {_first(twice)}; give the classes own names")
+    return tuple(names)
+
+
+def _member(pictures: str, suffix: str) -> str:
+    return suffix if pictures == CANONICAL else f"{pictures}.{suffix}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _rows(rows: ArrayLike) -> NDArray[np.int64]:
+    return np.atleast_1d(np.asarray(rows, np.int64))
