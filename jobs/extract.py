@@ -17,7 +17,7 @@ class ExtractJob:
 
     config: Annotated[ExtractConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
-    """Where the defaults below come from; see clarep_ray/presets/extract.py."""
+    """Where the defaults below come from; see clarep_ray/presets/extract.py and baselines.py."""
     calibration: str | None = None
     """calibration.json of jobs/calibrate.py: its settings replace the preset's; made with the same weights."""
     dry_run: bool = False

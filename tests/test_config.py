@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "data.fraction": 0.5,
     "data.digits.correlation": 0.5,
     "spectrum.tolerance": 0.5,
+    "output.what": "features",
     "output.extras": ("original",),
     "output.from_spectrum": "/x",
     "engine.num_actors": 3,

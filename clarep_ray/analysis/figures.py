@@ -20,22 +20,20 @@ MAX_CLASSES, SAMPLES_PER_CLASS, CURVES = 20, 4, 40
 
 
 def write_figures(output: ExtractionOutput) -> list[Path]:
-    """Write the figures into the output folder and return their paths."""
-    made = {
-        "contact_sheet.png": contact_sheet(output),
-        "evr_curves.png": evr_curves(output),
-        "k_histogram.png": k_histogram(output),
-    }
+    """Write the figures into the output folder and return their paths; without pictures or spectra, fewer of them."""
+    made = {"contact_sheet.png": contact_sheet} if output.picture_names else {}
+    made |= {"evr_curves.png": evr_curves, "k_histogram.png": k_histogram} if output.has_spectrum else {}
     paths: list[Path] = []
     for name, figure in made.items():
-        figure.savefig(output.folder / name, dpi=130)
+        figure(output).savefig(output.folder / name, dpi=130)
         paths.append(output.folder / name)
     return paths
 
 
 def contact_sheet(output: ExtractionOutput) -> Figure:
     """Return original | reconstruction | guidance only | canonical for a few samples of each class."""
-    columns = [name for name in SHEET_COLUMNS if not name or name in output.extras]
+    columns = [name for name in SHEET_COLUMNS if name in output.picture_names]
+    titles = COLUMN_TITLES | ({} if output.what == "canonical" else {"": output.what})
     pictures = {name: output.pictures(name) for name in columns}
     classes = np.unique(output.labels)[:MAX_CLASSES]
     names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
@@ -46,13 +44,14 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
     for row, chosen in zip(axes, groups, strict=True):
         for axis, index in zip(row, chosen, strict=False):
             axis.imshow(_strip([pictures[name][index] for name in columns]), interpolation="nearest")
-            axis.set_xlabel(f"k = {output.samples[index].record['num_removed']}", size=6, labelpad=1)
+            if output.has_spectrum:
+                axis.set_xlabel(f"k = {output.samples[index].record['num_removed']}", size=6, labelpad=1)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for row, label in zip(axes, classes, strict=True):
         row[0].set_ylabel(names[int(label)], rotation=0, ha="right", va="center", size=9)
     for axis in axes[0]:
-        axis.set_title("  |  ".join(COLUMN_TITLES[name] for name in columns), size=7)
+        axis.set_title("  |  ".join(titles[name] for name in columns), size=7)
     return figure
 
 

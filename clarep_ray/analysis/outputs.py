@@ -61,6 +61,22 @@ class ExtractionOutput:
     def labels(self) -> NDArray[np.int64]:
         return np.array([int(sample.members["cls"]) for sample in self.samples])
 
+    @cached_property
+    def what(self) -> str:
+        """What the run made of its input: canonical, features or samples."""
+        return self.samples[0].record.get("what", "canonical") if self.samples else "canonical"
+
+    @property
+    def has_spectrum(self) -> bool:
+        """Whether singular vectors were needed, so that there are spectra and elbows to look at."""
+        return self.index["num_removed"].null_count < self.index.num_rows
+
+    @property
+    def picture_names(self) -> tuple[str, ...]:
+        """Names of the pictures each sample carries, extras first and the empty name of its own last."""
+        own = ("",) if self.samples and "png" in self.samples[0].members else ()
+        return self.extras + own
+
     def features(self, name: str = "", null: bool = False) -> NDArray[np.float32]:
         """Return features (n, channels) of the Canonical Samples or an extra, read with or without the label."""
         suffix = "null_feature.npy" if null else "feature.npy"

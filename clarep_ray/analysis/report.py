@@ -12,15 +12,6 @@ from clarep_ray.analysis.judges import judge, originals_of
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import ExtractConfig
 
-INDEX_COLUMNS = (
-    "num_removed",
-    "ambiguous",
-    "elbow_method",
-    "max_residual",
-    "num_products",
-    "round_trip_error",
-)
-
 
 def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[str, float]:
     """Return {metric: value} of a finished extraction; names are stable keys for tracking.
@@ -29,24 +20,32 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
     alone can separate classes, so only the second says what the picture holds; `nmi_chance` is what shuffled labels
     give. `judge/X/...` exist for the embedded data only.
     """
-    index = {name: output.index[name].to_numpy() for name in INDEX_COLUMNS}
-    metrics = {
-        "median_num_removed": float(np.median(index["num_removed"])),
-        "mean_num_removed": float(np.mean(index["num_removed"])),
-        "share_ambiguous": float(np.mean(index["ambiguous"])),
-        "share_elbow_fallback": float(np.mean(index["elbow_method"] == "chord_fallback")),
-        "share_converged": float(np.mean([sample.record["converged"] for sample in output.samples])),
-        "max_residual": float(np.max(index["max_residual"])),
-        "mean_num_products": float(np.mean(index["num_products"])),
-        "mean_round_trip_error": float(np.mean(index["round_trip_error"])),
-    }
+    metrics = _inversion_metrics(output) | (_spectrum_metrics(output) if output.has_spectrum else {})
     for name in (*output.extras, ""):
         metrics |= _named_metrics(output, name, config)
     return metrics
 
 
+def _inversion_metrics(output: ExtractionOutput) -> dict[str, float]:
+    errors = output.index["round_trip_error"].drop_null().to_numpy()
+    return {"mean_round_trip_error": float(np.mean(errors))} if len(errors) else {}
+
+
+def _spectrum_metrics(output: ExtractionOutput) -> dict[str, float]:
+    index = output.index
+    return {
+        "median_num_removed": float(np.median(index["num_removed"].to_numpy())),
+        "mean_num_removed": float(np.mean(index["num_removed"].to_numpy())),
+        "share_ambiguous": float(np.mean(index["ambiguous"].to_numpy())),
+        "share_elbow_fallback": float(np.mean(index["elbow_method"].to_numpy() == "chord_fallback")),
+        "share_converged": float(np.mean([sample.record["converged"] for sample in output.samples])),
+        "max_residual": float(np.max(index["max_residual"].to_numpy())),
+        "mean_num_products": float(np.mean(index["num_products"].to_numpy())),
+    }
+
+
 def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -> dict[str, float]:
-    shown = name or "canonical"
+    shown = name or output.what
     metrics: dict[str, float] = {}
     labels = output.labels
     if 2 <= len(np.unique(labels)) < len(labels):
@@ -55,7 +54,8 @@ def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -
         first: dict[str, Any] = output.samples[0].members
         if "null_feature.npy" in first:
             metrics[f"nmi_null/{shown}"] = cluster_nmi(output.features(name, null=True), labels, config.seed)
-    if config.data.source == "spurious_digits" and config.model.name == "digits_dit":
+    judged = config.data.source == "spurious_digits" and config.model.name == "digits_dit"
+    if judged and name in output.picture_names:
         numbers = [int(sample.record["id"].rpartition("-")[2]) for sample in output.samples]
         verdict = judge(output.pictures(name), originals_of(config.data.digits, numbers))
         metrics |= {f"judge/{shown}/{key}": value for key, value in asdict(verdict).items() if value == value}

@@ -47,13 +47,16 @@ class Removal:
 
 @dataclass(frozen=True)
 class CLARepBatch:
-    """Everything CLARID says about a batch."""
+    """Everything CLARID, or a baseline in its place (`clarid/baselines.py`), says about a batch.
 
-    inversion: Inversion
-    triplets: SingularTriplets
-    removal: Removal
-    canonical_latents: Float[Tensor, " b *latent"]
-    canonical_samples: Float[Tensor, " b *latent"]
+    What a baseline does without is None.
+    """
+
+    inversion: Inversion | None
+    triplets: SingularTriplets | None
+    removal: Removal | None
+    canonical_latents: Float[Tensor, " b *latent"] | None
+    canonical_samples: Float[Tensor, " b *latent"] | None
     canonical_features: Float[Tensor, " b channels"]
     null_features: Float[Tensor, " b null_channels"] | None
     """Canonical Features read without the label; None where the model has no unconditional branch.
@@ -80,7 +83,7 @@ def clarid(
     `status` and leaves its neighbours untouched.
     """
     cond = model.cond(labels)
-    sampler = _Sampler(model, cond, len(labels), config)
+    sampler = Sampler(model, cond, len(labels), config)
     inversion, triplets = resumed or sampler.spectrum(x_0, keys)
     triplets = triplets.first(config.spectrum.num_directions)
     removal = choose_removal(triplets, config)
@@ -98,7 +101,13 @@ def clarid(
         canonical_features=features,
         null_features=null_features,
         extras=extras,
-        status=_status(inversion, triplets, removal, canonical_samples, features),
+        status=first_fault(
+            nonfinite_inversion=finite(inversion.x_t),
+            nonfinite_jacobian=triplets.finite,
+            rank_deficient=_full_rank(triplets, removal),
+            nonfinite_decoding=finite(canonical_samples),
+            nonfinite_features=finite(features),
+        ),
     )
 
 
@@ -156,8 +165,8 @@ def noised(
     return ddim_step(x_0, noise, (1.0, 0.0), (alpha, sigma))
 
 
-class _Sampler:
-    """The model with its condition, grid and run settings bound."""
+class Sampler:
+    """The model with its condition, its grid up to t_e and run settings bound."""
 
     def __init__(self, model: DiffusionModel, cond: Any, batch: int, config: ExtractConfig) -> None:
         self.model, self.cond, self.batch, self.config = model, cond, batch, config
@@ -182,7 +191,7 @@ class _Sampler:
         return inversion, self.triplets(x_t, self.cond, keys, "svd")
 
     def triplets(self, x_t: Tensor, cond: Any, keys: Sequence[str], stage: str) -> SingularTriplets:
-        generators = self._generators(keys, stage)
+        generators = self.generators(keys, stage)
         return leading_triplets(self.model, x_t, self.t, cond, self.config.spectrum, generators)
 
     def projection_inputs(
@@ -193,21 +202,23 @@ class _Sampler:
             x_t=x_t,
             right_vectors=triplets.right_vectors,
             num_removed=removal.num_removed,
-            make_random=lambda: random_directions(self._generators(keys, "random"), count, dim).to(x_t.device),
+            make_random=lambda: random_directions(self.generators(keys, "random"), count, dim).to(x_t.device),
             make_unconditional=lambda: self.triplets(x_t, self.null_cond(), keys, "svd_null").right_vectors,
             make_centre=lambda: class_centre(self.model, x_t, self.t, self.cond),
         )
 
-    def decode(self, x_t: Tensor, guidance_scale: float) -> Tensor:
+    def decode(self, x_t: Tensor, guidance_scale: float, times: Tensor | None = None) -> Tensor:
+        """Carry x_t down from t_e, or from the end of another grid."""
         null_cond = self.null_cond() if guidance_scale != 1.0 else None
         channels = self.config.decoding.guided_channels
         denoise = guided_eps(self.model, self.cond, null_cond, guidance_scale, channels)
-        return decode(denoise, x_t, self.model, self.times, self.config.inversion.solver)
+        grid = self.times if times is None else times
+        return decode(denoise, x_t, self.model, grid, self.config.inversion.solver)
 
     def features(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return features at (l_f, t_f) read with the label and without it, from the same noised latent."""
         settings = self.config.features
-        x_t = noised(self.model, x_0, settings.feature_t, self._generators(keys, "features"))
+        x_t = noised(self.model, x_0, settings.feature_t, self.generators(keys, "features"))
         with torch.no_grad():
             read = [
                 self.model.pool(self.model.features(x_t, float(settings.feature_t), cond, settings.layer)).float()
@@ -216,15 +227,17 @@ class _Sampler:
         return read[0], read[1] if len(read) > 1 else None
 
     def extra(
-        self, name: str, x_0: Tensor, inversion: Inversion, inputs: ProjectionInputs, keys: Sequence[str]
+        self, name: str, x_0: Tensor, inversion: Inversion, inputs: ProjectionInputs | None, keys: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return one of `output.extras`: latents and features; no `inputs` where nothing is projected."""
         extra = parse_extra(name)
         if extra is None:
             latents = x_0
         else:
             scale = self.config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
             known = inversion.reconstruction if (extra.mode, scale) == ("none", 1.0) else None
-            latents = self.decode(PROJECTIONS[extra.mode](inputs), scale) if known is None else known
+            start = inversion.x_t if inputs is None else PROJECTIONS[extra.mode](inputs)
+            latents = self.decode(start, scale) if known is None else known
         return latents, *self.features(latents, keys)
 
     def _readings(self) -> list[Any]:
@@ -233,24 +246,23 @@ class _Sampler:
         except ValueError:
             return [self.cond]
 
-    def _generators(self, keys: Sequence[str], stage: str) -> list[torch.Generator]:
+    def generators(self, keys: Sequence[str], stage: str) -> list[torch.Generator]:
         return [torch_generator(self.config.seed, key, stage) for key in keys]
 
 
-def _status(
-    inversion: Inversion, triplets: SingularTriplets, removal: Removal, samples: Tensor, features: Tensor
-) -> list[str]:
-    """Return the first thing that went wrong with each sample, or `ok`."""
-    last = removal.num_removed[:, None] - 1
-    smallest = triplets.singular_values.gather(1, last)[:, 0]
-    checks = {
-        "nonfinite_inversion": inversion.x_t.isfinite().flatten(1).all(1),
-        "nonfinite_jacobian": triplets.finite,
-        "rank_deficient": smallest > 1e-6 * triplets.singular_values[:, 0],
-        "nonfinite_decoding": samples.isfinite().flatten(1).all(1),
-        "nonfinite_features": features.isfinite().all(1),
-    }
-    status = [OK] * len(samples)
-    for reason, passed in reversed(checks.items()):
-        status = [old if good else reason for old, good in zip(status, passed.tolist(), strict=True)]
+def first_fault(**passed: Bool[Tensor, " b"]) -> list[str]:
+    """Return the first of the named checks that each sample failed, or `ok`."""
+    status: list[str] = []
+    for outcomes in zip(*(check.tolist() for check in passed.values()), strict=True):
+        status.append(next((reason for reason, good in zip(passed, outcomes, strict=True) if not good), OK))
     return status
+
+
+def finite(values: Float[Tensor, " b *rest"]) -> Bool[Tensor, " b"]:
+    """Say of each sample whether it holds finite numbers alone."""
+    return values.isfinite().flatten(1).all(1)
+
+
+def _full_rank(triplets: SingularTriplets, removal: Removal) -> Tensor:
+    smallest = triplets.singular_values.gather(1, removal.num_removed[:, None] - 1)[:, 0]
+    return smallest > 1e-6 * triplets.singular_values[:, 0]

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch
 
 from clarep_ray import dotted, models
 from clarep_ray.clarid.model import DiffusionModel
-from clarep_ray.clarid.sampling import path_evaluations
 from clarep_ray.clarid.schedule import path_to
+from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
@@ -32,10 +31,6 @@ from clarep_ray.tracking import in_submitted_job
 
 PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
 """Libraries whose version can change a byte of the output."""
-PRODUCTS_PER_DIRECTION = 3.0
-"""Products with J^T J that block Lanczos takes per wanted triplet (README, "Speed"); for estimates only."""
-EVALUATIONS_PER_PRODUCT = 2.5
-"""Cost of one JVP and one VJP in forward passes (README, "Speed"); for estimates only."""
 SCANNED_IMAGES = 64
 OUTPUT_CODE = ("clarid/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
 
@@ -66,10 +61,22 @@ class Plan:
             "fingerprint": self.fingerprint,
             "model": self.config.model.name,
             "weights_sha256": self.fields["weights_sha256"],
-            "projection": self.config.projection.mode,
-            "guidance_scale": self.config.decoding.guidance_scale,
-            "project_t": self.config.inversion.project_t,
             "seed": self.config.seed,
+            **self._method,
+        }
+
+    @property
+    def _method(self) -> dict[str, Any]:
+        """What was done to a picture, as far as it was done."""
+        config, what = self.config, self.config.output.what
+        if what == "features":
+            return {"what": what, "feature_layer": config.features.layer, "feature_t": config.features.feature_t}
+        if what == "samples":
+            return {"what": what, "guidance_scale": config.decoding.guidance_scale}
+        return {
+            "projection": config.projection.mode,
+            "guidance_scale": config.decoding.guidance_scale,
+            "project_t": config.inversion.project_t,
         }
 
     @property
@@ -178,7 +185,8 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
     modes = {config.projection.mode} | {extra.mode for extra in extras}
     if uses_other_image(config) and config.engine.micro_batch < 2:
         raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
-    if any(scale != 1.0 for scale in scales) or "unconditional" in modes:
+    guided = config.output.what != "features" and any(scale != 1.0 for scale in scales)
+    if guided or (config.needs_spectrum and "unconditional" in modes):
         model.null_cond(1)
 
 
@@ -240,74 +248,6 @@ def default_actors(config: ExtractConfig, gpus: float, cpus: float) -> int:
 def gpus_per_actor(config: ExtractConfig, gpus: float) -> float:
     """Return the GPUs of one actor: as set, or one where there are GPUs, else none."""
     return (1.0 if gpus else 0.0) if config.engine.gpus_per_actor is None else config.engine.gpus_per_actor
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a plan takes, estimated."""
-
-    evaluations_per_sample: dict[str, float]
-    products_per_sample: float
-    seconds_per_evaluation: float
-    bytes_per_sample: int
-
-    @property
-    def total_evaluations(self) -> float:
-        return sum(self.evaluations_per_sample.values())
-
-
-def estimate_cost(plan: Plan) -> Cost:
-    """Count network evaluations per sample and time one evaluation here, on one thread or one GPU."""
-    config = plan.config
-    model = models.build(config.model)
-    steps = len(path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)) - 1
-    decoding = path_evaluations(steps, config.inversion.solver)
-    products = 0.0
-    counts: dict[str, float] = {}
-    if not config.output.from_spectrum:
-        products = min(PRODUCTS_PER_DIRECTION * config.spectrum.num_directions, plan.latent_size)
-        if config.spectrum.solver == "subspace_iteration":
-            products = 100.0 * config.spectrum.num_directions
-        settings = config.inversion
-        counts["inversion"] = path_evaluations(steps, settings.solver, settings.num_refinements)
-        counts["round trip"] = decoding
-        counts["singular vectors"] = products * EVALUATIONS_PER_PRODUCT
-    counts["decoding"] = decoding * (1 if config.decoding.guidance_scale == 1 else 2)
-    counts["features"] = 2
-    for name in config.output.extras:
-        counts[f"extra {name}"] = 2 + _extra_evaluations(name, config, decoding, products)
-    return Cost(counts, products, _time_evaluation(model, config), _bytes_per_sample(plan))
-
-
-def _extra_evaluations(name: str, config: ExtractConfig, decoding: int, products: float) -> float:
-    extra = parse_extra(name)
-    if extra is None or (extra.mode == "none" and extra.guidance_scale == 1 and products):
-        return 0
-    scale = config.decoding.guidance_scale if extra.guidance_scale is None else extra.guidance_scale
-    more = {"unconditional": products * EVALUATIONS_PER_PRODUCT, "centred": 64.0}.get(extra.mode, 0.0)
-    return decoding * (1 if scale == 1 else 2) + more
-
-
-def _time_evaluation(model: Any, config: ExtractConfig) -> float:
-    """Return the seconds one evaluation takes per sample, in a micro-batch on this machine."""
-    torch.set_num_threads(config.engine.num_threads)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    x_t = torch.randn(config.engine.micro_batch, *model.latent_shape, device=model.device)
-    cond = model.cond(torch.zeros(len(x_t), dtype=torch.long))
-    seconds: list[float] = []
-    for _ in range(4):
-        began = time.perf_counter()
-        model.eps(x_t, float(config.inversion.project_t), cond).sum().item()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds) / len(x_t)
-
-
-def _bytes_per_sample(plan: Plan) -> int:
-    """Return the disk one sample takes: pictures as PNG, features, JSON, and the side-car if kept."""
-    pictures = 1 + len(plan.config.output.extras)
-    per_picture = plan.image_size**2 * 2 + 6 * 512
-    spectrum = 4 * plan.latent_size * (plan.config.spectrum.num_directions + 1) + 2048
-    return pictures * per_picture + 6144 + (spectrum if plan.config.output.keep_spectrum else 0)
 
 
 def scan_images(plan: Plan, source: Source) -> Counter[str]:

@@ -39,30 +39,41 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
         tags={"job": "extract", "preset": preset, "fingerprint": summary["fingerprint"]},
         artifacts=[*figures, folder / "summary.json"],
     )
-    say(_epilogue(summary, metrics, uri))
+    say(_epilogue(summary, metrics, figures, output.what, uri))
     return summary
 
 
-def _epilogue(summary: dict[str, Any], metrics: dict[str, float], uri: str | None) -> str:
+MADE = {
+    "canonical": "{num_ok} Canonical Samples from {num_inputs} images",
+    "features": "features of {num_ok} of {num_inputs} images",
+    "samples": "{num_ok} of {num_inputs} fresh samples",
+}
+
+
+def _epilogue(
+    summary: dict[str, Any], metrics: dict[str, float], figures: list[Path], what: str, uri: str | None
+) -> str:
     folder = summary["output"]
     rejects = ", ".join(f"{count} {reason}" for reason, count in summary["rejects"].items()) or "none"
     lines = [
         "",
-        f"{summary['num_ok']} Canonical Samples from {summary['num_inputs']} images; rejected: {rejects}",
+        f"{MADE[what].format(**summary)}; rejected: {rejects}",
         f"{summary['images_per_s']:.2f} images/s with {summary['num_actors']} actors; seconds in stages: "
         + ", ".join(f"{name.removesuffix('_s')} {value:.0f}" for name, value in summary["stage_s"].items()),
     ]
-    if metrics:
-        lines += [
+    if "median_num_removed" in metrics:
+        lines.append(
             f"median k {metrics['median_num_removed']:.0f}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
-            f"{metrics['mean_num_products']:.0f} products per sample; round-trip error "
-            f"{metrics['mean_round_trip_error']:.3f}",
-            "",
-            summary_table(metrics),
-        ]
+            f"{metrics['mean_num_products']:.0f} products per sample"
+        )
+    if "mean_round_trip_error" in metrics:
+        lines.append(f"round-trip error {metrics['mean_round_trip_error']:.3f}")
+    if metrics:
+        lines += ["", summary_table(metrics)]
+    lines.append("")
+    if figures:
+        lines.append(f"look at      {folder}/{', '.join(figure.name for figure in figures)}")
     lines += [
-        "",
-        f"look at      {folder}/contact_sheet.png, evr_curves.png, k_histogram.png",
         f"shards       {folder}/shards/*.tar (timm: _info.json; rows and rejects: index.parquet)",
         f"check        uv run jobs/verify.py {folder}",
     ]

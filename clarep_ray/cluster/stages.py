@@ -119,7 +119,7 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
         "unit": unit,
         "num_rows": len(manifest["rows"]),
         "num_ok": manifest["num_ok"],
-        "num_removed": [row["num_removed"] for row in manifest["rows"] if row["status"] == "ok"],
+        "num_removed": [row["num_removed"] for row in manifest["rows"] if "num_removed" in row],
         "fresh": fresh,
         **timings,
         "commit_s": time.monotonic() - began,

@@ -14,6 +14,7 @@ from clarep_ray.config.calibrate import (
     SaturationConfig,
     WindowConfig,
 )
+from clarep_ray.config.engine import EngineConfig
 from clarep_ray.config.extract import (
     DataConfig,
     DecodingConfig,
@@ -21,12 +22,10 @@ from clarep_ray.config.extract import (
     DigitsSplit,
     ElbowConfig,
     ElbowRule,
-    EngineConfig,
     ExtractConfig,
     FeatureConfig,
     InversionConfig,
     ModelConfig,
-    OutputConfig,
     PathSolver,
     Precision,
     ProjectionConfig,
@@ -34,6 +33,7 @@ from clarep_ray.config.extract import (
     Source,
     SpectrumConfig,
 )
+from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
@@ -62,6 +62,7 @@ __all__ = [
     "InversionConfig",
     "ModelConfig",
     "OutputConfig",
+    "OutputKind",
     "PathSolver",
     "Precision",
     "ProjectionConfig",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clarep_ray.config.checks import require
+from clarep_ray.config.engine import EngineConfig
+from clarep_ray.config.output import OutputConfig
 from clarep_ray.config.projection import ProjectionMode, parse_extra
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
@@ -14,7 +16,7 @@ ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PathSolver = Literal["ddim", "heun"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
-Source = Literal["spurious_digits", "image_folder", "flat_folder", "webdataset", "parquet", "cifar10"]
+Source = Literal["spurious_digits", "image_folder", "flat_folder", "webdataset", "parquet", "cifar10", "noise"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
 
 
@@ -70,7 +72,7 @@ class DataConfig:
     """The input images and which of them are used."""
 
     source: Source = "spurious_digits"
-    """Kind of input: embedded set, folder per class, one folder and a CSV, WebDataset, Parquet, CIFAR-10's batches."""
+    """Embedded set, folder per class, one folder and a CSV, WebDataset, Parquet, CIFAR-10's batches, or no image."""
     path: str | None = field(default=None, metadata=EXECUTION)
     """Root folder of the input, fingerprinted by content; not used by the embedded set."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
@@ -89,7 +91,7 @@ class DataConfig:
     not published; pass a list.
     """
     per_class: int | None = None
-    """Keep at most this many images of each class, drawn with `seed` [images]."""
+    """Keep at most this many images of each class, drawn with `seed`; noise: draw so many [images]."""
     fraction: float = 1.0
     """Keep this share of each class, drawn with `seed` (the paper uses 0.1: Sec. 4) [0..1]."""
     limit: int | None = None
@@ -109,7 +111,9 @@ class DataConfig:
                 self.labels_file,
                 "a CSV file of name and class, or a devkit",
             )
-        needs_path = self.source != "spurious_digits"
+        if self.source == "noise":
+            require(self.per_class is not None, "data.per_class", self.per_class, "1 and more (data.source is noise)")
+        needs_path = self.source not in ("spurious_digits", "noise")
         require(bool(self.path) or not needs_path, "data.path", self.path, f"a folder (data.source is {self.source})")
 
 
@@ -190,7 +194,7 @@ class ProjectionConfig:
     """What is done to the latent at t_e (Eq. 2), and the controls that change nothing else."""
 
     mode: ProjectionMode = "clarid"
-    """clarid is Eq. 2; the others are controls (README, "Controls")."""
+    """clarid is Eq. 2; the others are controls (README, "Controls"). A run of nothing but none takes no SVD."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -230,63 +234,6 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """Work units and the machines that do them."""
-
-    unit_size: int = 24
-    """Rows of a work unit: one unit is one shard, committed and retried as a whole [images]."""
-    micro_batch: int = 12
-    """Rows of one network batch, padded to exactly this many [images]."""
-    num_threads: int = 1
-    """CPU threads of torch in an actor."""
-    num_actors: int | None = field(default=None, metadata=EXECUTION)
-    """Model actors; None takes one per GPU, or one per CPU where there is no GPU."""
-    gpus_per_actor: float | None = field(default=None, metadata=EXECUTION)
-    """GPUs (or a fraction) of each actor; None takes 1 where the cluster has GPUs, else 0."""
-    units_in_flight: int = field(default=2, metadata=EXECUTION)
-    """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
-    max_attempts: int = field(default=4, metadata=EXECUTION)
-    """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
-            require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
-        require(
-            self.num_actors is None or self.num_actors >= 1, "engine.num_actors", self.num_actors, "None, or 1 and more"
-        )
-        require(
-            self.gpus_per_actor is None or self.gpus_per_actor >= 0,
-            "engine.gpus_per_actor",
-            self.gpus_per_actor,
-            "None, or 0 and more",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputConfig:
-    """What is written, and where."""
-
-    path: str = field(default="outputs/extract", metadata=EXECUTION)
-    """Output folder. The same folder and the same fingerprint continue an interrupted run."""
-    extras: tuple[str, ...] = ()
-    """More pictures per sample: original, reconstruction, guidance, or MODE@SCALE for a projection control."""
-    keep_spectrum: bool = False
-    """Keep x_{t_e}, singular values and right vectors as a side-car, for --output.from-spectrum."""
-    from_spectrum: str | None = field(default=None, metadata=EXECUTION)
-    """Decode from the side-car of this earlier output; its root hash, not its path, enters the fingerprint."""
-    max_reject_rate: float = field(default=0.01, metadata=EXECUTION)
-    """Exit with 10 where more than this share of the input was rejected [0..1]."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        require(bool(self.path), "output.path", self.path, "a folder")
-        require(0 <= self.max_reject_rate <= 1, "output.max_reject_rate", self.max_reject_rate, "0 to 1")
-        for name in self.extras:
-            parse_extra(name)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
     """Everything an extraction depends on."""
 
@@ -312,3 +259,17 @@ class ExtractConfig:
             self.elbow.num_removed,
             f"at most spectrum.num_directions ({self.spectrum.num_directions})",
         )
+        require(
+            (self.output.what == "samples") == (self.data.source == "noise"),
+            "data.source",
+            self.data.source,
+            "noise where output.what is samples, and only there",
+        )
+
+    @property
+    def needs_spectrum(self) -> bool:
+        """Whether anything uses singular vectors: a projection, a control of it, or the side-car."""
+        extras = (parse_extra(name) for name in self.output.extras)
+        modes = {self.projection.mode} | {extra.mode for extra in extras if extra}
+        kept = self.output.keep_spectrum or self.output.from_spectrum is not None
+        return self.output.what == "canonical" and (modes != {"none"} or kept)

@@ -15,24 +15,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import INDEX, ROOT, read_root, root_sha256
+from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 from clarep_ray.data.tar_index import DamagedTar, tar_index
 
 MEMBERS = "members.parquet"
 """What a first opening found and the stamps of the files it checked; can be deleted at any time."""
+LAYOUT = 1
+"""Of that file; one of another number is made again."""
 OK = "ok"
 CHECKING_THREADS = 4
-ABOUT = ("key", "label", "class_name")
+ABOUT = ("label", "class_name")
 
 
 def locate_members(folder: Path) -> tuple[dict[str, Any], pa.Table]:
     """Return the root manifest of a finished extraction and one row per sample: where its members lie.
 
-    Columns: `key`, `label`, `class_name`, `shard` (path below the folder), and `SUFFIX:offset` and `SUFFIX:size`
-    [bytes] for every picture and feature. The first call checks the hash of every shard and unit manifest; later
-    ones look at sizes and times of modification alone. Raises ValueError where nothing was finished, or, with the
-    command that repairs it, where something is not as it was committed.
+    Columns: `image_key` (of the input, one for all its prompts), `label`, `class_name`, `shard` (path below the
+    folder), and `SUFFIX:offset` and `SUFFIX:size` [bytes] for every picture and feature.
+
+    The first call checks the hash of every shard and unit manifest; later ones look at sizes and times of
+    modification alone. Raises ValueError where nothing was finished, or, with the command that repairs it, where
+    something is not as it was committed.
     """
     root = _checked_root(folder)
     stamps = _stamps(folder, root)
@@ -77,17 +82,21 @@ def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]
     with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing or damaged: checked again
         table = pq.read_table(folder / MEMBERS)
         notes = json.loads(table.schema.metadata[b"checked"])
-        if notes == {"root_sha256": root["root_sha256"], "stamps": stamps}:
+        if notes == _notes(root, stamps):
             return table
     return None
 
 
 def _remember(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]], table: pa.Table) -> None:
-    notes = json.dumps({"root_sha256": root["root_sha256"], "stamps": stamps})
+    notes = json.dumps(_notes(root, stamps))
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({"checked": notes}), buffer)
     with suppress(OSError):  # an output that cannot be written is only checked every time
         OutputStore(folder).write_root(MEMBERS, buffer.getvalue())
+
+
+def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]:
+    return {"layout": LAYOUT, "root_sha256": root["root_sha256"], "stamps": stamps}
 
 
 def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
@@ -95,18 +104,19 @@ def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
         damaged(folder, INDEX)
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         units = list(pool.map(lambda item: _unit_members(folder, *item), enumerate(root["unit_sha256"])))
-    index = pq.read_table(folder / INDEX, columns=["status", *ABOUT])
-    index = index.filter(pc.field("status") == OK).select(ABOUT)
+    index = pq.read_table(folder / INDEX, columns=["status", "key", "id", "prompt", *ABOUT])
+    index = index.filter(pc.field("status") == OK)
     found = [unit for unit in units if unit["key"]]
     if not found:
         raise ValueError(f"{str(folder)!r} holds no sample: every input was rejected")
     if any(unit.keys() != found[0].keys() for unit in found):
         damaged(folder, SHARDS)
     columns = {name: pa.array(_joined(found, name)) for name in found[0]}
-    if not columns["key"].equals(index["key"].combine_chunks()):
+    if not columns.pop("key").equals(index["key"].combine_chunks()):
         damaged(folder, INDEX)
     columns["shard"] = columns["shard"].dictionary_encode()
-    return pa.table({name: index[name] for name in ABOUT} | columns)
+    keys = [image_key(*row) for row in zip(*(index[name].to_pylist() for name in ("key", "id", "prompt")), strict=True)]
+    return pa.table({"image_key": keys} | {name: index[name] for name in ABOUT} | columns)
 
 
 def _joined(units: Sequence[dict[str, list[Any]]], name: str) -> list[Any]:

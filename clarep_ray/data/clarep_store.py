@@ -36,7 +36,7 @@ class ClarepStore:
         numbers = {name: number for number, name in enumerate(class_names)}
         names = table["class_name"].to_pylist()
         self.labels: NDArray[np.int64] = np.array([numbers[name] for name in names], np.int64)
-        self.source_keys: tuple[str, ...] = tuple(table["key"].to_pylist())
+        self.source_keys: tuple[str, ...] = tuple(table["image_key"].to_pylist())
         self._order = np.argsort(self.labels, kind="stable")
         self._counts = np.bincount(self.labels, minlength=len(class_names))
         self._starts = np.cumsum(self._counts) - self._counts
@@ -103,7 +103,9 @@ class ClarepStore:
         """Return the same-class row nearest to each row, as `draw_partners` defines it; found once per class."""
         for label in np.unique(self.labels[rows[self._neighbours[rows] < 0]]):
             members = self.rows_of(int(label))
-            self._neighbours[members] = members[_nearest_other(self._queries[members], self._features[members])]
+            images = np.unique([self.source_keys[row] for row in members], return_inverse=True)[1]
+            nearest = _nearest_other(self._queries[members], self._features[members], images)
+            self._neighbours[members] = members[nearest]
         return self._neighbours[rows]
 
 
@@ -147,7 +149,7 @@ def draw_partners(
     `random` draws with replacement from the class, as the paper does; `keys` are not looked at. `same_image` takes
     the image's own CLARep. `nearest` takes the CLARep of another image of the class whose feature is nearest (L2) to
     the image's own: the feature of its `original` where the run kept that extra, else that of its own CLARep; the
-    only CLARep of a class is its own neighbour. The last two draw nothing.
+    only image of a class is its own neighbour. The last two draw nothing.
 
     Raises ValueError for a label without CLAReps, an image without a stored feature or CLARep, naming it, or an
     unknown pairing.
@@ -167,14 +169,14 @@ def draw_partners(
     return store.random_rows(numbers, generator)
 
 
-def _nearest_other(queries: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the index of the feature nearest to each query, the one of the same index excepted."""
-    if len(queries) == 1:
-        return np.zeros(1, np.int64)
+def _nearest_other(
+    queries: NDArray[np.float32], features: NDArray[np.float32], images: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the index of the feature of another image nearest to each query; its own where there is no other."""
     # |q - f|^2 without |q|^2, which no choice depends on; in float64, where equal pictures stay equal.
     distances = np.square(features, dtype=np.float64).sum(1) - 2 * queries.astype(np.float64) @ features.T
-    np.fill_diagonal(distances, np.inf)
-    return distances.argmin(1)
+    distances[images[:, None] == images] = np.inf
+    return np.where(np.isinf(distances).all(1), np.arange(len(queries)), distances.argmin(1))
 
 
 def _check_pictures(root: Path, pictures: str, columns: Sequence[str]) -> None:

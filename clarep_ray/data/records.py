@@ -64,7 +64,12 @@ class InputRow:
     @property
     def image_key(self) -> str:
         """The key of the picture, whatever the prompt; random streams follow from it, so that prompts compare."""
-        return safe_key(self.id.removesuffix(f"#{self.prompt}")) if self.prompt else self.key
+        return image_key(self.key, self.id, self.prompt)
+
+
+def image_key(key: str, identity: str, prompt: int) -> str:
+    """Return the key of the picture behind a row: with the first prompt, and without prompts, the row's own."""
+    return safe_key(identity.removesuffix(f"#{prompt}")) if prompt else key
 
 
 def prompt_id(identity: str, prompt: int) -> str:

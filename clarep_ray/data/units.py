@@ -87,6 +87,8 @@ def decode_row(source: Source, row: InputRow, image_size: int, config: DataConfi
 
 def decode_picture(data: bytes, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
     """Return the picture (size, size, 3) of what a source read; RejectedImage with the reason."""
+    if config.source == "noise":  # nothing is read, and nobody looks at it
+        return np.zeros((image_size, image_size, 3), np.uint8)
     if config.source == "spurious_digits":  # its bytes are pixels
         return np.frombuffer(data, np.uint8).reshape(image_size, image_size, 3)
     return decode_image(data, image_size)
@@ -140,11 +142,12 @@ def _members(
 ) -> dict[str, bytes]:
     slot = record["slot"]
     members = {
-        "png": encode_png(arrays["samples"][slot]),
         "cls": str(record["label"]).encode(),
         "json": json_bytes({**provenance, **_sample_record(arrays, record)}),
         "feature.npy": npy_bytes(arrays["features"][slot]),
     }
+    if "samples" in arrays:
+        members["png"] = encode_png(arrays["samples"][slot])
     if "null_features" in arrays:
         members["null_feature.npy"] = npy_bytes(arrays["null_features"][slot])
     for name in extras:
@@ -160,8 +163,10 @@ def _sample_record(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: record[name] for name in ("id", "source", "label", "class_name")}
     if "prompt_text" in record:
         known |= {name: record[name] for name in ("prompt", "prompt_text")}
-    lists = {name: _floats(arrays[name][slot]) for name in ("singular_values", "residuals", "value_errors")}
-    return {**known, **lists, **_statistics(arrays, record), "converged": bool(arrays["converged"][slot])}
+    if "singular_values" in arrays:
+        known |= {name: _floats(arrays[name][slot]) for name in ("singular_values", "residuals", "value_errors")}
+        known["converged"] = bool(arrays["converged"][slot])
+    return {**known, **_statistics(arrays, record)}
 
 
 def _index_entry(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,16 +175,21 @@ def _index_entry(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sample's numbers, of the inversion and of the spectrum where there was one."""
     slot = record["slot"]
-    return {
-        "num_removed": int(arrays["num_removed"][slot]),
-        "elbow_method": record["elbow_method"],
-        "elbow_margin": _float(arrays["elbow_margin"][slot]),
-        "ambiguous": bool(arrays["ambiguous"][slot]),
-        "max_residual": _float(arrays["residuals"][slot].max()),
-        "num_products": int(arrays["num_products"][slot]),
-        "round_trip_error": _float(arrays["round_trip_error"][slot]),
-    }
+    found: dict[str, Any] = {}
+    if "round_trip_error" in arrays:
+        found["round_trip_error"] = _float(arrays["round_trip_error"][slot])
+    if "num_removed" in arrays:
+        found |= {
+            "num_removed": int(arrays["num_removed"][slot]),
+            "elbow_method": record["elbow_method"],
+            "elbow_margin": _float(arrays["elbow_margin"][slot]),
+            "ambiguous": bool(arrays["ambiguous"][slot]),
+            "max_residual": _float(arrays["residuals"][slot].max()),
+            "num_products": int(arrays["num_products"][slot]),
+        }
+    return found
 
 
 def _spectrum_bytes(blob: UnitBlob) -> bytes:

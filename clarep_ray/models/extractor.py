@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarep_ray import models
+from clarep_ray.clarid.baselines import BASELINES
 from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
 from clarep_ray.clarid.svd import SingularTriplets
 from clarep_ray.config import ExtractConfig, parse_extra
@@ -78,18 +79,21 @@ class UnitExtractor:
         earlier: Mapping[str, NDArray[Any]] | None,
     ) -> CLARepBatch:
         resumed = _resumed(earlier, self.device) if earlier is not None else None
-        return clarid(self.model, self.encode(images), torch.tensor(labels), self.config, keys, resumed)
+        arguments = self.model, self._latents(images), torch.tensor(labels), self.config, keys
+        if self.config.needs_spectrum:
+            return clarid(*arguments, resumed)
+        return BASELINES[self.config.output.what](*arguments)
+
+    def _latents(self, images: NDArray[np.uint8]) -> Tensor:
+        if self.config.data.source == "noise":  # there is no picture to encode
+            return torch.zeros(len(images), *self.model.latent_shape, device=self.device)
+        return self.encode(images)
 
     def _collect(self, batch: CLARepBatch, count: int, lonely: bool) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
-        arrays: dict[str, Tensor] = {
-            "samples": self.to_images(batch.canonical_samples),
-            "features": batch.canonical_features,
-            "num_removed": batch.removal.num_removed,
-            "elbow_margin": torch.tensor([elbow.margin for elbow in batch.removal.elbows], dtype=torch.float64),
-            "ambiguous": batch.removal.ambiguous,
-            **_spectrum_arrays(batch),
-        }
+        arrays = {"features": batch.canonical_features, **_spectrum_arrays(batch)}
+        if batch.canonical_samples is not None:
+            arrays["samples"] = self.to_images(batch.canonical_samples)
         if batch.null_features is not None:
             arrays["null_features"] = batch.null_features
         for name, (latents, features, null_features) in batch.extras.items():
@@ -98,14 +102,14 @@ class UnitExtractor:
             if null_features is not None:
                 arrays[f"{name}/null_features"] = null_features
         if not self.config.output.keep_spectrum:
-            del arrays["x_t"], arrays["right_vectors"]
+            arrays = {name: array for name, array in arrays.items() if name not in ("x_t", "right_vectors")}
         status = batch.status[:count]
         if lonely and status[0] == OK and uses_other_image(self.config):
             status = [RejectReason.NO_OTHER_IMAGE.value]
+        methods = [{"elbow_method": elbow.method} for elbow in batch.removal.elbows] if batch.removal else [{}] * count
         records = [
-            {"status": OK if state == OK else "rejected", "reason": None if state == OK else state}
-            | {"elbow_method": elbow.method}
-            for state, elbow in zip(status, batch.removal.elbows, strict=False)
+            {"status": OK if state == OK else "rejected", "reason": None if state == OK else state, **method}
+            for state, method in zip(status, methods, strict=False)
         ]
         return {name: tensor[:count].detach().cpu().numpy() for name, tensor in arrays.items()}, records
 
@@ -117,6 +121,8 @@ class UnitExtractor:
 
 def uses_other_image(config: ExtractConfig) -> bool:
     """Say whether a projection of the run needs another image's directions."""
+    if config.output.what != "canonical":
+        return False
     extras = (parse_extra(name) for name in config.output.extras)
     return "other_image" in {config.projection.mode} | {extra.mode for extra in extras if extra}
 
@@ -132,18 +138,17 @@ def set_deterministic(num_threads: int) -> None:
 
 
 def _spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
-    triplets, inversion = batch.triplets, batch.inversion
-    return {
-        "x_t": inversion.x_t,
-        "round_trip_error": inversion.round_trip_error,
-        "singular_values": triplets.singular_values,
-        "right_vectors": triplets.right_vectors,
-        "residuals": triplets.residuals,
-        "value_errors": triplets.value_errors,
-        "num_products": triplets.num_products,
-        "converged": triplets.converged,
-        "finite": triplets.finite,
-    }
+    """Return what the inversion and the spectrum say, as far as there was one."""
+    arrays: dict[str, Tensor] = {}
+    if batch.inversion is not None:
+        arrays |= {"x_t": batch.inversion.x_t, "round_trip_error": batch.inversion.round_trip_error}
+    if batch.triplets is not None:
+        arrays |= {name: getattr(batch.triplets, name) for name in SPECTRUM_ARRAYS if hasattr(batch.triplets, name)}
+    if batch.removal is not None:
+        margins = [elbow.margin for elbow in batch.removal.elbows]
+        arrays["elbow_margin"] = torch.tensor(margins, dtype=torch.float64)
+        arrays |= {"num_removed": batch.removal.num_removed, "ambiguous": batch.removal.ambiguous}
+    return arrays
 
 
 def _resumed(earlier: Mapping[str, NDArray[Any]], device: torch.device) -> tuple[Inversion, SingularTriplets]:

@@ -1,8 +1,11 @@
 """Presets of every job: name -> function that returns a complete config with the origin of its values."""
 
+from clarep_ray.presets.baselines import BASELINES
 from clarep_ray.presets.calibrate import CALIBRATE
-from clarep_ray.presets.extract import EXTRACT
+from clarep_ray.presets.extract import EXTRACT as CANONICAL
 from clarep_ray.presets.preset import Origin, Preset, origin_table
 from clarep_ray.presets.train_cdm import TRAIN_CDM
+
+EXTRACT = CANONICAL | BASELINES
 
 __all__ = ["CALIBRATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]

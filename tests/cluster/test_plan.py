@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from clarep_ray.cluster.plan import estimate_cost, make_plan, scan_images
+from clarep_ray.cluster.cost import estimate_cost
+from clarep_ray.cluster.plan import make_plan, scan_images
 from clarep_ray.data.sources import open_source
 from clarep_ray.dotted import override
 from clarep_ray.presets import EXTRACT

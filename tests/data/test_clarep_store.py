@@ -13,7 +13,7 @@ from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.clarep_store import draw_partners, open_clareps
 from clarep_ray.data.manifest import write_manifest
 from clarep_ray.data.pixels import encode_png
-from clarep_ray.data.records import InputRow
+from clarep_ray.data.records import InputRow, prompt_id, safe_key
 from clarep_ray.data.shards import npy_bytes, shard_bytes
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
@@ -36,7 +36,7 @@ def feature(number: int) -> np.ndarray:
 
 
 def write_output(
-    folder: Path, extras: tuple[str, ...] = ("original",), pictures: bool = True, count: int = COUNT
+    folder: Path, extras: tuple[str, ...] = ("original",), pictures: bool = True, count: int = COUNT, prompts: int = 1
 ) -> Path:
     """Write what an extraction would: samples of three classes in units of four; the sixth input is a reject."""
     store = OutputStore(folder)
@@ -44,16 +44,17 @@ def write_output(
     rows = [
         InputRow(
             ordinal=number,
-            id=f"image{number}",
-            key=f"image{number}",
+            id=prompt_id(f"image{number % count}", number // count),
+            key=safe_key(prompt_id(f"image{number % count}", number // count)),
             source="none",
             offset=0,
             size=0,
             sha256=f"{number:064x}",
-            label=number % len(CLASSES),
-            class_name=CLASSES[number % len(CLASSES)],
+            label=number % count % len(CLASSES),
+            class_name=CLASSES[number % count % len(CLASSES)],
+            prompt=number // count,
         )
-        for number in range(count)
+        for number in range(count * prompts)
     ]
     manifest = write_manifest(rows, folder / "input.parquet", UNIT)
     for unit in range(manifest.num_units):
@@ -68,7 +69,7 @@ def write_output(
             for row in manifest.unit_rows(unit)
         ]
         store.commit(unit, {"shards": shard_bytes(samples)}, {"rows": entries, "num_ok": len(good)})
-    finish(store, manifest, "train", "f" * 64)
+    finish(store, manifest, "train", {"fingerprint": "f" * 64})
     return folder
 
 
@@ -169,6 +170,14 @@ def test_the_nearest_partner_is_the_closest_of_another_image(extras: tuple[str, 
 def test_the_only_clarep_of_a_class_is_its_own_neighbour(tmp_path: Path) -> None:
     store = open_clareps(str(write_output(tmp_path, count=4)))
     assert draw_partners(store, [1], ["image1"], "nearest", rng()).tolist() == [1]
+
+
+def test_several_prompts_are_clareps_of_one_image(tmp_path: Path) -> None:
+    store = open_clareps(str(write_output(tmp_path, count=4, prompts=2)))
+    assert store.source_keys == ("image0", "image1", "image2", "image3", "image0", "image2", "image3")
+    assert draw_partners(store, [0], ["image3"], "same_image", rng()).tolist() == [3]
+    (row,) = draw_partners(store, [0], ["image3"], "nearest", rng())
+    assert store.source_keys[row] == "image0"
 
 
 @pytest.mark.parametrize("what", ["shard", "unit", "index", "root", "missing"])

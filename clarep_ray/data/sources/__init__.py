@@ -1,4 +1,4 @@
-"""List the inputs of a run: folders, WebDataset tars, Parquet files, CIFAR-10's batches, or the embedded set.
+"""List the inputs of a run: folders, WebDataset tars, Parquet files, CIFAR-10's batches, the embedded set, noise.
 
 A source lists `Listed` rows without reading images, and reads the bytes of one row. Rows come in a fixed order.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from clarep_ray.config import DataConfig
 from clarep_ray.data.sources.folders import FlatFolder, ImageFolder
 from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source
-from clarep_ray.data.sources.numbered import Cifar10, EmbeddedDigits
+from clarep_ray.data.sources.numbered import Cifar10, EmbeddedDigits, Noise
 from clarep_ray.data.sources.parquet import Parquet
 from clarep_ray.data.sources.webdataset import WebDataset
 
@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
     "webdataset": WebDataset,
     "parquet": Parquet,
     "cifar10": Cifar10,
+    "noise": Noise,
 }
 
 

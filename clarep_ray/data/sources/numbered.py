@@ -1,4 +1,4 @@
-"""Sources whose pictures have numbers instead of files: the embedded set and CIFAR-10's python batches."""
+"""Sources whose pictures have numbers instead of files: the embedded set, CIFAR-10's python batches, and noise."""
 
 from __future__ import annotations
 
@@ -65,3 +65,25 @@ class Cifar10(Source):
 
     def read(self, source: str, offset: int, size: int) -> bytes:
         return encode_png(np.ascontiguousarray(self._files.batch(Path(source).name).images[offset]))
+
+
+class Noise(Source):
+    """No pictures: `data.per_class` numbers of every class the model knows, each of which becomes a fresh sample."""
+
+    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+        if not known_classes:
+            raise ValueError(
+                "data.source: 'noise' needs a model that says which classes it knows, and this one does not"
+            )
+        self.class_names = tuple(known_classes)
+        self._per_class = config.per_class or 0
+
+    def rows(self) -> Iterator[Listed]:
+        for label, name in enumerate(self.class_names):
+            for number in range(self._per_class):
+                yield Listed(
+                    id=f"{name}-{number:06d}", source="noise", offset=number, size=0, label=label, class_name=name
+                )
+
+    def read(self, source: str, offset: int, size: int) -> bytes:
+        return f"{source} {offset}".encode()

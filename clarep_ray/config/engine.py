@@ -1,0 +1,42 @@
+"""Work units and the machines that do them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from clarep_ray.config.checks import require
+from clarep_ray.dotted import EXECUTION, check_types
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Work units and the machines that do them."""
+
+    unit_size: int = 24
+    """Rows of a work unit: one unit is one shard, committed and retried as a whole [images]."""
+    micro_batch: int = 12
+    """Rows of one network batch, padded to exactly this many [images]."""
+    num_threads: int = 1
+    """CPU threads of torch in an actor."""
+    num_actors: int | None = field(default=None, metadata=EXECUTION)
+    """Model actors; None takes one per GPU, or one per CPU where there is no GPU."""
+    gpus_per_actor: float | None = field(default=None, metadata=EXECUTION)
+    """GPUs (or a fraction) of each actor; None takes 1 where the cluster has GPUs, else 0."""
+    units_in_flight: int = field(default=2, metadata=EXECUTION)
+    """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
+    max_attempts: int = field(default=4, metadata=EXECUTION)
+    """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
+            require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
+        require(
+            self.num_actors is None or self.num_actors >= 1, "engine.num_actors", self.num_actors, "None, or 1 and more"
+        )
+        require(
+            self.gpus_per_actor is None or self.gpus_per_actor >= 0,
+            "engine.gpus_per_actor",
+            self.gpus_per_actor,
+            "None, or 0 and more",
+        )
