@@ -63,8 +63,9 @@ class ExtractionOutput:
 
     @cached_property
     def what(self) -> str:
-        """What the run made of its input: canonical, features or samples."""
-        return self.samples[0].record.get("what", "canonical") if self.samples else "canonical"
+        """What the samples' own pictures and features are: canonical, unprojected, features or samples."""
+        record = self.samples[0].record if self.samples else {}
+        return record.get("what") or ("unprojected" if record.get("projection") == "none" else "canonical")
 
     @property
     def has_spectrum(self) -> bool:

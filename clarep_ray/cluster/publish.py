@@ -45,6 +45,7 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
 
 MADE = {
     "canonical": "{num_ok} Canonical Samples from {num_inputs} images",
+    "unprojected": "{num_ok} unprojected samples from {num_inputs} images",
     "features": "features of {num_ok} of {num_inputs} images",
     "samples": "{num_ok} of {num_inputs} fresh samples",
 }

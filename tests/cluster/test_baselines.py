@@ -136,9 +136,10 @@ def test_the_job_publishes_what_there_is_and_skips_what_needs_a_spectrum(preset:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     config = config_of(preset, tmp_path / "out", tracking__enabled=True, tracking__uri=uri)
     summary = extract_and_publish(config, preset, told.append)
-    what = config.output.what
+    what = "unprojected" if config.output.what == "canonical" else config.output.what
     assert not {"median_num_removed", "max_residual"} & summary["metrics"].keys()
-    assert ("mean_round_trip_error" in summary["metrics"]) == (what == "canonical")
+    assert ("mean_round_trip_error" in summary["metrics"]) == (what == "unprojected")
+    assert what in told[-1]
     assert f"nmi/{what}" in summary["metrics"] or what == "samples"
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["contact_sheet.png"]
     assert "evr_curves" not in told[-1]
