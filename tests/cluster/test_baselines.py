@@ -133,8 +133,7 @@ def test_a_model_that_cannot_be_guided_draws_fresh_samples(tmp_path: Path) -> No
 @pytest.mark.parametrize("preset", SMOKE)
 def test_the_job_publishes_what_there_is_and_skips_what_needs_a_spectrum(preset: str, tmp_path: Path) -> None:
     told: list[str] = []
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    config = config_of(preset, tmp_path / "out", tracking__enabled=True, tracking__uri=uri)
+    config = config_of(preset, tmp_path / "out")
     summary = extract_and_publish(config, preset, told.append)
     what = "unprojected" if config.output.what == "canonical" else config.output.what
     assert not {"median_num_removed", "max_residual"} & summary["metrics"].keys()
@@ -143,8 +142,27 @@ def test_the_job_publishes_what_there_is_and_skips_what_needs_a_spectrum(preset:
     assert f"nmi/{what}" in summary["metrics"] or what == "samples"
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["contact_sheet.png"]
     assert "evr_curves" not in told[-1]
-    assert uri in told[-1]
     assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_mlflow_and_timm_take_features_with_their_pictures(tmp_path: Path) -> None:
+    from timm.data import create_dataset
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = config_of("dmdistill_features_smoke", tmp_path / "out", tracking__enabled=True, tracking__uri=uri)
+    told: list[str] = []
+    extract_and_publish(config, "dmdistill_features_smoke", told.append)
+    assert uri in told[-1]
+    dataset = create_dataset(
+        "wds/features",
+        root=config.output.path,
+        split="random_background",
+        is_training=False,
+        batch_size=4,
+        input_key="original.png;jpg",
+    )
+    assert [picture.size for picture, _ in dataset] == [(16, 16)] * 12
 
 
 @pytest.mark.usefixtures("without_ray")
