@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clarep_ray.data.clarep_index import INDEX, ROOT, read_root, root_sha256
+from clarep_ray.data.clarep_index import INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
 from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
@@ -104,7 +104,7 @@ def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
         damaged(folder, INDEX)
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         units = list(pool.map(lambda item: _unit_members(folder, *item), enumerate(root["unit_sha256"])))
-    index = pq.read_table(folder / INDEX, columns=["status", "key", "id", "prompt", *ABOUT])
+    index = pq.read_table(folder / INDEX, columns=["status", "key", "id", "prompt", *ABOUT], schema=INDEX_SCHEMA)
     index = index.filter(pc.field("status") == OK)
     found = [unit for unit in units if unit["key"]]
     if not found:
