@@ -1,0 +1,1 @@
+"""Robustness evaluation: attacks, trust checks, benchmarks and statistics in pure torch."""
