@@ -14,6 +14,7 @@ AttackName = Literal["pgd", "cw", "apgd_dlr", "apgd_ce", "apgd_t", "fab_t", "squ
 Implementation = Literal["corrected", "torchattacks"]
 BenchmarkName = Literal[
     "spurious_digits",
+    "image_folder",
     "cifar10",
     "cifar10_c",
     "imagenet",
@@ -187,6 +188,8 @@ class BenchmarksConfig:
 
     names: tuple[BenchmarkName, ...] = ("spurious_digits",)
     """Benchmarks. imagenet_a scores the 200 classes alone, as published; imagenet_a_full1000 all of them."""
+    image_folder: str | None = field(default=None, metadata=EXECUTION)
+    """Folder with a folder per class; the classifier's classes are these, in order of their names."""
     cifar10: str | None = field(default=None, metadata=EXECUTION)
     """Folder cifar-10-batches-py, or the one it lies in."""
     cifar10_c: str | None = field(default=None, metadata=EXECUTION)

@@ -25,8 +25,12 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     other modes are converted to RGB by Pillow; of an animation the first frame is taken. Only JPEG, PNG and
     WebP are opened, whatever the file is called. Raises RejectedImage with the reason.
     """
-    picture = _to_rgb(_open(data))
-    return np.asarray(_square(picture, size))
+    return np.asarray(_square(open_rgb(data), size))
+
+
+def open_rgb(data: bytes) -> Image.Image:
+    """Return a picture as it is stored, by the same rules and of its own size. Raises RejectedImage."""
+    return _to_rgb(_open(data))
 
 
 def _open(data: bytes) -> Image.Image:
