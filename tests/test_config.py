@@ -17,7 +17,7 @@ from clarep_ray.config import (
     TrainCdmConfig,
     parse_extra,
 )
-from clarep_ray.presets import EXTRACT, TRAIN_CDM, origin_table
+from clarep_ray.presets import EVALUATE, EXTRACT, TRAIN_CDM, origin_table
 
 OTHER_VALUES = {
     "model.name": "x",
@@ -124,7 +124,9 @@ def test_whole_numbers_and_floats_are_one_configuration() -> None:
     assert dotted.fingerprint_fields(first) == dotted.fingerprint_fields(second)
 
 
-@pytest.mark.parametrize("config", [ExtractConfig(), TrainCdmConfig(), *(make().config for make in EXTRACT.values())])
+@pytest.mark.parametrize(
+    "config", [ExtractConfig(), TrainCdmConfig(), *(make().config for make in (EVALUATE | EXTRACT).values())]
+)
 def test_json_round_trip(config: object) -> None:
     assert dotted.from_flat(type(config), json.loads(dotted.to_json(config))) == config
 
@@ -145,7 +147,7 @@ def test_extras_name_a_mode_and_a_scale() -> None:
         parse_extra("clarid@much")
 
 
-@pytest.mark.parametrize("presets", [EXTRACT, TRAIN_CDM])
+@pytest.mark.parametrize("presets", [EVALUATE, EXTRACT, TRAIN_CDM])
 def test_every_preset_is_complete_documented_and_tagged(presets: dict) -> None:
     for name, make in presets.items():
         preset = make()

@@ -2,10 +2,11 @@
 
 from clarep_ray.presets.baselines import BASELINES
 from clarep_ray.presets.calibrate import CALIBRATE
+from clarep_ray.presets.evaluate import EVALUATE
 from clarep_ray.presets.extract import EXTRACT as CANONICAL
 from clarep_ray.presets.preset import Origin, Preset, origin_table
 from clarep_ray.presets.train_cdm import TRAIN_CDM
 
 EXTRACT = CANONICAL | BASELINES
 
-__all__ = ["CALIBRATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]
+__all__ = ["CALIBRATE", "EVALUATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]

@@ -1,0 +1,187 @@
+"""How sure a robust accuracy is, whether two models differ, and tables in the paper's shapes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An accuracy with its confidence interval [0..1]."""
+
+    accuracy: float
+    low: float
+    high: float
+    count: int
+
+
+def wilson_interval(num_correct: int, count: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval (1927) of a share; it stays within 0 to 1 and holds near its ends.
+
+    Raises ValueError for no pictures, more right ones than pictures, or a confidence outside 0 to 1.
+    """
+    if count < 1 or not 0 <= num_correct <= count:
+        raise ValueError(f"num_correct: {num_correct} of {count} is not valid; valid: 0 to count, and 1 or more in all")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} is not valid; valid: between 0 and 1")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = num_correct / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), count)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two models on the same pictures: how many only one gets right, and McNemar's exact two-sided p."""
+
+    only_first: int
+    only_second: int
+    difference: float
+    """Accuracy of the first less that of the second [-1..1]."""
+    p_value: float
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
+    """Return McNemar's exact test (1947) of two models' verdicts (n,) on the same pictures.
+
+    Raises ValueError for different numbers of verdicts, or none.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f"verdicts: {first.shape} and {second.shape} are not valid; valid: two of one length (n,)")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    p = _two_sided(min(only_first, only_second), only_first + only_second)
+    return PairedTest(only_first, only_second, (only_first - only_second) / len(first), p)
+
+
+def _two_sided(fewer: int, count: int) -> float:
+    """Return twice the probability of so few heads or fewer in `count` throws of a fair coin, at most 1."""
+    heads = np.arange(fewer + 1)
+    logs = np.array([math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in heads])
+    largest = float(logs.max())
+    return min(1.0, 2 * math.exp(largest + math.log(float(np.exp(logs - largest).sum())) - count * math.log(2)))
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """One class: its clean and its robust accuracy with 95 % intervals."""
+
+    label: int
+    clean: Interval
+    robust: Interval
+
+
+def class_report(labels: NDArray[np.integer], clean: NDArray[np.bool_], robust: NDArray[np.bool_]) -> list[ClassReport]:
+    """Return clean and robust accuracy of every class there is, from verdicts (n,) of each picture.
+
+    Raises ValueError for different numbers of labels and verdicts.
+    """
+    if not len(labels) == len(clean) == len(robust):
+        raise ValueError(
+            f"labels: {len(labels)}, {len(clean)} and {len(robust)} entries are not valid; valid: equally many"
+        )
+    return [
+        ClassReport(int(label), _of(clean[labels == label]), _of(robust[labels == label]))
+        for label in np.unique(labels)
+    ]
+
+
+def _of(verdicts: NDArray[np.bool_]) -> Interval:
+    return wilson_interval(int(verdicts.sum()), len(verdicts))
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """One line per model; a cell holds one figure per seed, in percent, or nothing."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, Sequence[float]]]
+
+    def markdown(self) -> str:
+        """Return the table with mean, and +- standard deviation where there are several seeds."""
+        lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
+        for model, cells in self.rows.items():
+            lines.append(f"| {model} | {' | '.join(_cell(cells.get(column, ())) for column in self.columns)} |")
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """Return one line per model, column and seed."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        writer.writerow(("model", "column", "seed", "percent"))
+        for model, cells in self.rows.items():
+            for column in self.columns:
+                figures = cells.get(column, ())
+                writer.writerows((model, column, seed, f"{value:.6g}") for seed, value in enumerate(figures))
+        return buffer.getvalue()
+
+
+TABLE_1 = {
+    "Clean": "imagenet/clean",
+    "PGD": "imagenet/pgd",
+    "CW": "imagenet/cw",
+    "APGD-DLR": "imagenet/apgd_dlr",
+    "APGD-CE": "imagenet/apgd_ce",
+    "IM-C": "imagenet_c/top1",
+    "IM-A": "imagenet_a/top1",
+    "IM-ReaL": "imagenet_real/top1",
+}
+TABLE_1_CIFAR10 = {
+    "Clean": "cifar10/clean",
+    "PGD": "cifar10/pgd",
+    "CW": "cifar10/cw",
+    "APGD-DLR": "cifar10/apgd_dlr",
+    "APGD-CE": "cifar10/apgd_ce",
+    "CIFAR10-C": "cifar10_c/top1",
+}
+TABLE_2 = {
+    "Original": "backgrounds/original",
+    "BG-Same": "backgrounds/bg_same",
+    "BG-Rand": "backgrounds/bg_rand",
+    "Only-FG": "backgrounds/only_fg",
+}
+TABLE_10 = {"Clean": "imagenet/clean", "Square": "imagenet/square"}
+TABLE_13 = {"Clean": "image_folder/clean", "Ensemble of four": "image_folder/ensemble4"}
+TABLES: dict[str, dict[str, str]] = {
+    "table_1_imagenet": TABLE_1,
+    "table_1_cifar10": TABLE_1_CIFAR10,
+    "table_2": TABLE_2,
+    "table_10": TABLE_10,
+    "table_13": TABLE_13,
+}
+"""The paper's tables: {column: key of a figure}."""
+
+
+def paper_table(name: str, figures: Mapping[str, Mapping[str, Sequence[float]]]) -> ResultTable:
+    """Return one of the paper's tables from {model: {key: accuracies [0..1], one per seed}}.
+
+    Keys are benchmark/attack, benchmark/clean or benchmark/figure; a missing one leaves its cell empty. Raises
+    ValueError for an unknown table.
+    """
+    if name not in TABLES:
+        raise ValueError(f"table: {name!r} is unknown; valid: {', '.join(TABLES)}")
+    columns = TABLES[name]
+    rows = {
+        model: {column: [100 * value for value in known.get(key, ())] for column, key in columns.items()}
+        for model, known in figures.items()
+    }
+    return ResultTable(name, tuple(columns), rows)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not len(values):
+        return MISSING
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} +- {np.std(values, ddof=1):.2f}"
