@@ -125,8 +125,8 @@ def digits() -> Preset[EvaluateConfig]:
     """The shipped classifier on the embedded variants, every attack of the paper's and the ensemble."""
     names = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square")
     sizes = {"benchmarks.digits.count": 240, "engine.unit_size": 48, "engine.micro_batch": 48}
-    return _tables(4.0, 0.2).replaced(
-        tuned={**sizes, "attacks.names": names, "attacks.eps_255": 4.0, "attacks.cw.c": 0.2}
+    return _tables(8.0, 0.2).replaced(
+        tuned={**sizes, "attacks.names": names, "attacks.eps_255": 8.0, "attacks.cw.c": 0.2}
     )
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -160,7 +160,7 @@ def check_inputs(images: Tensor, labels: Tensor, keys: Sequence[str]) -> None:
 
 def of_rows(keys: Sequence[str], rows: Tensor) -> list[str]:
     """Return the keys of these row numbers."""
-    return [keys[int(row)] for row in rows]
+    return [keys[row] for row in cast("list[int]", rows.tolist())]
 
 
 @contextmanager

@@ -136,6 +136,9 @@ def _budgets(probe: _Probe) -> Iterator[Finding]:
     numbers = {"robust_1_start": one, f"robust_{config.num_restarts}_starts": many}
     meaning = "the start decides; report attacks with more restarts"
     yield Finding("one_start_is_enough", one - many <= tolerance, "warn", numbers, meaning)
+    tells = tolerance <= one <= 1 - tolerance
+    meaning = "all pictures fall or all stand, so that this budget compares nothing and hides what the others look for"
+    yield Finding("budget_tells", tells, "warn", {"robust": one}, meaning)
     wide = _accuracy(probe.pgd(config.num_steps, scale=2.0))
     numbers = {"robust": one, "robust_twice_eps": wide}
     yield Finding("more_room_does_not_help_less", wide <= one + tolerance, "refuse", numbers, "more eps, less success")

@@ -112,6 +112,9 @@ def test_budgets_are_spent_as_said(trained: Trained) -> None:
     assert spent("apgd_ce") == (8, 1)
     assert spent("apgd_t") == (24, 4)
     assert spent("square") == (0, 60)
+    averaged = dataclasses.replace(CONFIG, eps_255=0.01, apgd=ApgdConfig(num_steps=8, num_eot=3))
+    result = attacked(trained, build_attack("apgd_dlr", averaged))
+    assert int(result.num_gradients.max()) == 24
 
 
 def test_empty_batches_and_fallen_batches_come_back(trained: Trained) -> None:

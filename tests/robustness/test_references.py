@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clarep_ray.config import AttacksConfig, SquareConfig
-from clarep_ray.robustness.apgd import Apgd
+from clarep_ray.robustness.apgd import Apgd, ApgdTargeted
 from clarep_ray.robustness.attack import Attack
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.cw import Cw
+from clarep_ray.robustness.fab import FabTargeted
 from clarep_ray.robustness.pgd import Pgd
 from clarep_ray.robustness.square import Square
 from tests.robustness.conftest import Trained
@@ -96,6 +97,24 @@ def test_square(trained: Trained) -> None:
     config = AttacksConfig(implementation="torchattacks", eps_255=24.0, square=square)
     library = [ours(framed, build_attack("square", config, Running(seed=seed))) for seed in range(3)]
     assert abs(np.mean(seeds) - np.mean(library)) <= 0.01
+
+
+def test_targeted_attacks(trained: Trained) -> None:
+    """Neither toolbox has them as AutoAttack does; torchattacks has ports of its authors' code."""
+    import torchattacks
+
+    images, labels = trained.images[:200], trained.labels[:200]
+    pictures = Trained(trained.model, images, labels, trained.keys[:200])
+    settings = {"eps": EPS, "steps": STEPS, "n_classes": 10}
+    for attack, reference in (
+        (ApgdTargeted(eps=EPS, num_steps=STEPS), torchattacks.APGDT(trained.model, **settings)),
+        (FabTargeted(eps=EPS, num_steps=STEPS), torchattacks.FAB(trained.model, multi_targeted=True, **settings)),
+    ):
+        with torch.random.fork_rng(devices=[]):
+            adversarial = reference(images, labels)
+        near = (adversarial - images).abs().amax((1, 2, 3)) <= EPS + 1e-6  # FAB keeps what lies outside the ball too
+        expected = 1 - float(((trained.model(adversarial).argmax(1) != labels) & near).float().mean())
+        assert abs(ours(pictures, attack) - expected) <= 0.01
 
 
 def test_cw(trained: Trained) -> None:

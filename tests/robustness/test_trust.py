@@ -74,6 +74,7 @@ def test_an_honest_model_passes_everything(trained: Trained, surrogate: Normalis
         "margin_gradients",
         "more_steps_do_not_help_less",
         "one_start_is_enough",
+        "budget_tells",
         "more_room_does_not_help_less",
         "unbounded_eps_reaches_zero",
         "black_box_not_stronger",
