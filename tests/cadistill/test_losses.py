@@ -95,3 +95,49 @@ def test_both_forms_of_cka_agree() -> None:
     x, y = torch.randn(2, 12, 12, dtype=torch.float64, generator=generator)
     wide = torch.cat([x, torch.zeros(12, 5, dtype=torch.float64)], 1)
     assert linear_cka(wide, y).item() == pytest.approx(linear_cka(x, y).item(), abs=1e-12)
+
+
+def debiased_by_hsic(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Song et al. 2012, Eq. 5, in matrices that are not centred."""
+    count = len(x)
+    ones = torch.ones(count, dtype=torch.float64)
+
+    def hsic(a: torch.Tensor, b: torch.Tensor) -> float:
+        k, m = (a @ a.T).fill_diagonal_(0), (b @ b.T).fill_diagonal_(0)
+        middle = float(ones @ k @ ones) * float(ones @ m @ ones) / ((count - 1) * (count - 2))
+        return (float((k @ m).trace()) + middle - 2 / (count - 2) * float(ones @ k @ m @ ones)) / (count * (count - 3))
+
+    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
+
+
+@pytest.mark.parametrize(("size", "width"), [(8, 20), (40, 6)])
+def test_debiased_cka_is_the_unbiased_hsic_and_keeps_the_invariances(size: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(size, width, dtype=torch.float64, generator=generator) + 2
+    y = x @ torch.randn(width, 7, dtype=torch.float64, generator=generator)
+    turn = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator))[0]
+    found = linear_cka(x, y, "debiased").item()
+    assert found == pytest.approx(debiased_by_hsic(x, y), abs=1e-10)
+    assert linear_cka(x, x, "debiased").item() == pytest.approx(1, abs=1e-12)
+    assert linear_cka(3 * x @ turn + 5, y, "debiased").item() == pytest.approx(found, abs=1e-10)
+
+
+def test_only_the_debiased_estimator_sees_that_small_batches_have_nothing_in_common() -> None:
+    generator = torch.Generator().manual_seed(4)
+    pairs = [torch.randn(2, 32, 2048, generator=generator) for _ in range(20)]
+    biased, debiased = (torch.stack([linear_cka(x, y, kind) for x, y in pairs]) for kind in ("biased", "debiased"))
+    assert biased.mean() > 0.95
+    assert debiased.mean().abs() < 0.05
+
+
+def test_a_debiased_batch_must_be_large_enough() -> None:
+    with pytest.raises(ValueError, match="debiased needs a batch of 4 or more; this one has 3"):
+        linear_cka(torch.randn(3, 2), torch.randn(3, 2), "debiased")
+
+
+def test_features_without_spread_give_finite_gradients() -> None:
+    for estimator in ("biased", "debiased"):
+        flat = torch.ones(6, 3, requires_grad=True)
+        linear_cka(flat, torch.randn(6, 4), estimator).backward()
+        assert flat.grad is not None
+        assert flat.grad.isfinite().all()
