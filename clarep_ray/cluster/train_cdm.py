@@ -20,7 +20,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     `metrics.jsonl` and, last, `result.json`. Raises ValueError, before Ray starts, where a picture cannot be read or
     the folder belongs to another config or other pictures.
     """
-    from clarep_ray.models.cdm_checkpoints import check_checkpoints
+    from clarep_ray.models.checkpoints import check_checkpoints
     from clarep_ray.models.cdm_networks import RESULT, training_set
     from clarep_ray.models.cdm_training import fingerprint
 
@@ -89,7 +89,7 @@ def _loop(arguments: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import prepare_model
 
-    from clarep_ray.models import cdm_checkpoints, cdm_networks
+    from clarep_ray.models import cdm_networks, checkpoints
     from clarep_ray.models import cdm_training as cdm
 
     config = dotted.from_flat(TrainCdmConfig, arguments["config"])
@@ -103,14 +103,14 @@ def _loop(arguments: dict[str, Any]) -> None:
     network = cdm_networks.make_network(config, len(data.class_names))
     forward = prepare_model(network)
     trainer = cdm.CdmTrainer.start(network.to(next(forward.parameters()).device), config)
-    cdm_checkpoints.load_newest(trainer, output / "checkpoints", mark)
+    checkpoints.load_newest(trainer, output / "checkpoints", mark)
     began, first = time.monotonic(), trainer.step
     for step in cdm.train_steps(trainer, forward, data, config, rank, world):
         if step % config.checkpoint_every == 0 or step == config.num_steps:
             seconds = (time.monotonic() - began) / (step - first)
             metrics = {"step": step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
-                cdm_checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
+                checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
                 _append(output / "metrics.jsonl", metrics)
             train.report(metrics)
     if rank == 0:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from clarep_ray import dotted
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.pictures import read_pictures
+from clarep_ray.models.checkpoints import Parts, optimizer_tensors, restore_optimizer
 from clarep_ray.models.diffusers_schedule import Prediction
+from clarep_ray.models.digits_dit import load_parameters
 from clarep_ray.seeding import stream_seed, torch_generator
 
 LOSS_MEMORY = 0.99
@@ -58,6 +61,22 @@ class CdmTrainer:
         )
         average = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         return CdmTrainer(network, optimizer, average)
+
+    def parts(self) -> Parts:
+        return {
+            "network": dict(self.network.named_parameters()),
+            "average": self.average,
+            "optimizer": optimizer_tensors(self.optimizer, self.network),
+        }
+
+    def notes(self) -> dict[str, Any]:
+        return {"loss": self.recent_loss}
+
+    def restore(self, parts: Parts, notes: Mapping[str, Any]) -> None:
+        load_parameters(self.network, parts["network"])
+        self.average = {name: parts["average"][name].to(value.device) for name, value in self.average.items()}
+        restore_optimizer(self.optimizer, self.network, parts["optimizer"])
+        self.recent_loss = notes["loss"]
 
 
 def fingerprint(config: TrainCdmConfig, data_sha256: str) -> str:

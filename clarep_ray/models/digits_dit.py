@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def build(config: ModelConfig) -> DigitsDit:
     return model
 
 
-def load_parameters(network: nn.Module, stored: dict[str, Tensor]) -> None:
+def load_parameters(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
     """Copy the stored parameters into the network; ValueError naming a missing or an unexpected one."""
     parameters = dict(network.named_parameters())
     wrong = sorted(parameters.keys() ^ stored.keys())

@@ -7,33 +7,50 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from safetensors.torch import load_file, save_file
-
-from clarep_ray.models.cdm_training import CdmTrainer
-from clarep_ray.models.digits_dit import load_parameters
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 KEPT_CHECKPOINTS = 2
 
+Parts = Mapping[str, Mapping[str, Tensor]]
 
-def save_checkpoint(trainer: CdmTrainer, root: Path, fingerprint: str) -> Path:
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A training that can be put down and taken up: tensors in named parts, and what JSON holds."""
+
+    step: int
+
+    def parts(self) -> Parts:
+        """Return the tensors, by part and name."""
+        ...
+
+    def notes(self) -> dict[str, Any]:
+        """Return what else there is to know, without the step."""
+        ...
+
+    def restore(self, parts: Parts, notes: Mapping[str, Any]) -> None:
+        """Take over tensors (on the CPU) and notes; the step is set by the caller."""
+        ...
+
+
+def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
     """Write a checkpoint under its final name in one step, hashed, and drop the oldest beyond two."""
     target = root / f"step-{trainer.step:08d}"
     work = root / f".tmp-{os.getpid()}-{target.name}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    moments = {
-        f"{name}.{key}": value
-        for name, parameter in trainer.network.named_parameters()
-        for key, value in trainer.optimizer.state[parameter].items()
-    }
-    parts = {"network": dict(trainer.network.named_parameters()), "average": trainer.average, "optimizer": moments}
+    parts = trainer.parts()
     for part, tensors in parts.items():
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
     hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
-    state = {"step": trainer.step, "loss": trainer.recent_loss, "fingerprint": fingerprint, "sha256": hashes}
+    notes = trainer.notes()
+    state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
     (work / "state.json").write_text(json.dumps(state, indent=2))
     _sync(work)
     shutil.rmtree(target, ignore_errors=True)
@@ -52,7 +69,7 @@ def check_checkpoints(root: Path, fingerprint: str) -> None:
         )
 
 
-def load_newest(trainer: CdmTrainer, root: Path, fingerprint: str) -> None:
+def load_newest(trainer: Resumable, root: Path, fingerprint: str) -> None:
     """Continue from the newest checkpoint whose hashes match; a damaged one is passed over with a warning.
 
     Raises ValueError where checkpoints exist but none is usable, or where they belong to another config.
@@ -62,39 +79,46 @@ def load_newest(trainer: CdmTrainer, root: Path, fingerprint: str) -> None:
     for folder in reversed(candidates):
         state = _state(folder)
         if state is not None and _intact(folder, state):
-            _restore(trainer, folder, state)
+            trainer.restore({part: load_file(folder / f"{part}.safetensors") for part in state["sha256"]}, state)
+            trainer.step = state["step"]
             return
         warnings.warn(f"checkpoint {folder.name} is damaged; trying the one before", stacklevel=2)
     if candidates:
         raise ValueError(f"output: {str(root.parent)!r} has checkpoints, but all are damaged")
 
 
+def optimizer_tensors(optimizer: Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """Return an optimiser's state as {parameter.key: tensor}; what it has not yet made is left out."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` returned; step counters stay on the CPU, where torch keeps them."""
+    for name, parameter in network.named_parameters():
+        own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+        if own:
+            optimizer.state[parameter] = {
+                key: value.to("cpu" if key == "step" else parameter.device) for key, value in own.items()
+            }
+
+
 def _state(folder: Path) -> dict[str, Any] | None:
     """Return what a checkpoint says about itself, or None where that cannot be read."""
     try:
         state = json.loads((folder / "state.json").read_bytes())
-        return {name: state[name] for name in ("step", "loss", "fingerprint", "sha256")}
-    except (OSError, ValueError, KeyError, TypeError):
+        return state if {"step", "fingerprint", "sha256", *state["names"]} <= state.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _intact(folder: Path, state: dict[str, Any]) -> bool:
     paths = {folder / f"{part}.safetensors": sha for part, sha in state["sha256"].items()}
     return all(path.is_file() and _sha256(path) == sha for path, sha in paths.items())
-
-
-def _restore(trainer: CdmTrainer, folder: Path, state: dict[str, Any]) -> None:
-    network, average, moments = (
-        load_file(folder / f"{part}.safetensors") for part in ("network", "average", "optimizer")
-    )
-    load_parameters(trainer.network, network)
-    trainer.average = {name: average[name].to(value.device) for name, value in trainer.average.items()}
-    for name, parameter in trainer.network.named_parameters():
-        trainer.optimizer.state[parameter] = {
-            key: moments[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
-    trainer.step, trainer.recent_loss = state["step"], state["loss"]
 
 
 def _checkpoints(root: Path) -> list[Path]:
