@@ -1,0 +1,201 @@
+"""Students: any timm classifier, a ResNet for 32-pixel pictures and a small network for the embedded digits.
+
+The feature of a student is what enters its classifier: the last map, averaged over space (timm's `pre_logits`).
+Pixels come in as [0, 1]; mean and standard deviation are applied inside, so that attacks and corruptions need to
+know nothing about them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = "clarep_ray student 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All that is needed to build a student: its name here or in timm, classes, input side, statistics of pixels."""
+
+    name: str
+    class_names: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    drop_path: float = 0.0
+
+
+class SmallCnn(nn.Module):
+    """Three convolutions (16, 32, 64) without normalisation layers, for 16-pixel digits."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 64)
+        blocks: list[nn.Module] = []
+        for i, stride in enumerate((1, 2, 2)):
+            blocks += [nn.Conv2d(widths[i], widths[i + 1], 3, stride, padding=1), nn.ReLU()]
+        self.body = nn.Sequential(*blocks)
+        self.head = nn.Linear(widths[-1], num_classes)
+        self.num_features = widths[-1]
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        return self.body(pixels)
+
+    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
+        features = maps.mean((2, 3))
+        return features if pre_logits else self.head(features)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+
+def _small_cnn(architecture: Architecture) -> nn.Module:
+    return SmallCnn(len(architecture.class_names))
+
+
+def _resnet18_cifar(architecture: Architecture) -> nn.Module:
+    """Return timm's ResNet-18 with a 3x3 stem of stride 1 and no max-pooling, as is usual for CIFAR-10."""
+    network: Any = _create("resnet18", num_classes=len(architecture.class_names))
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+OWN: dict[str, Callable[[Architecture], nn.Module]] = {"small_cnn": _small_cnn, "resnet18_cifar": _resnet18_cifar}
+
+
+class Student(nn.Module):
+    """A classifier that takes pixels in [0, 1] and shows the features its logits are made of."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.network: Any = _make_network(architecture)
+        self.num_features = int(self.network.num_features)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b c"]:
+        """Return logits of pixels in [0, 1]."""
+        return self.classify(self.pool(self.maps(pixels)))
+
+    def maps(self, pixels: Float[Tensor, " b 3 h w"]) -> Tensor:
+        """Return the last feature map or the last tokens, as the network lays them out."""
+        return self.network.forward_features((pixels - self.mean) / self.std)
+
+    def pool(self, maps: Tensor) -> Float[Tensor, " b d"]:
+        """Return the features of the last map: what enters the classifier."""
+        return self.network.forward_head(maps, pre_logits=True)
+
+    def classify(self, features: Float[Tensor, " b d"]) -> Float[Tensor, " b c"]:
+        """Return the logits of features."""
+        return self.network.get_classifier()(features)
+
+    def spatial(self, maps: Tensor) -> Float[Tensor, " b c h w"]:
+        """Return a last map as channels first: Swin has them last, ViT has a row of tokens.
+
+        Raises ValueError where tokens form no square.
+        """
+        return channels_first(maps, self.num_features, int(getattr(self.network, "num_prefix_tokens", 0)))
+
+
+def channels_first(maps: Tensor, channels: int, prefix_tokens: int = 0) -> Tensor:
+    """Return maps (b, c, h, w) of a network's own layout: (b, c, h, w), (b, h, w, c) or tokens (b, n, c)."""
+    if maps.ndim == 3:
+        tokens = maps[:, prefix_tokens:]
+        side = round(tokens.shape[1] ** 0.5)
+        if side * side != tokens.shape[1]:
+            raise ValueError(f"tokens: {tokens.shape[1]} of them form no square map")
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
+    return maps.permute(0, 3, 1, 2) if maps.shape[1] != channels and maps.shape[3] == channels else maps
+
+
+def _make_network(architecture: Architecture) -> nn.Module:
+    if architecture.name in OWN:
+        return OWN[architecture.name](architecture)
+    check_name(architecture.name)
+    more: dict[str, Any] = {"drop_path_rate": architecture.drop_path} if architecture.drop_path else {}
+    sized = {"img_size": architecture.image_size}
+    try:  # transformers with a fixed grid must be told the side; others refuse the word
+        network = _create(architecture.name, num_classes=len(architecture.class_names), **sized, **more)
+    except TypeError:
+        network = _create(architecture.name, num_classes=len(architecture.class_names), **more)
+    return network
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    from timm import create_model
+
+    return create_model(name, pretrained=False, **options)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a student that neither this module nor timm knows."""
+    from timm import is_model, list_models
+
+    if name in OWN or is_model(name):
+        return
+    close = list_models(f"*{name.partition('_')[0]}*")[:5]
+    raise ValueError(f"student.name: {name!r} is unknown; valid: {', '.join(OWN)}, or a timm model, such as {close}")
+
+
+def make_student(architecture: Architecture, seed: int = 0) -> Student:
+    """Return a student with initial weights that follow from the seed; ValueError for an unknown name."""
+    check_name(architecture.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Student(architecture)
+
+
+def save_student(student: Student, folder: Path) -> None:
+    """Write `model.safetensors` and `config.json` into a folder that appears whole or not at all."""
+    import shutil
+
+    work = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in student.network.state_dict().items()}
+    save_file(weights, work / WEIGHTS)
+    record = {"format": FORMAT, **asdict(student.architecture)}
+    (work / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+
+
+def read_architecture(folder: str | Path) -> Architecture | None:
+    """Return what a folder says of its student; None where it holds something else."""
+    path = Path(folder) / CONFIG
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    if record.pop("format", None) != FORMAT:
+        return None
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    return Architecture(**values)
+
+
+def load_student(folder: str | Path) -> Student:
+    """Return a saved student in eval mode, on the CPU; ValueError where the folder holds none."""
+    architecture = read_architecture(folder)
+    weights = Path(folder) / WEIGHTS
+    if architecture is None or not weights.is_file():
+        raise ValueError(f"student: {str(folder)!r} holds no student; valid: a folder of jobs/distill.py, such as last/")
+    student = Student(architecture)
+    student.network.load_state_dict(load_file(weights))
+    return student.eval()
+
+
+def imagenet_statistics() -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of ImageNet's pixels in [0, 1]."""
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

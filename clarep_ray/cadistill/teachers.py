@@ -1,0 +1,91 @@
+"""Teachers that are classifiers on disk: a timm model or a student trained here; frozen, pixels in [0, 1]."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clarep_ray.cadistill.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
+from clarep_ray.data.shards import sha256_file
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a teacher says of a batch: logits, the features they are made of, and the last map, channels first."""
+
+    logits: Float[Tensor, " b c"]
+    features: Float[Tensor, " b e"]
+    maps: Float[Tensor, " b k h w"]
+
+
+class Teacher(nn.Module):
+    """A frozen classifier with its own normalisation and input side.
+
+    Its feature is what enters the classifier: the class token of a DeiT-III, the averaged map of a ResNet.
+    """
+
+    def __init__(self, network: Any, mean: Any, std: Any, image_size: int) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.num_features = int(network.num_features)
+        self.num_classes = int(network.get_classifier().out_features)
+        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode: a teacher is not trained."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def read(self, pixels: Float[Tensor, " b 3 h w"]) -> Reading:
+        """Return what the teacher says of pixels in [0, 1], resized to its own side."""
+        if pixels.shape[-1] != self.image_size:
+            side = (self.image_size, self.image_size)
+            pixels = F.interpolate(pixels, side, mode="bicubic", antialias=True).clamp(0, 1)
+        maps: Tensor = self.network.forward_features((pixels - self.mean) / self.std)
+        features: Tensor = self.network.forward_head(maps, pre_logits=True)
+        logits: Tensor = self.network.get_classifier()(features)
+        prefix = int(getattr(self.network, "num_prefix_tokens", 0))
+        spatial = channels_first(maps, self.num_features, prefix)
+        return Reading(logits.float(), features.float(), spatial.float())
+
+
+def check_teacher(folder: str | None) -> Path:
+    """Return the teacher's folder; ValueError naming what is missing."""
+    root = Path(folder or "")
+    missing = [name for name in (CONFIG, WEIGHTS) if not folder or not (root / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"teacher.network: {folder!r} has no {missing[0]}; valid: a folder of a timm model as the Hugging Face hub "
+            f"has it ({CONFIG}, {WEIGHTS}), or of a student trained here"
+        )
+    return root
+
+
+def teacher_sha256(folder: str | None) -> str:
+    """Return one sha256 over the teacher's files; ValueError where one is missing."""
+    root = check_teacher(folder)
+    return hashlib.sha256("".join(sha256_file(root / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
+
+
+def load_teacher(folder: str | None) -> Teacher:
+    """Return the frozen teacher of a folder, on the CPU; ValueError where there is none."""
+    root = check_teacher(folder)
+    if read_architecture(root) is not None:
+        student = load_student(root)
+        known = student.architecture
+        return Teacher(student.network, known.mean, known.std, known.image_size)
+    from timm import create_model
+    from timm.data.config import resolve_data_config
+
+    network: Any = create_model(f"local-dir:{root}", pretrained=True)
+    found = resolve_data_config(model=network)
+    return Teacher(network, found["mean"], found["std"], int(found["input_size"][-1]))
