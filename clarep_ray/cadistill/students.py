@@ -188,7 +188,9 @@ def load_student(folder: str | Path) -> Student:
     architecture = read_architecture(folder)
     weights = Path(folder) / WEIGHTS
     if architecture is None or not weights.is_file():
-        raise ValueError(f"student: {str(folder)!r} holds no student; valid: a folder of jobs/distill.py, such as last/")
+        raise ValueError(
+            f"student: {str(folder)!r} holds no student; valid: a folder of jobs/distill.py, such as last/"
+        )
     student = Student(architecture)
     student.network.load_state_dict(load_file(weights))
     return student.eval()

@@ -14,6 +14,15 @@ from clarep_ray.config.calibrate import (
     SaturationConfig,
     WindowConfig,
 )
+from clarep_ray.config.distill import (
+    METHODS_WITH_CLAREPS,
+    TEACHERS,
+    ClarepsConfig,
+    DistillConfig,
+    DistillMethod,
+    LossConfig,
+    TeacherConfig,
+)
 from clarep_ray.config.engine import EngineConfig
 from clarep_ray.config.evaluate import (
     ApgdConfig,
@@ -46,24 +55,31 @@ from clarep_ray.config.extract import (
 )
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
+from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.config.train_cdm import DitSizes, TrainCdmConfig, UnetSizes
 
 __all__ = [
     "CALIBRATION_PARTS",
+    "METHODS_WITH_CLAREPS",
     "PROJECTION_MODES",
+    "TEACHERS",
     "ApgdConfig",
     "AttacksConfig",
+    "AugmentConfig",
     "BenchmarksConfig",
     "CalibrateConfig",
     "CalibrationPart",
+    "ClarepsConfig",
     "ClassifierConfig",
     "CwConfig",
     "DataConfig",
     "DecodingConfig",
     "DigitsConfig",
     "DigitsSplit",
+    "DistillConfig",
+    "DistillMethod",
     "DitSizes",
     "DrawsConfig",
     "ElbowConfig",
@@ -77,7 +93,9 @@ __all__ = [
     "FeatureMapConfig",
     "InteractionConfig",
     "InversionConfig",
+    "LossConfig",
     "ModelConfig",
+    "OptimizerConfig",
     "OutputConfig",
     "OutputKind",
     "PathSolver",
@@ -86,12 +104,16 @@ __all__ = [
     "ProjectionConfig",
     "ProjectionMode",
     "SaturationConfig",
+    "ScheduleConfig",
+    "SecondStageConfig",
     "SizeBenchmarkConfig",
     "Solver",
     "Source",
     "SpectrumConfig",
     "SquareConfig",
+    "StudentConfig",
     "SvdBenchmarkConfig",
+    "TeacherConfig",
     "ToyConfig",
     "TrackingConfig",
     "TrainCdmConfig",

@@ -21,7 +21,12 @@ def architecture(name: str, size: int) -> Architecture:
 
 @pytest.mark.parametrize(
     ("name", "size", "width", "side"),
-    [("small_cnn", 16, 64, 4), ("resnet18_cifar", 32, 512, 4), ("resnet18", 64, 512, 2), ("vit_tiny_patch16_224", 32, 192, 2)],
+    [
+        ("small_cnn", 16, 64, 4),
+        ("resnet18_cifar", 32, 512, 4),
+        ("resnet18", 64, 512, 2),
+        ("vit_tiny_patch16_224", 32, 192, 2),
+    ],
 )
 def test_logits_are_the_classifier_on_the_features(name: str, size: int, width: int, side: int) -> None:
     student = make_student(architecture(name, size)).eval()
@@ -29,7 +34,9 @@ def test_logits_are_the_classifier_on_the_features(name: str, size: int, width: 
     maps = student.maps(pixels)
     assert student.pool(maps).shape == (2, width)
     assert student.spatial(maps).shape == (2, width, side, side)
-    torch.testing.assert_close(student(pixels), student.network((pixels - 0.5) / 0.25) if name != "small_cnn" else student(pixels))
+    torch.testing.assert_close(
+        student(pixels), student.network((pixels - 0.5) / 0.25) if name != "small_cnn" else student(pixels)
+    )
 
 
 def test_a_swin_has_its_channels_last_and_the_map_is_turned() -> None:
@@ -71,7 +78,10 @@ def test_a_timm_folder_teaches_with_its_own_statistics(tmp_path: Path) -> None:
     network = timm.create_model("deit3_small_patch16_224", num_classes=3, depth=1, img_size=32).eval()
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     config = {"architecture": "deit3_small_patch16_224", "num_classes": 3}
-    config |= {"model_args": {"depth": 1, "img_size": 32}, "pretrained_cfg": {"num_classes": 3, "input_size": [3, 32, 32], "mean": HALF, "std": HALF}}
+    config |= {
+        "model_args": {"depth": 1, "img_size": 32},
+        "pretrained_cfg": {"num_classes": 3, "input_size": [3, 32, 32], "mean": HALF, "std": HALF},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     teacher, pixels = load_teacher(str(tmp_path)), torch.rand(2, 3, 32, 32)
     reading = teacher.read(pixels)
