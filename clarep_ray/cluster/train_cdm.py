@@ -20,9 +20,9 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     `metrics.jsonl` and, last, `result.json`. Raises ValueError, before Ray starts, where a picture cannot be read or
     the folder belongs to another config or other pictures.
     """
-    from clarep_ray.models.checkpoints import check_checkpoints
     from clarep_ray.models.cdm_networks import RESULT, training_set
     from clarep_ray.models.cdm_training import fingerprint
+    from clarep_ray.models.checkpoints import check_checkpoints
 
     output = Path(config.output).absolute()
     data_sha256 = training_set(config).sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ READINGS = ("label", "null")
 """Features are read with the label and, where the model has an unconditional branch, without it."""
 
 
+@runtime_checkable
 class Adapter(DiffusionModel, Protocol):
     """A diffusion model as an extraction needs it: the method's view, its pictures, its classes, its device."""
 

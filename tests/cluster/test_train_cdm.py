@@ -9,9 +9,9 @@ from clarep_ray import cli, dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.train_cdm import _absolute, train_cdm
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.models.cdm_networks import make_network, training_set
 from clarep_ray.models.cdm_training import CdmTrainer, fingerprint, train_steps
+from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
 
 SMOKE: TrainCdmConfig = TRAIN_CDM["cifar10_unet_smoke"]().config

@@ -11,8 +11,8 @@ from clarep_ray.config import ModelConfig, TrainCdmConfig, UnetSizes
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.models import cdm_training as cdm
 from clarep_ray.models import class_unet
-from clarep_ray.models.checkpoints import load_newest, save_checkpoint
 from clarep_ray.models.cdm_networks import make_network, training_set, write_result
+from clarep_ray.models.checkpoints import load_newest, save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
 from tests.data import trees
 

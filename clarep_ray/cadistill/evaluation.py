@@ -1,0 +1,75 @@
+"""Accuracy of a student on pictures, clean and under a small attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clarep_ray.cadistill.augment import plain, to_tensor
+from clarep_ray.cadistill.gathering import sum_over_workers, world_size
+from clarep_ray.cadistill.students import Student
+from clarep_ray.data.picture_rows import Pictures
+
+EVAL_BATCH = 250
+
+
+def accuracy(student: Student, pictures: Pictures, rank: int = 0, world: int = 1) -> float:
+    """Return the share of pictures whose class is right, each worker taking its part; leaves eval mode on."""
+    student.eval()
+    if world_size() > 1:  # batch normalisation: DDP makes rank 0's statistics everyone's, but a step late
+        for buffer in student.buffers():
+            dist.broadcast(buffer, 0)
+    device = student.mean.device
+    right = torch.zeros((), dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for pixels, labels in batches(pictures, student.architecture.image_size, rank, world):
+            right += (student(pixels.to(device)).argmax(1) == labels.to(device)).sum()
+    return sum_over_workers(right).item() / len(pictures)
+
+
+def pgd_accuracy(student: Student, pictures: Pictures, eps_255: float, step_255: float, num_steps: int) -> float:
+    """Return accuracy under PGD in an L-infinity ball of eps_255 / 255 around pixels in [0, 1].
+
+    Starts at the picture itself and counts a picture as wrong where any step was; for comparisons beside a training.
+    """
+    student.eval()
+    right = 0
+    for pixels, labels in batches(pictures, student.architecture.image_size):
+        device = student.mean.device
+        right += int(
+            _withstands(student, pixels.to(device), labels.to(device), eps_255 / 255, step_255 / 255, num_steps)
+        )
+    return right / len(pictures)
+
+
+def _withstands(
+    student: Student, pixels: Float[Tensor, " b 3 h w"], labels: Int[Tensor, " b"], eps: float, step: float, steps: int
+) -> int:
+    """Return how many pictures stay right at every step."""
+    moved, holds = pixels.clone(), torch.ones_like(labels, dtype=torch.bool)
+    for number in range(steps + 1):
+        moved.requires_grad_(True)
+        logits = student(moved)
+        holds &= logits.argmax(1) == labels
+        if number == steps:
+            break
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), moved)
+        moved = (moved.detach() + step * gradient.sign()).clamp(pixels - eps, pixels + eps).clamp(0, 1)
+    return int(holds.sum())
+
+
+def batches(pictures: Pictures, side: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels in [0, 1], labels) of a worker's part in order, not augmented."""
+    rows = np.arange(len(pictures))[rank::world]
+    for start in range(0, len(rows), EVAL_BATCH):
+        chosen = rows[start : start + EVAL_BATCH]
+        yield (
+            torch.stack([plain(to_tensor(pictures.read(row)), side) for row in chosen.tolist()]),
+            torch.from_numpy(pictures.labels[chosen]),
+        )
