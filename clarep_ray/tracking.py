@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ DEFAULT_FILE = "mlflow.db"
 MAX_PARAM_LENGTH = 500
 UNNAMEABLE = r"[^\w\-. /]"
 """What MLflow refuses in the name of a metric, such as the @ of `random@1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model for MLflow's registry without pickles: a file of code that calls `set_model`, and folders it reads.
+
+    Shapes are those of float32 arrays, -1 for the batch.
+    """
+
+    code: Path
+    artifacts: Mapping[str, str]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
 
 
 def tracking_uri(config: TrackingConfig, output: Path) -> str:
@@ -44,13 +58,14 @@ def log_run(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     artifacts: list[Path],
+    model: ServedModel | None = None,
 ) -> str | None:
     """Log a finished run and return the tracking URI, or None where tracking is off or failed (with a warning)."""
     if not config.enabled:
         return None
     uri = tracking_uri(config, output)
     try:
-        _log(uri, config, name, output, params=params, metrics=metrics, tags=tags, artifacts=artifacts)
+        _log(uri, config, name, output, params=params, metrics=metrics, tags=tags, artifacts=artifacts, model=model)
     except Exception as error:  # whatever MLflow raises, the run's result stands
         warnings.warn(f"MLflow at {uri} did not take the run: {error}"[:500], stacklevel=2)
         return None
@@ -67,6 +82,7 @@ def _log(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     artifacts: list[Path],
+    model: ServedModel | None,
 ) -> None:
     for setting, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
         os.environ.setdefault(setting, value)
@@ -87,3 +103,25 @@ def _log(
         mlflow.log_text(json.dumps(dict(params), indent=1, default=str), "config.json")
         for path in artifacts:
             mlflow.log_artifact(str(path))
+        if model is not None:
+            _log_model(model)
+
+
+def _log_model(model: ServedModel) -> None:
+    import mlflow.pyfunc
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs, outputs = (
+        Schema([TensorSpec(np.dtype("float32"), shape)]) for shape in (model.input_shape, model.output_shape)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no example input: the signature says all there is
+        mlflow.pyfunc.log_model(
+            name="student",
+            python_model=str(model.code),
+            artifacts=dict(model.artifacts),
+            signature=ModelSignature(inputs=inputs, outputs=outputs),
+            pip_requirements=["clarep-ray"],  # MLflow would otherwise run the model in another process to find them
+        )

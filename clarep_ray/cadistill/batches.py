@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -95,35 +95,40 @@ class Inputs:
         partners: NDArray[np.int64],
         draws: Tensor,
     ) -> Batch:
-        side, recipe = config.student.image_size, config.augment.recipe
-
-        def seen(picture: Tensor, kind: str, row: int) -> Tensor:
-            stream = torch_generator(config.seed, f"{kind}/{epoch}/{row}", STAGE)
-            return augment(picture, recipe, side, stream)
-
-        views = [
-            seen(to_tensor(self.images.read(row)), f"view{view}", row)
-            for view in range(self.views)
-            for row in rows.tolist()
-        ]
-        pixels, labels = torch.stack(views), torch.from_numpy(self.images.labels[rows])
+        numbers = rows.tolist()
+        pixels = torch.cat([self._views(config, epoch, f"view{view}", rows) for view in range(self.views)])
+        labels = torch.from_numpy(self.images.labels[rows])
         num_classes, smoothing = len(self.images.class_names), config.loss.label_smoothing
         targets = soft_targets(labels, num_classes, smoothing)
         if config.augment.mixes:
             pixels, targets = mix(pixels, labels, config.augment, num_classes, smoothing, config.seed, step)
-        canonical, features = torch.zeros(0, 3, side, side), torch.zeros(len(rows), 0)
+        side = config.student.image_size
+        canonical, features = torch.zeros(0, 3, side, side), torch.zeros(len(numbers), 0)
         if self.store is not None:
+            # A stored feature stays as it is where its picture is mirrored: it was read once, of the picture as it was.
             features = torch.from_numpy(self.store.features(partners))
             if self.with_canonical:
-                shown = [to_tensor(image) for image in self.store.images(partners)]
-                # The stream is the image's, not the CLARep's: one that is drawn twice is seen in two ways.
-                canonical = torch.stack(
-                    [
-                        seen(picture, "canonical", row) if config.augment.canonical else plain(picture, side)
-                        for picture, row in zip(shown, rows.tolist(), strict=True)
-                    ]
-                )
+                canonical = self._canonical(config, epoch, self.store.images(partners), numbers)
         return Batch(pixels, labels, targets, canonical, features, draws)
+
+    def _views(self, config: DistillConfig, epoch: int, kind: str, rows: NDArray[np.int64]) -> Tensor:
+        return torch.stack(
+            [_augmented(self.images.read(row), config, f"{kind}/{epoch}/{row}") for row in rows.tolist()]
+        )
+
+    def _canonical(
+        self, config: DistillConfig, epoch: int, images: NDArray[np.uint8], numbers: Sequence[int]
+    ) -> Tensor:
+        if not config.augment.canonical:
+            return torch.stack([plain(to_tensor(image), config.student.image_size) for image in images])
+        # The stream is the image's, not the CLARep's: one that is drawn twice in a batch is seen in two ways.
+        names = [f"canonical/{epoch}/{row}" for row in numbers]
+        return torch.stack([_augmented(image, config, name) for image, name in zip(images, names, strict=True)])
+
+
+def _augmented(image: NDArray[np.uint8], config: DistillConfig, name: str) -> Tensor:
+    stream = torch_generator(config.seed, name, STAGE)
+    return augment(to_tensor(image), config.augment.recipe, config.student.image_size, stream)
 
 
 @lru_cache(maxsize=2)

@@ -37,10 +37,11 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(rows: Shaped[Tensor, " b *rest"]) -> Shaped[Tensor, " n *rest"]:
-    """Return the rows of all workers, in the order of their ranks; every worker must hold as many. Empty ones stay as they are.
+    """Return the rows of all workers, in the order of their ranks; every worker must hold as many.
 
     For losses that every worker computes alike on what is returned: then the mean over workers of a parameter's
-    gradient, as DDP takes it, is the gradient of the loss on one worker with the whole batch.
+    gradient, as DDP takes it, is the gradient of the loss on one worker with the whole batch. Empty rows stay as they
+    are.
     """
     if world_size() == 1 or rows.numel() == 0:
         return rows

@@ -2,6 +2,7 @@
 
 from clarep_ray.presets.baselines import BASELINES
 from clarep_ray.presets.calibrate import CALIBRATE
+from clarep_ray.presets.distill import DISTILL
 from clarep_ray.presets.evaluate import EVALUATE
 from clarep_ray.presets.extract import EXTRACT as CANONICAL
 from clarep_ray.presets.preset import Origin, Preset, origin_table
@@ -9,4 +10,4 @@ from clarep_ray.presets.train_cdm import TRAIN_CDM
 
 EXTRACT = CANONICAL | BASELINES
 
-__all__ = ["CALIBRATE", "EVALUATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]
+__all__ = ["CALIBRATE", "DISTILL", "EVALUATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]

@@ -1,0 +1,138 @@
+"""A training from its inputs to `result.json`, on one worker of several or alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clarep_ray import dotted
+from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
+from clarep_ray.cadistill.evaluation import accuracy
+from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_teacher
+from clarep_ray.cadistill.students import save_student
+from clarep_ray.cadistill.teachers import Teacher
+from clarep_ray.cadistill.training import Distiller, train_steps
+from clarep_ray.config import DistillConfig
+from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
+
+RESULT, METRICS, CHECKPOINTS, LAST, BEST = "result.json", "metrics.jsonl", "checkpoints", "last", "best"
+
+Wrap = Callable[[nn.Module], nn.Module]
+Report = Callable[[dict[str, Any]], None]
+
+
+def read_result(output: Path) -> dict[str, Any]:
+    """Return what a finished training wrote last; empty where there is none."""
+    path = output / RESULT
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def prepare(config: DistillConfig) -> tuple[Opened, str, dict[str, Any]]:
+    """Return inputs, fingerprint and, where it has finished already, the result of a training.
+
+    Raises ValueError where an input cannot be used, the teacher knows other classes, or the output folder holds a
+    training with another config or other inputs.
+    """
+    opened = open_inputs(config)
+    mark = opened.fingerprint(config)
+    output = Path(config.output).absolute()
+    check_checkpoints(output / CHECKPOINTS, mark)
+    finished = read_result(output)
+    if finished.get("fingerprint") == mark:
+        return opened, mark, finished
+    make_learner(config, opened, open_teacher(config, opened.class_names))  # what cannot be built fails here
+    return opened, mark, {}
+
+
+def run_training(
+    config: DistillConfig,
+    opened: Opened,
+    mark: str,
+    *,
+    wrap: Wrap = lambda learner: learner,
+    report: Report = lambda record: None,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Train, or continue training, and write students, metrics and, last, the result (rank 0).
+
+    `wrap` puts the learner on its device and averages gradients over workers; `report` is called by every worker after
+    each checkpoint.
+    """
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    trainer, forward, teacher = _start(config, opened, wrap)
+    load_newest(trainer, output / CHECKPOINTS, mark)
+    for step in train_steps(trainer, forward, opened, teacher, rank, world):
+        ended = step % trainer.stages.per_epoch == 0
+        record: dict[str, Any] = {"step": step}
+        if ended:
+            share = accuracy(trainer.learner.student, opened.val, rank, world)
+            record = trainer.close_epoch(share)
+        if ended or step % config.checkpoint_every == 0:
+            if rank == 0:
+                _keep(trainer, output, mark, ended)
+            report(record)
+    if rank == 0:
+        write_result(trainer, opened, output, mark)
+
+
+def _start(
+    config: DistillConfig, opened: Opened, wrap: Wrap
+) -> tuple[Distiller, nn.Module, Teacher | DiffusionTeacher | None]:
+    teacher = open_teacher(config, opened.class_names)
+    learner = make_learner(config, opened, teacher)
+    if config.channels_last:
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        learner.compile()
+    forward = wrap(learner)
+    trainer = Distiller.start(learner, config, opened.inputs.steps_per_epoch(config.schedule.batch_size))
+    if teacher is not None:
+        teacher = teacher.to(trainer.device)
+    return trainer, forward, teacher
+
+
+def _keep(trainer: Distiller, output: Path, mark: str, ended: bool) -> None:
+    """Write what an epoch came to, the best student, and a checkpoint, in this order: the last covers the others."""
+    if ended:
+        lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
+        _write(output / METRICS, lines)
+        if trainer.best is trainer.history[-1]:
+            save_student(trainer.learner.student, output / BEST)
+    save_checkpoint(trainer, output / CHECKPOINTS, mark)
+
+
+def write_result(trainer: Distiller, opened: Opened, output: Path, mark: str) -> dict[str, Any]:
+    """Write the last student and, last, `result.json`; return what that says."""
+    save_student(trainer.learner.student, output / LAST)
+    last, best = trainer.history[-1], trainer.best
+    assert best is not None, "a training has epochs"
+    record: dict[str, Any] = {"fingerprint": mark, **opened.sha256, "method": trainer.config.method}
+    record |= {"seed": trainer.config.seed, "steps": trainer.step, "epochs": len(trainer.history)}
+    record["last"] = {"student": str(output / LAST), "val_accuracy": last["val_accuracy"], "epoch": last["epoch"]}
+    record["best"] = {"student": str(output / BEST), "val_accuracy": best["val_accuracy"], "epoch": best["epoch"]}
+    record |= {"loss": last["loss"], "config": dotted.flatten(trainer.config)}
+    _write(output / RESULT, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def train_alone(config: DistillConfig) -> dict[str, Any]:
+    """Train in this process, on the CPU or the first GPU, and return the result; as `prepare` and `run_training`."""
+    opened, mark, finished = prepare(config)
+    if finished:
+        return finished
+    device = "cuda" if config.use_gpu else "cpu"
+    run_training(config, opened, mark, wrap=lambda learner: learner.to(device))
+    return read_result(Path(config.output))
+
+
+def _write(path: Path, text: str) -> None:
+    work = path.with_name(f".tmp-{path.name}")
+    work.write_text(text)
+    work.replace(path)

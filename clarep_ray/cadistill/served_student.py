@@ -1,0 +1,38 @@
+"""A student as MLflow loads it: this file is the model's code, the student's folder its data; nothing is pickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+
+from clarep_ray.cadistill.students import Student, load_student, read_architecture
+
+CODE = __file__
+
+
+def num_classes(folder: str | Path) -> int:
+    """Return the number of classes of a saved student."""
+    architecture = read_architecture(folder)
+    assert architecture is not None, "the folder was written by save_student"
+    return len(architecture.class_names)
+
+
+class ServedStudent(mlflow.pyfunc.PythonModel):
+    """Pixels in [0, 1], shape (b, 3, h, w), in; logits out."""
+
+    student: Student
+
+    def load_context(self, context: Any) -> None:
+        self.student = load_student(context.artifacts["student"])
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Return logits (b, c) as an array; MLflow takes hints here for a schema, and wants none it does not know."""
+        with torch.no_grad():
+            return self.student(torch.from_numpy(np.asarray(model_input, np.float32))).numpy()
+
+
+mlflow.models.set_model(ServedStudent())  # type: ignore[attr-defined]

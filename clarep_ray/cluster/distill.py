@@ -1,0 +1,149 @@
+"""Train students on Ray Train: resumable, the same global batches for any number of workers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clarep_ray import dotted, tracking
+from clarep_ray.analysis.tables import SeedTable, mean_std
+from clarep_ray.cluster import runtime
+from clarep_ray.config import DataConfig, DistillConfig
+
+COLUMNS = ("last val_accuracy", "best val_accuracy")
+
+
+def distill(config: DistillConfig) -> dict[str, Any]:
+    """Train one student, or continue, and return what `result.json` says.
+
+    The output folder receives `last/` and `best/` (students for `cadistill.students.load_student`), `metrics.jsonl`,
+    `checkpoints/` and, last, `result.json`. Raises ValueError, before Ray starts, for an input or a teacher that
+    cannot be used, or a folder of another training.
+    """
+    from clarep_ray.cadistill.run import METRICS, RESULT, prepare, read_result
+
+    config = with_absolute_paths(config)
+    output = Path(config.output)
+    _opened, mark, finished = prepare(config)
+    if finished:
+        return finished
+    runtime.connect()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={"config": dotted.flatten(config), "fingerprint": mark},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
+        ),
+        run_config=RunConfig(
+            name=f"distill-{uuid.uuid4().hex[:8]}",  # a fresh name: checkpoints are ours, found by fingerprint
+            storage_path=str(output / "ray"),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    trainer.fit()
+    result = read_result(output)
+    _log(config, result, [output / RESULT, output / METRICS])
+    return result
+
+
+def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> SeedTable:
+    """Train one student per seed, each in its own folder below `output`, and return the table of accuracies.
+
+    Without seeds the config's own is taken, in `output` itself.
+    """
+    root = Path(config.output)
+    runs = {seed: str(root / f"seed-{seed}") for seed in seeds} or {config.seed: str(root)}
+    results = [distill(dotted.override(config, {"seed": seed, "output": folder})) for seed, folder in runs.items()]
+    cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
+    table = SeedTable("method", COLUMNS, {config.method: cells})
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "table.md").write_text(table.markdown() + "\n")
+    (root / "table.csv").write_text(table.csv())
+    say(f"\n{table.markdown()}\n\nmean +- standard deviation over {len(runs)} seeds; students in {root}/**/last")
+    say("`best` is chosen on the pictures it is measured on; report `last`.")
+    return table
+
+
+def with_absolute_paths(config: DistillConfig) -> DistillConfig:
+    """Return the config with paths as every process finds them: a worker has a working directory of its own."""
+    from clarep_ray.models import absolute_weights
+
+    changes: dict[str, Any] = {"output": str(Path(config.output).absolute())}
+    for name in ("clareps.path", "teacher.features", "teacher.network"):
+        path = dotted.flatten(config)[name]
+        changes[name] = str(Path(path).absolute()) if path else path
+    for name in ("data", "val"):
+        changes |= _absolute_data(getattr(config, name), name)
+    if config.teacher.source == "diffusion":
+        changes["teacher.diffusion.weights"] = absolute_weights(config.teacher.diffusion)
+    return dotted.override(config, changes)
+
+
+def _absolute_data(data: DataConfig, name: str) -> dict[str, Any]:
+    paths = {f"{name}.path": data.path, f"{name}.labels_file": data.labels_file}
+    changes: dict[str, Any] = {field: str(Path(path).absolute()) for field, path in paths.items() if path}
+    changes[f"{name}.classes"] = tuple(
+        f"@{Path(each[1:]).absolute()}" if each.startswith("@") else each for each in data.classes
+    )
+    return changes
+
+
+def _log(config: DistillConfig, result: dict[str, Any], artifacts: list[Path]) -> None:
+    from clarep_ray.cadistill import served_student
+
+    model = tracking.ServedModel(
+        code=Path(served_student.CODE),
+        artifacts={"student": result["last"]["student"]},
+        input_shape=(-1, 3, config.student.image_size, config.student.image_size),
+        output_shape=(-1, served_student.num_classes(result["last"]["student"])),
+    )
+    tracking.log_run(
+        config.tracking,
+        f"distill {config.method} {result['fingerprint'][:8]}",
+        Path(config.output),
+        params=dotted.flatten(config),
+        metrics={f"{kind}/val_accuracy": result[kind]["val_accuracy"] for kind in ("last", "best")},
+        tags={name: str(result[name]) for name in ("fingerprint", "method", "data_sha256", "store_sha256")}
+        | {"job": "distill"},
+        artifacts=artifacts,
+        model=model,
+    )
+
+
+def mean_accuracy(table: SeedTable, method: str) -> float:
+    """Return the mean of the last students' accuracy."""
+    return mean_std(table.values[method][COLUMNS[0]])[0]
+
+
+def _loop(arguments: dict[str, Any]) -> None:
+    """Run on every worker."""
+    import torch
+    from ray import train
+    from ray.train.torch import prepare_model
+
+    from clarep_ray.cadistill.inputs import open_inputs
+    from clarep_ray.cadistill.run import run_training
+    from clarep_ray.cadistill.training import needs_unused_parameters
+
+    config = dotted.from_flat(DistillConfig, arguments["config"])
+    context = train.get_context()
+    torch.set_num_threads(1)
+    opened = open_inputs(config)
+    if opened.fingerprint(config) != arguments["fingerprint"]:
+        raise ValueError("inputs: this worker reads others than the job did; every node must see the same files")
+    options = {"find_unused_parameters": needs_unused_parameters(config)}
+    run_training(
+        config,
+        opened,
+        arguments["fingerprint"],
+        wrap=lambda learner: prepare_model(learner, parallel_strategy_kwargs=options),
+        report=train.report,
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+    )

@@ -1,0 +1,41 @@
+"""Train students with CaDistill or a baseline: uv run jobs/distill.py --help"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from clarep_ray import cli
+from clarep_ray.config import DistillConfig
+from clarep_ray.presets import DISTILL
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillJob:
+    """Train a student (CaDistill, Sec. 4, or a baseline) with Ray Train. Resumes by itself."""
+
+    config: Annotated[DistillConfig, tyro.conf.arg(name="")]
+    preset: str = "digits"
+    """Where the defaults below come from; see clarep_ray/presets/distill.py."""
+    seeds: tuple[int, ...] = ()
+    """Train one student per seed, each in its own folder below `output`; empty: the one of `seed`."""
+    compare: bool = False
+    """Compare CaDistill with its baselines and controls over the seeds (five where none are given)."""
+
+
+def main() -> None:
+    job = cli.parse(DistillJob, DISTILL, "digits")
+    cli.print_config(DISTILL[job.preset](), job.config)
+    with cli.exit_codes():
+        if job.compare:
+            from clarep_ray.cluster.compare import compare
+
+            compare(job.config, job.seeds or tuple(range(5)))
+        else:
+            from clarep_ray.cluster.distill import distill_seeds
+
+            distill_seeds(job.config, job.seeds)
+
+
+if __name__ == "__main__":
+    main()

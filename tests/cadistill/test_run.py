@@ -1,0 +1,155 @@
+"""A training from config to result: what is written, what is resumed, what is refused before anything starts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clarep_ray.cadistill import run as running
+from clarep_ray.cadistill.evaluation import pgd_accuracy
+from clarep_ray.cadistill.run import prepare, read_result, run_training, train_alone
+from clarep_ray.cadistill.students import load_student
+from clarep_ray.dotted import override
+from tests.cadistill.small import small_config, write_clareps, write_teacher
+
+
+def hashes(output: Path) -> list[str]:
+    from clarep_ray.data.shards import sha256_file
+
+    return [sha256_file(output / name / "model.safetensors") for name in ("last", "best")]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int):
+    def report(record: dict) -> None:
+        if record["step"] == step:
+            raise Killed
+
+    return report
+
+
+def test_a_training_that_is_killed_between_epochs_and_in_one_ends_with_the_same_files(
+    files: Path, tmp_path: Path
+) -> None:
+    config = small_config(files, "cadistill", schedule__epochs=3, checkpoint_every=3, loader_threads=2)
+    whole = train_alone(override(config, {"output": str(tmp_path / "whole")}))
+    cut = override(config, {"output": str(tmp_path / "cut"), "loader_threads": 1})
+    for step in (3, 4, 9):
+        opened, mark, _ = prepare(cut)
+        with pytest.raises(Killed):
+            run_training(cut, opened, mark, report=killed_at(step))
+    again = train_alone(cut)
+    assert hashes(tmp_path / "whole") == hashes(tmp_path / "cut")
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    records = [json.loads(line) for line in (tmp_path / "cut/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [4, 8, 12]
+    assert {"ce", "align", "separate", "cka", "loss", "val_accuracy", "learning_rate"} <= records[0].keys()
+    best = max(records, key=lambda record: record["val_accuracy"])
+    assert again["best"]["epoch"] == best["epoch"]
+    assert again["fingerprint"] == whole["fingerprint"]
+    assert train_alone(cut) == again  # finished: read, not trained
+
+
+def test_students_of_a_training_load_and_say_what_their_labels_stand_for(files: Path, tmp_path: Path) -> None:
+    result = train_alone(small_config(files, "vanilla", output=str(tmp_path)))
+    for kind in ("last", "best"):
+        student = load_student(result[kind]["student"])
+        assert student.architecture.class_names == tuple("0123456789")
+    opened, _, _ = prepare(small_config(files, "vanilla", output=str(tmp_path / "other")))
+    shares = [pgd_accuracy(student, opened.val, eps, eps / 2, 3) for eps in (0.0, 8.0, 64.0)]
+    assert shares[0] == pytest.approx(result["best"]["val_accuracy"])
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("cadistill", {"clareps__path": "/nowhere"}, "'/nowhere' has no MANIFEST"),
+        ("cadistill", {"clareps__pictures": "random@1"}, "pictures: 'random@1' is not in"),
+        ("cadistill", {"clareps__pairing": "same_image", "data__digits__count": 60}, "12 images have no CLARep in"),
+        ("dmdistill", {"data__digits__count": 60}, "12 images have no CLARep in"),
+        (
+            "dmdistill",
+            {"teacher__source": "network"},
+            r"teacher\.source: 'network' is not valid; valid: features, diff",
+        ),
+        ("dmdistill", {"teacher__features": None}, r"teacher\.features: None is not valid"),
+        ("kd", {"teacher__network": "/nowhere"}, r"teacher\.network: '/nowhere' has no config\.json"),
+        ("repfusion", {"teacher__reading__layer": "blocks.9"}, r"teacher\.reading\.layer: 'blocks\.9' is not valid"),
+        ("vanilla", {"student__name": "resnet99"}, r"student\.name: 'resnet99' is unknown"),
+        ("vanilla", {"schedule__batch_size": 100}, r"schedule\.batch_size: 100 is more than the 48 training images"),
+        ("vanilla", {"num_workers": 5}, r"schedule\.batch_size: 12 is not valid; valid: a multiple of 5"),
+        ("vanilla", {"val__digits__image_size": 20}, r"val\.digits\.image_size: 20 is not valid"),
+        ("supcon", {"augment__mixup": 0.8}, r"augment\.mixup: 0\.8 is not valid"),
+        ("cadistill", {"loss__weight_align": -1.0}, r"loss\.weight_align: -1\.0 is not valid"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_training_starts(
+    method: str, changes: dict, message: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "run_training", None)
+    with pytest.raises(ValueError, match=message):
+        train_alone(small_config(files, method, output=str(tmp_path), **changes))
+
+
+def test_other_clareps_or_another_teacher_are_another_training(files: Path, tmp_path: Path) -> None:
+    config = small_config(files, "cadistill", output=str(tmp_path / "out"))
+    opened, mark, _ = prepare(config)
+    with pytest.raises(Killed):
+        run_training(config, opened, mark, report=killed_at(4))
+    assert read_result(tmp_path / "out") == {}
+    other = write_clareps(tmp_path / "other", count=40)
+    with pytest.raises(ValueError, match="holds a training with another config or other pictures"):
+        prepare(override(config, {"clareps.path": other}))
+    moved = override(config, {"clareps.path": str(files / "clareps") + "/."})
+    assert prepare(moved)[1] == mark
+    first = prepare(small_config(files, "kd"))[1]
+    write_teacher(tmp_path / "teacher")
+    assert prepare(small_config(files, "kd", teacher__network=str(tmp_path / "teacher")))[1] == first
+
+
+def test_a_loss_that_is_no_number_ends_the_training(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"loss of epoch 1 is nan; try a lower optimizer\.learning_rate"):
+        train_alone(small_config(files, "vanilla", optimizer__learning_rate=1e30, output=str(tmp_path)))
+
+
+@pytest.mark.parametrize("option", ["amp", "channels_last"])
+def test_precision_and_layout_change_rounding_only(option: str, files: Path, tmp_path: Path) -> None:
+    plain = train_alone(small_config(files, "cadistill", schedule__epochs=1, output=str(tmp_path / "plain")))
+    other = train_alone(
+        small_config(files, "cadistill", schedule__epochs=1, output=str(tmp_path / option), **{option: True})
+    )
+    assert other["fingerprint"] != plain["fingerprint"]
+    assert other["loss"] == pytest.approx(plain["loss"], rel=0.02)
+
+
+def test_a_logged_student_is_served_without_pickles(files: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    from clarep_ray import tracking
+    from clarep_ray.cadistill import served_student
+    from clarep_ray.config import TrackingConfig
+
+    result = train_alone(small_config(files, "vanilla", schedule__epochs=1, output=str(tmp_path / "out")))
+    folder = result["last"]["student"]
+    model = tracking.ServedModel(
+        code=Path(served_student.CODE),
+        artifacts={"student": folder},
+        input_shape=(-1, 3, 16, 16),
+        output_shape=(-1, 10),
+    )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options = {"params": {}, "metrics": {}, "tags": {}, "artifacts": [], "model": model}
+    assert tracking.log_run(TrackingConfig(uri=uri, experiment="e"), "run", tmp_path, **options) == uri
+    (logged,) = mlflow.search_logged_models(output_format="list")
+    assert not list(Path(tmp_path).rglob("*.pkl"))
+    served = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+    pixels = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    with torch.no_grad():
+        assert np.allclose(served.predict(pixels), load_student(folder)(torch.from_numpy(pixels)).numpy(), atol=1e-6)
+    assert served.metadata.signature.inputs.inputs[0].shape == (-1, 3, 16, 16)
