@@ -12,22 +12,20 @@ from clarep_ray.presets import DISTILL
 
 @dataclass(frozen=True, kw_only=True)
 class DistillJob:
-    """Train a student (CaDistill, Sec. 4, or a baseline) with Ray Train. Resumes by itself."""
+    """Train students (CaDistill, Sec. 4, or a baseline), or compare all with `--preset compare`. Resumes by itself."""
 
     config: Annotated[DistillConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
     """Where the defaults below come from; see clarep_ray/presets/distill.py."""
     seeds: tuple[int, ...] = ()
-    """Train one student per seed, each in its own folder below `output`; empty: the one of `seed`."""
-    compare: bool = False
-    """Compare CaDistill with its baselines and controls over the seeds (five where none are given)."""
+    """Train one student per seed, in folders below `output`; empty: the one of `seed`, or five to compare."""
 
 
 def main() -> None:
     job = cli.parse(DistillJob, DISTILL, "digits")
     cli.print_config(DISTILL[job.preset](), job.config)
     with cli.exit_codes():
-        if job.compare:
+        if job.preset == "compare":
             from clarep_ray.cluster.compare import compare
 
             compare(job.config, job.seeds or tuple(range(5)))

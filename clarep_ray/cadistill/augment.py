@@ -104,9 +104,12 @@ def grey(probability: float) -> Step:
     return step
 
 
-def _affine(picture: Tensor, turn: float = 0.0, x: float = 0.0, y: float = 0.0, shear: tuple[float, float] = (0, 0)):
+def _affine(
+    picture: Tensor, turn: float = 0.0, x: float = 0.0, y: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
     shift = [round(x * picture.shape[2]), round(y * picture.shape[1])]
-    return TF.affine(picture, turn, shift, 1.0, list(shear), InterpolationMode.BILINEAR, fill=[128.0])
+    corner = [0.0, 0.0] if any(shear) else None  # timm shears about the corner and turns about the centre
+    return TF.affine(picture, turn, shift, 1.0, list(shear), InterpolationMode.BILINEAR, [128.0], corner)
 
 
 def _enhanced(adjust: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float, float], Tensor]:
@@ -127,8 +130,8 @@ OPERATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "contrast": _enhanced(TF.adjust_contrast),
     "brightness": _enhanced(TF.adjust_brightness),
     "sharpness": _enhanced(TF.adjust_sharpness),
-    "shear_x": lambda picture, level, sign: _affine(picture, shear=(math.degrees(math.atan(sign * level * 0.3)), 0)),
-    "shear_y": lambda picture, level, sign: _affine(picture, shear=(0, math.degrees(math.atan(sign * level * 0.3)))),
+    "shear_x": lambda picture, level, sign: _affine(picture, shear=(math.degrees(math.atan(sign * level * 0.3)), 0.0)),
+    "shear_y": lambda picture, level, sign: _affine(picture, shear=(0.0, math.degrees(math.atan(sign * level * 0.3)))),
     "translate_x": lambda picture, level, sign: _affine(picture, x=sign * level * 0.45),
     "translate_y": lambda picture, level, sign: _affine(picture, y=sign * level * 0.45),
 }

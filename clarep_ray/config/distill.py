@@ -60,8 +60,8 @@ class TeacherConfig:
     """Stored features of every image, a classifier on disk, or a diffusion model that is read during training."""
     features: str | None = field(default=None, metadata=EXECUTION)
     """features: folder of an extraction with a feature of every training image, fingerprinted by content."""
-    pictures: str = "original"
-    """features: whose features; original are the raw ones of the images themselves."""
+    pictures: str = "canonical"
+    """features: whose; canonical in an output of features alone, original in one of CLAReps."""
     network: str | None = field(default=None, metadata=EXECUTION)
     """network: folder of a timm model or of a student, fingerprinted by content."""
     diffusion: ModelConfig = field(default_factory=ModelConfig)

@@ -1,0 +1,144 @@
+"""CaDistill, its baselines and its controls on the embedded digits, over the same seeds: one Ray task per training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clarep_ray import dotted, tracking
+from clarep_ray.analysis.paired import difference_table
+from clarep_ray.analysis.tables import SeedTable, mean_std
+from clarep_ray.cluster import runtime
+from clarep_ray.cluster.distill import with_absolute_paths
+from clarep_ray.config import DistillConfig
+
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "vanilla": {"method": "vanilla"},
+    "dmdistill": {"method": "dmdistill"},
+    "cfgdistill": {"method": "cfgdistill", "clareps.pictures": "guidance"},
+    "cadistill": {"method": "cadistill"},
+    "cadistill of random": {"method": "cadistill", "clareps.pictures": "random@3"},
+    "cadistill of shrink": {"method": "cadistill", "clareps.pictures": "shrink@3"},
+    "cadistill of reconstruction": {"method": "cadistill", "clareps.pictures": "reconstruction"},
+}
+"""What is compared: changes to the config. The controls are CaDistill with other pictures for CLAReps."""
+SPLITS = ("same_background", "random_background", "foreground_only")
+PGD = {"eps_255": 8.0, "step_255": 2.0, "num_steps": 10}
+PGD_COLUMN = f"PGD {PGD['eps_255']:g}"
+COLUMNS = ("clean", *SPLITS, PGD_COLUMN)
+EVALUATION = "evaluation.json"
+
+
+def compare(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> SeedTable:
+    """Train every row of ROWS with every seed, measure, and return the table; what is finished already is read.
+
+    Writes `compare.md` (the table, and paired differences to vanilla and to CaDistill) and `compare.csv` to the
+    output folder. Raises ValueError, before Ray starts, where the pictures of a row are missing, the images are
+    not the embedded ones, or there are fewer than two seeds.
+    """
+    config = with_absolute_paths(config)
+    root = Path(config.output)
+    runs = plan_runs(config, seeds)
+    runtime.connect()
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=3)(evaluate_one)
+    waiting = {task.remote(dotted.flatten(run)): name for name, run in runs.items()}
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        row, seed = waiting.pop(done)
+        found[row, seed] = ray.get(done)
+        say(f"{len(found)}/{len(runs)} {row}, seed {seed}: {found[row, seed]}")
+    return _publish(config, root, tabulate(found, seeds), say)
+
+
+def plan_runs(config: DistillConfig, seeds: Sequence[int]) -> dict[tuple[str, int], DistillConfig]:
+    """Return {(row, seed): config}; ValueError as `compare` says."""
+    from clarep_ray.cadistill.run import prepare
+
+    if len(set(seeds)) < 2:
+        raise ValueError(f"--seeds: {tuple(seeds)!r} is not valid; valid: two or more different seeds")
+    for name in ("data", "val"):
+        source = getattr(config, name).source
+        if source != "spurious_digits":
+            raise ValueError(f"{name}.source: {source!r} is not valid; valid: spurious_digits (--preset compare)")
+    runs: dict[tuple[str, int], DistillConfig] = {}
+    for row, changes in ROWS.items():
+        for seed in seeds:
+            folder = str(Path(config.output) / row.replace(" ", "_") / f"seed-{seed}")
+            runs[row, seed] = dotted.override(config, {**changes, "seed": seed, "output": folder})
+        prepare(runs[row, seeds[0]])
+    return runs
+
+
+def evaluate_one(flat: Mapping[str, Any]) -> dict[str, float]:
+    """Train one student in this process and return its accuracies, {column: share}; read where it was done before."""
+    import torch
+
+    from clarep_ray.cadistill.evaluation import accuracy, pgd_accuracy
+    from clarep_ray.cadistill.run import train_alone
+    from clarep_ray.cadistill.students import load_student
+    from clarep_ray.data.picture_rows import open_pictures
+
+    torch.set_num_threads(1)
+    config = dotted.from_flat(DistillConfig, flat)
+    result = train_alone(config)
+    path = Path(config.output) / EVALUATION
+    if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
+        return kept["accuracy"]
+    student = load_student(result["last"]["student"])
+    sets = {
+        split: open_pictures(dotted.override(config.val, {"digits.split": split}), config.augment.source_size)
+        for split in ("test", *SPLITS)
+    }
+    found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
+    found[PGD_COLUMN] = pgd_accuracy(student, sets["test"], **PGD)  # type: ignore[arg-type]
+    path.write_text(json.dumps({"fingerprint": result["fingerprint"], "accuracy": found}, indent=1) + "\n")
+    return found
+
+
+def tabulate(found: Mapping[tuple[str, int], Mapping[str, float]], seeds: Sequence[int]) -> SeedTable:
+    """Return the table of accuracies, one number per seed in every cell."""
+    rows = list(dict.fromkeys(row for row, _ in found))
+    known = [row for row in ROWS if row in rows]
+    values = {row: {column: [found[row, seed][column] for seed in seeds] for column in COLUMNS} for row in known}
+    return SeedTable("last student", COLUMNS, values)
+
+
+def describe(table: SeedTable) -> str:
+    """Return the table and its paired differences as markdown."""
+    num_seeds = len(table.values["vanilla"][PGD_COLUMN])
+    return "\n\n".join(
+        (
+            table.markdown(),
+            f"Mean +- standard deviation over {num_seeds} seeds. Below: mean of the paired differences +- its "
+            "standard error, and p of the two-sided paired t-test after Holm over the rows of a column.",
+            difference_table(table, "vanilla"),
+            difference_table(table, "cadistill"),
+            f"{PGD_COLUMN}: L-infinity, {PGD['eps_255']:g}/255, {PGD['num_steps']} steps of {PGD['step_255']:g}/255 "
+            "from the picture itself; a picture counts only where it is right at every step.",
+        )
+    )
+
+
+def _publish(config: DistillConfig, root: Path, table: SeedTable, say: Callable[[str], None]) -> SeedTable:
+    text = describe(table)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "compare.md").write_text(text + "\n")
+    (root / "compare.csv").write_text(table.csv())
+    tracking.log_run(
+        config.tracking,
+        "distill compare",
+        root,
+        params=dotted.flatten(config),
+        metrics={
+            f"{column}/{row}": mean_std(cells[column])[0] for row, cells in table.values.items() for column in cells
+        },
+        tags={"job": "compare"},
+        artifacts=[root / "compare.md", root / "compare.csv"],
+    )
+    say(f"\n{text}\n\ntable: {root}/compare.md, compare.csv")
+    return table
