@@ -108,7 +108,7 @@ def _affine(
     picture: Tensor, turn: float = 0.0, x: float = 0.0, y: float = 0.0, shear: tuple[float, float] = (0.0, 0.0)
 ) -> Tensor:
     shift = [round(x * picture.shape[2]), round(y * picture.shape[1])]
-    corner = [0.0, 0.0] if any(shear) else None  # timm shears about the corner and turns about the centre
+    corner = [0, 0] if any(shear) else None  # timm shears about the corner and turns about the centre
     return TF.affine(picture, turn, shift, 1.0, list(shear), InterpolationMode.BILINEAR, [128.0], corner)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from clarep_ray.cadistill.students import Student, load_student, read_architecture
 
@@ -21,7 +22,7 @@ def num_classes(folder: str | Path) -> int:
     return len(architecture.class_names)
 
 
-class ServedStudent(mlflow.pyfunc.PythonModel):
+class ServedStudent(PythonModel):
     """Pixels in [0, 1], shape (b, 3, h, w), in; logits out."""
 
     student: Student
@@ -35,4 +36,4 @@ class ServedStudent(mlflow.pyfunc.PythonModel):
             return self.student(torch.from_numpy(np.asarray(model_input, np.float32))).numpy()
 
 
-mlflow.models.set_model(ServedStudent())  # type: ignore[attr-defined]
+set_model(ServedStudent())

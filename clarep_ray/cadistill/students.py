@@ -78,6 +78,9 @@ OWN: dict[str, Callable[[Architecture], nn.Module]] = {"small_cnn": _small_cnn, 
 class Student(nn.Module):
     """A classifier that takes pixels in [0, 1] and shows the features its logits are made of."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
@@ -179,7 +182,9 @@ def read_architecture(folder: str | Path) -> Architecture | None:
     record = json.loads(path.read_text()) if path.is_file() else {}
     if record.pop("format", None) != FORMAT:
         return None
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
     return Architecture(**values)
 
 

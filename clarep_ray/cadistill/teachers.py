@@ -31,6 +31,9 @@ class Teacher(nn.Module):
     Its feature is what enters the classifier: the class token of a DeiT-III, the averaged map of a ResNet.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: Any, mean: Any, std: Any, image_size: int) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
