@@ -28,7 +28,6 @@ DistillMethod = Literal[
     "dkd",
 ]
 METHODS_WITH_CLAREPS = ("cadistill", "cadistill_ce", "cfgdistill")
-TWO_STAGE_METHODS = ("supcon", "repfusion")
 PARTS = (
     *("ce", "align", "separate", "cka", "canonical_ce", "denoised_ce"),
     *("kd", "dkd", "fitnet", "at", "rkd", "supcon", "policy", "teacher_head"),
