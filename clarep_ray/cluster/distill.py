@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted, tracking
-from clarep_ray.analysis.tables import SeedTable, mean_std
+from clarep_ray.analysis.tables import SeedTable
 from clarep_ray.cluster import runtime
 from clarep_ray.config import DataConfig, DistillConfig
 
@@ -95,6 +95,8 @@ def _absolute_data(data: DataConfig, name: str) -> dict[str, Any]:
 
 
 def _log(config: DistillConfig, result: dict[str, Any], artifacts: list[Path]) -> None:
+    if not config.tracking.enabled:
+        return
     from clarep_ray.cadistill import served_student
 
     model = tracking.ServedModel(
@@ -114,11 +116,6 @@ def _log(config: DistillConfig, result: dict[str, Any], artifacts: list[Path]) -
         artifacts=artifacts,
         model=model,
     )
-
-
-def mean_accuracy(table: SeedTable, method: str) -> float:
-    """Return the mean of the last students' accuracy."""
-    return mean_std(table.values[method][COLUMNS[0]])[0]
 
 
 def _loop(arguments: dict[str, Any]) -> None:
