@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from clarep_ray.config import DrawsConfig
 from clarep_ray.seeding import numpy_generator
 
 BOOTSTRAPS = 500
+LEVEL = 0.01
 Draws = list[list[int]]
 """Sets of class labels."""
 
@@ -120,14 +122,24 @@ class DrawnNmi:
         return mean_std(self.chance)[0]
 
     @property
-    def above_chance(self) -> bool:
-        """Say whether NMI exceeds chance by three standard deviations in every draw."""
+    def shown(self) -> str:
+        """Mean and, where there are several draws, standard deviation."""
+        return f"{self.mean:.3f} ± {self.std:.3f}" if len(self.nmi) > 1 else f"{self.mean:.3f}"
+
+    def above_chance(self, num_tried: int = 1) -> bool:
+        """Say whether NMI is above chance in every draw, at 1 % over all that were tried (Bonferroni)."""
+        limit = NormalDist().inv_cdf(1 - LEVEL / num_tried)
         rows = zip(self.nmi, self.chance, self.chance_std, strict=True)
-        return all(nmi > chance + 3 * std for nmi, chance, std in rows)
+        return all(nmi > chance + limit * std for nmi, chance, std in rows)
 
 
 def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws: Draws, seed: int) -> DrawnNmi:
-    """Return the NMI of K-means on features (n, channels) for every set of classes, beside that of chance."""
+    """Return the NMI of K-means on features (n, channels) for every set of classes, beside that of chance.
+
+    Samples with a non-finite feature are left out; NaN where too few are left.
+    """
+    finite = np.isfinite(features).all(1)
+    features, labels = features[finite], labels[finite]
     inside = [np.isin(labels, chosen) for chosen in draws]
     nmi, chance, deviations = zip(
         *(nmi_with_chance(features[rows], labels[rows], seed) for rows in inside), strict=True
@@ -137,12 +149,16 @@ def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws
 
 def best_feature(scores: Mapping[tuple[str, float], DrawnNmi]) -> tuple[str, float]:
     """Return (layer, t_f) of the highest mean NMI over the class draws."""
-    return max(scores, key=lambda cell: scores[cell].mean)
+    return max(scores, key=lambda cell: np.nan_to_num(scores[cell].mean, nan=-1.0))
 
 
 def best_window(scores: Mapping[int, DrawnNmi], accuracy: Mapping[int, float], least_accuracy: float) -> int | None:
-    """Return M of the highest mean NMI among the windows that keep the class; None where none does."""
-    kept = [window for window in scores if accuracy[window] >= least_accuracy]
+    """Return M of the highest mean NMI above chance among the windows that keep the class; None where none does."""
+    kept = [
+        window
+        for window in scores
+        if accuracy[window] >= least_accuracy and scores[window].above_chance(num_tried=len(scores))
+    ]
     return max(kept, key=lambda window: scores[window].mean, default=None)
 
 

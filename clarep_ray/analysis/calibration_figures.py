@@ -113,8 +113,15 @@ def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
     return figure
 
 
-def picture_sheet(arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, str], class_names: Sequence[str]) -> Figure:
-    """Return pictures side by side: one row per sample, one column per title of `columns` (title -> array)."""
+def picture_sheet(
+    arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, str], class_names: Sequence[str]
+) -> Figure | None:
+    """Return pictures side by side: one row per sample, one column per title of `columns` (title -> array).
+
+    None where there are no such arrays.
+    """
+    if not {"labels", *columns.values()} <= arrays.keys():
+        return None
     labels = arrays["labels"][:SHEET_ROWS]
     figure, axes = blank_figure(
         len(labels), len(columns), width=0.95 * len(columns) + 0.8, height=0.95 * len(labels) + 0.4

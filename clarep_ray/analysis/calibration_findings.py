@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from clarep_ray.analysis.calibration import DrawnNmi, Saturation, compare
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.models.classifiers import classifier_name
@@ -42,6 +44,10 @@ class Findings:
     num_draws: int
     settings: dict[str, Any]
     """Dotted fields of an extraction."""
+    chosen: set[str] = field(default_factory=set)
+    """Those of the settings that a rule decided; the others are the preset's."""
+    groups: dict[tuple[str, float], str] = field(default_factory=dict)
+    """Under which name the parts of a layer and time are kept."""
     notes: list[str] = field(default_factory=list)
     saturation: Saturation | None = None
     feature_map: FeatureMap = field(default_factory=dict)
@@ -94,7 +100,7 @@ class Findings:
         for score in self.scores:
             for reading, nmi in score.nmi.items():
                 found[f"projection_nmi/{reading}/{score.layer}/{score.t:g}/{score.variant}"] = nmi.mean
-        return found
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def text(self) -> str:
         """Return the page as markdown."""
@@ -125,7 +131,7 @@ class Findings:
 
     def _time_line(self) -> str:
         found = self.saturation
-        if found is None or not found.risen:
+        if found is None or "inversion.project_t" not in self.chosen:
             return ""
         return (
             f"t_e = {self.here[1]:g}: the first time at which the accuracy of two-stage samples has made "
@@ -134,17 +140,17 @@ class Findings:
         )
 
     def _feature_line(self) -> str:
-        best = self.feature_map.get((*self.feature_cell, self.reading))
-        if best is None or not best.above_chance:
+        if "features.layer" not in self.chosen:
             return ""
+        best = self.feature_map[*self.feature_cell, self.reading]
         how = {"null": "without the label", "label": "with the label, for want of an unconditional branch"}
         return (
             f"features at {self.feature_cell[0]}, t_f = {self.feature_cell[1]:g}: highest NMI of the originals, "
-            f"{best.mean:.3f} ± {best.std:.3f} (chance {best.mean_chance:.3f}), read {how[self.reading]}"
+            f"{best.shown} (chance {best.mean_chance:.3f}), read {how[self.reading]}"
         )
 
     def _window_line(self) -> str:
-        if "window" not in self.config.parts:
+        if "spectrum.num_directions" not in self.chosen:
             return ""
         return (
             f"M = {self.settings['spectrum.num_directions']}: highest NMI of Canonical Features among the windows that "
@@ -157,7 +163,7 @@ class Findings:
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         for score in self.scores:
             drawn = [score.nmi[reading] for reading in self.readings]
-            cells = [cell for nmi in drawn for cell in (f"{nmi.mean:.3f} ± {nmi.std:.3f}", f"{nmi.mean_chance:.3f}")]
+            cells = [cell for nmi in drawn for cell in (nmi.shown, f"{nmi.mean_chance:.3f}")]
             cells += [f"{score.accuracy:.3f}", f"{score.mean_k:.1f}"]
             lines.append(f"| {' | '.join([score.layer, f'{score.t:g}', score.variant, *cells])} |")
         return lines
@@ -185,9 +191,10 @@ def _score_row(score: Score) -> dict[str, Any]:
     row: dict[str, Any] = {"layer": score.layer, "project_t": score.t, "variant": score.variant}
     for reading, nmi in score.nmi.items():
         row |= _columns(f"nmi_{reading}", nmi)
-    return row | {"accuracy": round(score.accuracy, 6), "mean_k": round(score.mean_k, 4)}
+    accuracy = None if np.isnan(score.accuracy) else round(score.accuracy, 6)
+    return row | {"accuracy": accuracy, "mean_k": round(score.mean_k, 4)}
 
 
-def _columns(name: str, scores: DrawnNmi) -> dict[str, float]:
+def _columns(name: str, scores: DrawnNmi) -> dict[str, float | None]:
     columns = {"mean": scores.mean, "std": scores.std, "chance": scores.mean_chance}
-    return {f"{name}_{column}": round(value, 6) for column, value in columns.items()}
+    return {f"{name}_{column}": None if np.isnan(value) else round(value, 6) for column, value in columns.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_SHUFFLES = 20
+NUM_SHUFFLES = 50
 
 
 def cluster_nmi(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int = 0) -> float:
@@ -21,8 +21,11 @@ def nmi_with_chance(
 ) -> tuple[float, float, float]:
     """Return NMI as `cluster_nmi`, and mean and standard deviation of what shuffled labels give.
 
-    With few samples NMI is far from 0 by chance alone: about 0.22 for 100 samples in ten classes.
+    With few samples NMI is far from 0 by chance alone: about 0.22 for 100 samples in ten classes. NaN where there are
+    fewer samples than classes, or one class.
     """
+    if not 2 <= len(np.unique(labels)) <= len(labels):
+        return float("nan"), float("nan"), float("nan")
     clusters = _clusters(features, labels, seed)
     generator = np.random.default_rng(seed)
     shuffled = [_nmi(generator.permutation(labels), clusters) for _ in range(NUM_SHUFFLES)]

@@ -8,7 +8,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarep_ray import dotted, models
-from clarep_ray.analysis.calibration import DrawnNmi, Draws, draw_classes, nmi_of_draws
+from clarep_ray.analysis.calibration import Draws, draw_classes
 from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.extract import TASK_CPUS, worker_counts
-from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
-from clarep_ray.cluster.stages import count_attempt
+from clarep_ray.cluster.extract import worker_counts
+from clarep_ray.cluster.plan import Plan, check_output, check_settings, code_sha256, make_plan
+from clarep_ray.cluster.stages import cached_source, count_attempt
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.parts import LABELS, Parts
 from clarep_ray.data.records import InputRow
-from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import RUN, WORK, OutputStore
 from clarep_ray.data.units import OK, decode_unit
-from clarep_ray.models.adapter import READINGS, Adapter
-from clarep_ray.models.classifiers import classifiers_sha256, load_classifiers
+from clarep_ray.models.adapter import Adapter
+from clarep_ray.models.classifiers import check_classifiers, classifiers_sha256
 from clarep_ray.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 TWO_STAGE, FEATURES = "two_stage", "features"
+CALIBRATION_CODE = ("cluster/calibrate*.py", "analysis/calibration.py", "analysis/clusters.py")
+"""What decides which pieces there are, and what follows from them."""
 Item = dict[str, Any]
 """One piece of work for an actor: its group and number, and what to do."""
 
@@ -112,11 +112,11 @@ def open_session(config: CalibrateConfig) -> Session:
             run_id=uuid.uuid4().hex[:12],
         ),
         draws=draws,
-        rows=[row for row in plan.rows if row.label in wanted and row.prompt == 0],
+        rows=[row for row in plan.rows if row.label in wanted and row.prompt == 0 and not row.reason],
         grid=model.schedule.times(config.inversion.num_steps),
         sampling_grid=model.schedule.times(config.saturation.num_steps),
         layers=config.feature_map.layers or model.feature_layers,
-        readings=READINGS if _has_null(model) else READINGS[:1],
+        readings=model.readings,
         class_names=model.class_names,
     )
 
@@ -129,12 +129,21 @@ def _absolute_paths(config: CalibrateConfig, plan: Plan) -> CalibrateConfig:
 
 
 def _own_fields(config: CalibrateConfig) -> dict[str, Any]:
-    return dotted.fingerprint_fields(config) | {"classifiers_sha256": classifiers_sha256(config.classifiers)}
+    return dotted.fingerprint_fields(config) | {
+        "classifiers_sha256": classifiers_sha256(config.classifiers),
+        "calibration_code_sha256": code_sha256(CALIBRATION_CODE),
+    }
 
 
 def _check(model: Adapter, config: CalibrateConfig) -> None:
     """Raise ValueError for whatever one of the parts could not do."""
-    load_classifiers(config.classifiers, len(model.class_names))
+    if "saturation" in config.parts and not _can_forget_the_class(model):
+        others = " ".join(part for part in CALIBRATION_PARTS if part != "saturation")
+        raise ValueError(
+            f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
+            f"{others}, with inversion.project_t as given"
+        )
+    check_classifiers(config.classifiers, model.class_names)
     extract = config.extract_config()
     widest = max((*config.window.windows, config.spectrum.num_directions))
     for layer in config.interaction.layers or (config.spectrum.layer,):
@@ -147,12 +156,6 @@ def _check(model: Adapter, config: CalibrateConfig) -> None:
     for t in config.interaction.times:
         check_settings(model, dotted.override(extract, {"inversion.project_t": float(t)}))
     _check_times(model, config.saturation)
-    if "saturation" in config.parts and not _has_null(model):
-        others = " ".join(part for part in CALIBRATION_PARTS if part != "saturation")
-        raise ValueError(
-            f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
-            f"{others}, with inversion.project_t as given"
-        )
 
 
 def _check_times(model: Adapter, settings: SaturationConfig) -> None:
@@ -164,7 +167,7 @@ def _check_times(model: Adapter, settings: SaturationConfig) -> None:
         raise ValueError(f"saturation.num_steps or saturation.times: {error}") from None
 
 
-def _has_null(model: Adapter) -> bool:
+def _can_forget_the_class(model: Adapter) -> bool:
     try:
         model.null_cond(1)
     except ValueError:
@@ -263,14 +266,14 @@ def _decode(
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
     config = context.calibrate_config.data
     blob = decode_unit(
-        open_source(config, context.class_names), [InputRow(**row) for row in rows], context.image_size, config
+        cached_source(config, context.class_names), [InputRow(**row) for row in rows], context.image_size, config
     )
     good = [record for record in blob.records if record["status"] == OK]
     return blob.arrays["images"], [record["label"] for record in good], [record["key"] for record in good]
 
 
 def run_items(session: Session, items: Sequence[Item], say: Callable[[str], None]) -> None:
-    """Do the pieces whose parts are not on disk yet."""
+    """Do the pieces whose parts are not on disk yet; ValueError where no picture of a group can be read."""
     todo = [item for item in items if not session.context.parts.has(item["group"], item["number"])]
     if not todo:
         return
@@ -282,6 +285,8 @@ def run_items(session: Session, items: Sequence[Item], say: Callable[[str], None
             last = time.monotonic()
             left = (last - began) / done * (len(todo) - done)
             say(f"{done}/{len(todo)} pieces  {left:.0f} s left")
+    for group in dict.fromkeys(item["group"] for item in items):
+        session.context.parts.names(group)  # raises where there is none
 
 
 def _stream(context: CalibrationContext, items: Sequence[Item], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -301,35 +306,3 @@ def _stream(context: CalibrationContext, items: Sequence[Item], workers: dict[st
         num_gpus=workers["gpus_per_actor"],
     )
     yield from reports.iter_rows()
-
-
-Column = tuple[str, str]
-"""Group of parts and name of the array in it."""
-
-
-def score_columns(session: Session, columns: Sequence[Column]) -> dict[Column, DrawnNmi]:
-    """Return the NMI of each column of features for every class draw, computed as Ray Data tasks."""
-    score = partial(score_column, parts=session.context.parts, draws=session.draws, seed=session.config.seed)
-    return {(row.pop("group"), row.pop("name")): DrawnNmi(**row) for row in _score_stream(score, columns)}
-
-
-def score_column(table: pa.Table, parts: Parts, draws: Draws, seed: int) -> pa.Table:
-    """Return the rows (group, name) of a table with the NMI of their features."""
-    rows: list[dict[str, Any]] = table.to_pylist()
-    for row in rows:
-        features, labels = parts.column(row["group"], row["name"]), parts.column(row["group"], LABELS)
-        good = parts.column(row["group"], "ok") if "ok" in parts.names(row["group"]) else np.ones(len(labels), bool)
-        row |= asdict(nmi_of_draws(features[good], labels[good], draws, seed))
-    return pa.Table.from_pylist(rows)
-
-
-def _score_stream(score: Callable[[pa.Table], pa.Table], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    import ray
-
-    runtime.connect()
-    runtime.quiet_ray_data()
-    rows = [{"group": group, "name": name} for group, name in columns]
-    scored = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
-        score, batch_size=None, batch_format="pyarrow", num_cpus=1.0 - TASK_CPUS
-    )
-    yield from scored.iter_rows()

@@ -15,23 +15,16 @@ from clarep_ray.analysis.calibration_findings import FeatureMap, Findings, Score
 from clarep_ray.clarid.calibration import nearest_time, neighbour_times, spread_times
 from clarep_ray.cluster import calibrate as work
 from clarep_ray.cluster.calibrate import FEATURES, TWO_STAGE, Session
+from clarep_ray.cluster.calibrate_scores import score_columns
 from clarep_ray.config import CalibrateConfig
-from clarep_ray.data.calibration_file import CALIBRATION, write_calibration
+from clarep_ray.data.calibration_file import CALIBRATION, SETTINGS, write_calibration
 from clarep_ray.data.parts import LABELS
 from clarep_ray.data.store import OutputStore
 from clarep_ray.models.classifiers import classifier_name
+from clarep_ray.presets import EXTRACT
 
 SPAN = 0.2
 """How far below and above t_e the interaction looks, as a share of the sampling grid: 200 of 1000 timesteps."""
-SETTINGS = (
-    "inversion.num_steps",
-    "inversion.project_t",
-    "spectrum.layer",
-    "spectrum.num_directions",
-    "features.layer",
-    "features.feature_t",
-)
-"""What `calibration.json` sets: times and layers belong to a grid, so that is among them."""
 
 
 def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], None] = print) -> Findings:
@@ -49,6 +42,9 @@ def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], N
         num_draws=len(session.draws),
         settings={name: flat[name] for name in SETTINGS},
     )
+    if len(session.draws) == 1:
+        most = session.config.draws.classes
+        findings.notes.append(f"one class draw: the input has no more classes than draws.classes ({most})")
     _first_phase(session, findings, say)
     if {"window", "interaction"} & set(session.config.parts):
         _second_phase(session, findings, say)
@@ -90,7 +86,7 @@ def _choose_time(session: Session, findings: Findings, switches: tuple[float, ..
     found = find_saturation(switches, hits, config.saturation.level, config.seed)
     findings.saturation = found
     if found.risen:
-        findings.settings["inversion.project_t"] = nearest_time(session.grid, found.project_t)
+        _set(findings, {"inversion.project_t": nearest_time(session.grid, found.project_t)})
     else:
         findings.notes.append(
             "the accuracy of two-stage samples does not rise with t_e: the model's samples do not show their class; "
@@ -107,7 +103,7 @@ def _score_map(session: Session, group: str, prefix: str) -> FeatureMap:
         for reading in session.readings
     ]
     names = [f"{prefix}{layer}/{t:g}/{reading}" for layer, t, reading in cells]
-    scores = work.score_columns(session, [(group, name) for name in names])
+    scores = score_columns(session, [(group, name) for name in names])
     return {cell: scores[group, name] for cell, name in zip(cells, names, strict=True)}
 
 
@@ -115,8 +111,8 @@ def _choose_feature(findings: Findings) -> None:
     scores = {cell[:2]: nmi for cell, nmi in findings.feature_map.items() if cell[2] == findings.reading}
     layer, t = best_feature(scores)
     best = scores[layer, t]
-    if best.above_chance:
-        findings.settings |= {"features.layer": layer, "features.feature_t": t}
+    if best.above_chance(num_tried=len(scores)):
+        _set(findings, {"features.layer": layer, "features.feature_t": t})
     else:
         kept = findings.feature_cell
         findings.notes.append(
@@ -128,13 +124,18 @@ def _choose_feature(findings: Findings) -> None:
 def _second_phase(session: Session, findings: Findings, say: Callable[[str], None]) -> None:
     """Sweep windows and fixed k at t_e, and layers, times and k around it."""
     config, here = session.config, findings.here
-    cells = {_group(*cell): _cell(session, findings, cell) for cell in _cells(session, here)}
+    cells: dict[str, dict[str, Any]] = {}
+    for at in _cells(session, here):
+        cell = _cell(session, findings, at)
+        # What is done in a cell is part of its name: parts of another choice must not be taken for these.
+        findings.groups[at] = f"cell-{at[0]}-{at[1]:g}-{dotted.fingerprint(cell)[:8]}"
+        cells[findings.groups[at]] = cell
     work.run_items(
         session, [item for name, cell in cells.items() for item in work.cell_items(session, name, cell)], say
     )
     findings.scores += _score_cells(session, cells)
     if "features" in config.parts:
-        findings.canonical_map = _score_map(session, _group(*here), "canonical/")
+        findings.canonical_map = _score_map(session, findings.groups[here], "canonical/")
     if "window" in config.parts:
         _choose_window(findings)
 
@@ -170,10 +171,6 @@ def _cell(session: Session, findings: Findings, at: tuple[str, float]) -> dict[s
     }
 
 
-def _group(layer: str, t: float) -> str:
-    return f"cell-{layer}-{t:g}"
-
-
 def _score_cells(session: Session, cells: dict[str, dict[str, Any]]) -> list[Score]:
     variants = [
         (group, cell, name)
@@ -181,7 +178,7 @@ def _score_cells(session: Session, cells: dict[str, dict[str, Any]]) -> list[Sco
         for name in ("original", *(f"M={m}" for m in cell["windows"]), *(f"k={k}" for k in cell["fixed"]))
     ]
     columns = [(group, f"{name}/{reading}") for group, _, name in variants for reading in session.readings]
-    nmi, parts = work.score_columns(session, columns), session.context.parts
+    nmi, parts = score_columns(session, columns), session.context.parts
     scores: list[Score] = []
     for group, cell, name in variants:
         good = parts.column(group, "ok")
@@ -206,12 +203,17 @@ def _choose_window(findings: Findings) -> None:
     least = at["original"].accuracy - config.window.max_class_loss if config.classifiers else 0.0
     chosen = best_window({m: score.nmi[findings.reading] for m, score in windows.items()}, accuracy, least)
     if chosen is not None:
-        findings.settings["spectrum.num_directions"] = chosen
+        _set(findings, {"spectrum.num_directions": chosen})
     else:
         findings.notes.append(
-            f"every window costs more than {config.window.max_class_loss:g} of the classifiers' accuracy; M stays at "
-            f"{config.spectrum.num_directions}"
+            f"no window has an NMI above chance and costs at most {config.window.max_class_loss:g} of the classifiers' "
+            f"accuracy; M stays at {config.spectrum.num_directions}"
         )
+
+
+def _set(findings: Findings, found: dict[str, Any]) -> None:
+    findings.settings |= found
+    findings.chosen |= found.keys()
 
 
 def _write(session: Session, findings: Findings) -> list[Path]:
@@ -221,9 +223,6 @@ def _write(session: Session, findings: Findings) -> list[Path]:
     for name, rows in tables.items():
         store.write_root(f"{name}.csv", as_csv(rows))
         made.append(root / f"{name}.csv")
-    for name, figure in _figures(session, findings).items():
-        figure.savefig(root / f"{name}.png", dpi=130)
-        made.append(root / f"{name}.png")
     store.write_root("calibration.md", (findings.text() + "\n").encode())
     write_calibration(
         store,
@@ -234,16 +233,19 @@ def _write(session: Session, findings: Findings) -> list[Path]:
         notes=findings.notes,
         tables=tables,
     )
+    for name, figure in _figures(session, findings).items():
+        figure.savefig(root / f"{name}.png", dpi=130)
+        made.append(root / f"{name}.png")
     return [*made, root / "calibration.md", root / CALIBRATION]
 
 
 def _figures(session: Session, findings: Findings) -> dict[str, Any]:
-    parts, names, made = session.context.parts, session.class_names, dict[str, Any]()
+    names, made = session.class_names, dict[str, Any]()
     if findings.saturation is not None:
         judges = [classifier_name(name) for name in session.config.classifiers]
         made["saturation"] = figures.saturation_curve(findings.saturation, judges)
         shown = {f"t_e = {t:g}": f"{t:g}/pictures" for t in findings.saturation.times}
-        made["saturation_pictures"] = figures.picture_sheet(parts.first(TWO_STAGE), shown, names)
+        made["saturation_pictures"] = figures.picture_sheet(_pictures(session, TWO_STAGE), shown, names)
     maps = {"feature_map": findings.feature_map, "canonical_map": findings.canonical_map}
     for name, title in {"feature_map": "originals", "canonical_map": "Canonical Samples"}.items():
         if maps[name]:
@@ -252,11 +254,19 @@ def _figures(session: Session, findings: Findings) -> dict[str, Any]:
         scores = findings.scores_here()
         made["window"] = figures.window_curves(scores, findings.settings["spectrum.num_directions"])
         shown = {variant: f"{variant}/pictures" for variant in scores}
-        made["window_pictures"] = figures.picture_sheet(parts.first(_group(*findings.here)), shown, names)
+        made["window_pictures"] = figures.picture_sheet(
+            _pictures(session, findings.groups[findings.here]), shown, names
+        )
     if "interaction" in session.config.parts:
         made["interaction"] = figures.interaction_maps(findings.scores, findings.here, findings.reading)
         made["interaction_pictures"] = _time_pictures(session, findings)
-    return made
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _pictures(session: Session, group: str) -> dict[str, Any]:
+    """Return the arrays of a group's part 0, which alone keeps pictures; nothing where none of it could be read."""
+    number, arrays = session.context.parts.first(group)
+    return arrays if number == 0 else {}
 
 
 def _time_pictures(session: Session, findings: Findings) -> Any:
@@ -264,9 +274,9 @@ def _time_pictures(session: Session, findings: Findings) -> Any:
     layer, variant = findings.here[0], f"M={session.config.spectrum.num_directions}"
     arrays, shown = dict[str, Any](), {"original": "original/pictures"}
     for t in sorted({score.t for score in findings.scores if score.layer == layer}):
-        first = session.context.parts.first(_group(layer, t))
-        arrays |= {LABELS: first[LABELS], "original/pictures": first["original/pictures"]}
-        arrays[f"{t:g}/pictures"] = first[f"{variant}/pictures"]
+        first = _pictures(session, findings.groups[layer, t])
+        names = {"original/pictures": "original/pictures", f"{t:g}/pictures": f"{variant}/pictures", LABELS: LABELS}
+        arrays |= {name: first[source] for name, source in names.items() if source in first}
         shown[f"t_e = {t:g}"] = f"{t:g}/pictures"
     return figures.picture_sheet(arrays, shown, session.class_names)
 
@@ -275,7 +285,19 @@ def _epilogue(findings: Findings, preset: str, made: list[Path], uri: str | None
     root = Path(findings.config.output)
     pictures = ", ".join(path.name for path in made if path.suffix == ".png")
     lines = ["", findings.text(), "", f"look at      {root}: {pictures}"]
-    lines.append(f"use it       uv run jobs/extract.py --preset {preset} --calibration {root}/{CALIBRATION}")
+    same = " ".join(["--preset", preset, *_as_flags(findings.config, preset)])
+    lines.append(f"use it       uv run jobs/extract.py {same} --calibration {root}/{CALIBRATION}")
     if uri:
         lines.append(f"browse       uv run mlflow ui --backend-store-uri {uri}")
     return "\n".join(lines)
+
+
+def _as_flags(config: CalibrateConfig, preset: str) -> list[str]:
+    """Return the user's own model, and where the images are, as options of an extraction."""
+    usual, given, flags = dotted.flatten(EXTRACT[preset]().config), dotted.flatten(config), list[str]()
+    models = [name for name in given if name.startswith("model.")]
+    for name in (*models, "data.source", "data.path", "data.labels_file"):
+        value = given[name]
+        if value is not None and str(value) not in (str(usual[name]), str(Path(str(usual[name])).absolute())):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags

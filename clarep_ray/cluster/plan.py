@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from clarep_ray.data.units import decode_row
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
 
-PACKAGES = ("torch", "numpy", "diffusers", "pillow", "kneed", "scipy", "scikit-learn", "safetensors")
+PACKAGES = (
+    *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
+    *("pillow", "kneed", "scipy", "scikit-learn", "safetensors"),
+)
 """Libraries whose version can change a byte of the output."""
 SCANNED_IMAGES = 64
 OUTPUT_CODE = ("clarid/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
@@ -192,7 +196,8 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
 
 def check_calibration(path: str, config: ExtractConfig) -> None:
     """Raise ValueError where a calibration was made with another model than the config's."""
-    check_model(path, config.model.name, models.weights_sha256(config.model))
+    found = dotted.override(config, {"model.weights": models.absolute_weights(config.model)})
+    check_model(path, found.model.name, models.weights_sha256(found.model))
 
 
 def _check_neighbours(num_images: int, num_prompts: int, config: ExtractConfig) -> None:
@@ -210,11 +215,11 @@ def environment_fields() -> dict[str, Any]:
     return versions | {"version.python": platform.python_version(), "code_sha256": code_sha256()}
 
 
-def code_sha256() -> str:
+def code_sha256(patterns: Sequence[str] = OUTPUT_CODE) -> str:
     """Return one sha256 over the Python files of this package that can change a byte of the output."""
     root = Path(__file__).parent.parent
     total = hashlib.sha256()
-    for path in sorted(path for pattern in OUTPUT_CODE for path in root.glob(pattern)):
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return total.hexdigest()
 

@@ -57,7 +57,7 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     unit = table["unit"][0].as_py()
     config = context.extract_config
     rows = _manifest(context.output, context.run_id).unit_rows(unit)
-    source = _source(config.data, context.class_names)
+    source = cached_source(config.data, context.class_names)
     blob = decode_unit(source, rows, context.image_size, config.data)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
@@ -71,7 +71,7 @@ def _manifest(output: str, run_id: str) -> InputManifest:
 
 
 @lru_cache(maxsize=2)
-def _source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
+def cached_source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
     """Return the source, opened once in each worker process."""
     return open_source(config, class_names)
 

@@ -11,6 +11,15 @@ from clarep_ray.data.store import OutputStore
 
 CALIBRATION = "calibration.json"
 VERSION = 1
+SETTINGS = (
+    "inversion.num_steps",
+    "inversion.project_t",
+    "spectrum.layer",
+    "spectrum.num_directions",
+    "features.layer",
+    "features.feature_t",
+)
+"""What a calibration may set, and nothing else: times and layers belong to a grid, so that is among them."""
 
 
 def write_calibration(
@@ -41,6 +50,9 @@ def read_calibration(path: str) -> dict[str, Any]:
         record = json.loads(Path(path).read_bytes())
         if record["version"] != VERSION or not isinstance(record["settings"], dict):
             raise ValueError("another version")
+        other = sorted(record["settings"].keys() - set(SETTINGS))
+        if other:
+            raise ValueError(f"it sets {other[0]!r}; valid: {', '.join(SETTINGS)}")
         return {name: record[name] for name in ("settings", "model", "fingerprint", "notes")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error!r}") from None

@@ -55,13 +55,15 @@ class Parts:
         with safe_open(self._of(group)[0], framework="numpy") as file:
             return list(file.keys())
 
-    def first(self, group: str) -> dict[str, NDArray[Any]]:
-        """Return all arrays of a group's first part."""
-        with safe_open(self._of(group)[0], framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    def first(self, group: str) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Return the number of a group's first part and all its arrays."""
+        path = self._of(group)[0]
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        return int(path.name.split(".")[-2]), arrays
 
     def _of(self, group: str) -> list[Path]:
         found = sorted(self.folder.glob(f"{group}.[0-9]*.safetensors"))
         if not found:
-            raise ValueError(f"{self.folder}: no part of {group!r}")
+            raise ValueError(f"{self.folder}: no part of {group!r}: none of its pictures can be read")
         return found

@@ -49,6 +49,11 @@ class Adapter(DiffusionModel, Protocol):
 
     def to(self, device: torch.device | str) -> Adapter: ...
 
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """How one network reads features: with the label and, where it has an unconditional branch, without it."""
+        ...
+
     def set_precision(self, dtype: torch.dtype) -> None:
         """Let the network compute in `dtype`; latents and eps stay in float32."""
         ...
@@ -112,6 +117,15 @@ class NetworkAdapter(ABC):
         if self.autoencoder is not None:
             self.autoencoder.vae.to(device)
         return self
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """How one network reads features: with the label and, where it has an unconditional branch, without it."""
+        try:
+            self.null_cond(1)
+        except ValueError:
+            return READINGS[:1]
+        return READINGS
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Let the network compute in `dtype`; latents and eps stay in float32."""

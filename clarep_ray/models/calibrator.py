@@ -14,7 +14,6 @@ from clarep_ray.clarid.pipeline import OK, noised
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 from clarep_ray.dotted import override
-from clarep_ray.models.adapter import READINGS
 from clarep_ray.models.classifiers import load_classifiers
 from clarep_ray.models.extractor import UnitExtractor
 from clarep_ray.seeding import torch_generator
@@ -29,7 +28,8 @@ class Calibrator:
         self.config = config
         self.extractor = UnitExtractor(config.extract_config(), device)
         self.model = self.extractor.model
-        self.classifiers = load_classifiers(config.classifiers, len(self.model.class_names), self.model.device)
+        judged = any(part != "features" for part in config.parts)
+        self.classifiers = load_classifiers(config.classifiers if judged else (), self.model.device)
 
     def two_stage(self, labels: Sequence[int], keys: Sequence[str], switches: Sequence[float]) -> Arrays:
         """Return what the classifiers read in samples for every t_e of `switches`, and the pictures."""
@@ -60,7 +60,7 @@ class Calibrator:
     ) -> Arrays:
         """Return the spatial means of every layer at every time, under both readings."""
         x_0 = self.extractor.encode(images)
-        conditions = dict(zip(READINGS, self._conditions(labels), strict=False))
+        conditions = {reading: self._condition(reading, labels) for reading in self.model.readings}
         found: Arrays = {}
         for t in times:
             x_t = noised(self.model, x_0, t, [torch_generator(self.config.seed, key, "features") for key in keys])
@@ -120,12 +120,8 @@ class Calibrator:
     def _variant(self, changes: dict[str, Any]) -> UnitExtractor:
         return self.extractor.configured(override(self.extractor.config, changes))
 
-    def _conditions(self, labels: Sequence[int]) -> list[Any]:
-        known = [self.model.cond(torch.tensor(labels))]
-        try:
-            return [*known, self.model.null_cond(len(labels))]
-        except ValueError:
-            return known
+    def _condition(self, reading: str, labels: Sequence[int]) -> Any:
+        return self.model.cond(torch.tensor(labels)) if reading == "label" else self.model.null_cond(len(labels))
 
     def _read(self, pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the class that each classifier reads in each picture, shape (n, classifiers)."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
 
 SHIPPED = "digits"
@@ -37,7 +38,7 @@ class TimmClassifier:
         from timm.data.transforms_factory import create_transform
 
         network: Any = create_model(f"local-dir:{folder}", pretrained=True)
-        self.num_classes, self.device = int(network.num_classes), device
+        self.device = device
         self._network = network.eval().requires_grad_(False).to(device)
         self._transform: Any = create_transform(**resolve_data_config(model=network), is_training=False)
 
@@ -50,20 +51,40 @@ class TimmClassifier:
         return logits.argmax(1).cpu().numpy()
 
 
-def load_classifiers(names: Sequence[str], num_classes: int, device: torch.device | str = "cpu") -> list[Classifier]:
-    """Return the classifiers of `classifiers`; ValueError for a missing folder or another number of classes."""
-    found: list[Classifier] = []
+def load_classifiers(names: Sequence[str], device: torch.device | str = "cpu") -> list[Classifier]:
+    """Return the classifiers of `classifiers`; ValueError for a missing folder."""
+    return [
+        digit_classifier.load("digit") if name == SHIPPED else TimmClassifier(_folder(name), device) for name in names
+    ]
+
+
+def check_classifiers(names: Sequence[str], class_names: Sequence[str]) -> None:
+    """Raise ValueError for a folder that is missing, or whose classes are not those of the diffusion model.
+
+    Reads no weights. Where a folder's config names its labels and these are the model's in another order, its
+    numbers would mean other classes.
+    """
     for name in names:
-        if name == SHIPPED:
-            found.append(digit_classifier.load("digit"))
-            known = digit_classifier.NUM_CLASSES
-        else:
-            judge = TimmClassifier(_folder(name), device)
-            found.append(judge)
-            known = judge.num_classes
-        if known != num_classes:
-            raise ValueError(f"classifiers: {name!r} knows {known} classes; the diffusion model has {num_classes}")
-    return found
+        known = list(CLASS_NAMES) if name == SHIPPED else _label_names(_folder(name))
+        if len(known) != len(class_names):
+            raise ValueError(
+                f"classifiers: {name!r} knows {len(known)} classes; the diffusion model has {len(class_names)}"
+            )
+        other = list(class_names) != known
+        if other and (name == SHIPPED or set(class_names) == set(known)):
+            raise ValueError(
+                f"classifiers: {name!r} has the classes {', '.join(known[:3])}, ...; the diffusion model has "
+                f"{', '.join(class_names[:3])}, ..."
+            )
+
+
+def _label_names(folder: Path) -> list[str]:
+    """Return what the labels of a timm model stand for, numbers where its config does not say."""
+    from timm.models._hub import load_model_config_from_path
+
+    pretrained, _, arguments = load_model_config_from_path(folder)
+    count = int(arguments.get("num_classes") or pretrained.get("num_classes", 1000))
+    return [str(name) for name in pretrained.get("label_names") or range(count)]
 
 
 def classifiers_sha256(names: Sequence[str]) -> str:

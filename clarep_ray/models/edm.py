@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clarep_ray.clarid.schedule import SigmaSchedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
-from clarep_ray.models.adapter import NetworkAdapter, checked_labels
+from clarep_ray.models.adapter import READINGS, NetworkAdapter, checked_labels
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_folder import imagenet_names
@@ -52,6 +52,11 @@ class Edm(NetworkAdapter):
         if self.guide is not None:
             self.guide.to(device)
         return self
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """With the label alone where a guide is the unconditional branch: its features are another network's."""
+        return super().readings if self.guide is None else READINGS[:1]
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Let the network, and the guide, hold parameters in `dtype`; frequencies and noise scales stay in float32."""

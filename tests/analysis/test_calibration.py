@@ -63,8 +63,8 @@ def test_nmi_counts_the_classes_of_a_draw_alone() -> None:
     both = nmi_of_draws(features, labels, [[0, 1], [0, 2]], seed=0)
     assert both.nmi[0] == pytest.approx(1.0)
     assert both.nmi[1] < 0.3
-    assert not both.above_chance  # one draw of the two is not
-    assert nmi_of_draws(features, labels, [[0, 1]], seed=0).above_chance
+    assert not both.above_chance()  # one draw of the two is not
+    assert nmi_of_draws(features, labels, [[0, 1]], seed=0).above_chance()
     noise = nmi_of_draws(generator.normal(size=(60, 4)).astype(np.float32), labels, [[0, 1, 2]], seed=0)
     assert noise.nmi[0] == pytest.approx(noise.chance[0], abs=3 * noise.chance_std[0])
 
@@ -81,3 +81,33 @@ def test_choices_take_the_best_mean_and_keep_the_class() -> None:
     assert best_window(scores, accuracy, least_accuracy=0.5) == 20
     assert best_window(scores, accuracy, least_accuracy=1.0) is None
     assert compare(drawn(0.5, 0.7), drawn(0.4, 0.4)) == pytest.approx((0.2, 0.02**0.5))
+
+
+def test_the_best_of_many_cells_of_noise_is_not_taken_for_a_finding() -> None:
+    """48 cells of pure noise: without a correction for the choice, the best one often looks significant."""
+    labels, taken = np.repeat(np.arange(10), 10), 0
+    for trial in range(6):
+        generator = np.random.default_rng(trial)
+        cells = [
+            nmi_of_draws(generator.normal(size=(100, 8)).astype(np.float32), labels, [list(range(10))], seed=0)
+            for _ in range(48)
+        ]
+        taken += max(cells, key=lambda cell: cell.mean).above_chance(num_tried=len(cells))
+    assert taken <= 1
+
+
+def test_a_window_that_is_not_above_chance_is_no_choice() -> None:
+    scores = {5: DrawnNmi([0.20], [0.19], [0.02]), 10: DrawnNmi([0.21], [0.19], [0.02])}
+    assert best_window(scores, {5: 1.0, 10: 1.0}, least_accuracy=0.5) is None
+
+
+def test_samples_without_finite_features_are_left_out() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 20)
+    features = generator.normal(size=(40, 4)).astype(np.float32) + 30 * labels[:, None]
+    features[3, 1] = np.inf
+    assert nmi_of_draws(features, labels, [[0, 1]], seed=0).nmi == [pytest.approx(1.0)]
+    lost = nmi_of_draws(np.full_like(features, np.nan), labels, [[0, 1]], seed=0)
+    assert np.isnan(lost.mean)
+    assert not lost.above_chance()
+    assert best_feature({("a", 0.0): lost, ("b", 0.0): drawn(0.1)}) == ("b", 0.0)

@@ -74,12 +74,12 @@ def ray_session(faults: Path) -> Iterator[None]:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream the units through the same stages in this process: what is tested is not the engine."""
-    from clarep_ray.cluster import calibrate, extract, runtime
+    from clarep_ray.cluster import calibrate, calibrate_scores, extract, runtime
 
     monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
     monkeypatch.setattr(extract, "_stream", in_process)
     monkeypatch.setattr(calibrate, "_stream", pieces_in_process)
-    monkeypatch.setattr(calibrate, "_score_stream", scores_in_process)
+    monkeypatch.setattr(calibrate_scores, "_score_stream", scores_in_process)
 
 
 def in_process(context: Any, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,8 @@ def test_columns_follow_the_numbers_of_their_parts(tmp_path: Path) -> None:
     assert parts.column("cell-a.3-600", "labels").tolist() == [0, 1, 12]
     assert parts.column("cell-a.3-600", "x/label")[:, 0].tolist() == [0, 0, 1, 1, 12, 12]
     assert sorted(parts.names("cell-a.3-600")) == ["labels", "x/label"]
-    assert parts.first("cell-a.3-60")["labels"].tolist() == [99]
+    number, arrays = parts.first("cell-a.3-60")
+    assert (number, arrays["labels"].tolist()) == (0, [99])
     assert parts.has("cell-a.3-600", 12)
     assert not parts.has("cell-a.3-600", 2)
     with pytest.raises(ValueError, match="no part of 'two_stage'"):
