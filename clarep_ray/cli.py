@@ -24,6 +24,7 @@ EXIT_CODES = {
     "InputChanged": 7,
     "NondeterministicUnit": 9,
     "DamagedUnit": 11,
+    "Untrusted": 12,
 }
 """Exit codes of known faults; of OSError only a full disk has one."""
 TOO_MANY_REJECTS = 10
@@ -86,7 +87,8 @@ def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
     2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to
-    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. Anything else keeps its
+    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: trust checks refused the
+    robust accuracies. Anything else keeps its
     traceback and exits with 1.
     """
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.plan import Plan, check_output, default_actors, gpus_per_actor, make_plan
+from clarep_ray.cluster.plan import HasEngine, Plan, check_output, default_actors, gpus_per_actor, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
@@ -124,7 +124,7 @@ def _context(plan: Plan, store: OutputStore) -> RunContext:
     )
 
 
-def worker_counts(config: ExtractConfig, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
+def worker_counts(config: HasEngine, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
     """Return how many actors there are, at most one per unit, and what each reserves."""
     gpus = resources.get("GPU", 0.0)
     per_actor = gpus_per_actor(config, gpus)

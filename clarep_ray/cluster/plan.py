@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +15,8 @@ from clarep_ray import dotted, models
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster.cost import estimate_cost
-from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.cluster.identity import check_same_run, environment_fields
+from clarep_ray.config import EngineConfig, ExtractConfig, parse_extra
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.manifest import digest_of, expand_classes, freeze, names_sha256, select, unchanged_hashes
@@ -30,17 +27,14 @@ from clarep_ray.data.units import decode_row
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
 
-PACKAGES = (
-    *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
-    *("pillow", "kneed", "scipy", "scikit-learn", "safetensors"),
-)
-"""Libraries whose version can change a byte of the output."""
 SCANNED_IMAGES = 64
-OUTPUT_CODE = ("clarid/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
 
 
-class ResumeRefused(ValueError):
-    """The output belongs to another run."""
+class HasEngine(Protocol):
+    """The config of any job that runs on actors."""
+
+    @property
+    def engine(self) -> EngineConfig: ...
 
 
 @dataclass(frozen=True)
@@ -137,23 +131,7 @@ def check_output(plan: Plan, store: OutputStore) -> bool:
 
     Raises ResumeRefused where it holds another run, naming what differs, and ValueError for a foreign folder.
     """
-    path = store.root / RUN
-    if not path.is_file():
-        if store.holds_files():
-            raise ValueError(f"output.path: {str(store.root)!r} is not empty and holds no run; choose another folder")
-        return False
-    try:
-        earlier = json.loads(path.read_bytes())["fields"]
-    except (ValueError, KeyError):
-        raise ValueError(f"output.path: {str(path)!r} cannot be read; choose another folder") from None
-    names = sorted(earlier.keys() | plan.fields.keys())
-    changed = [name for name in names if earlier.get(name) != plan.fields.get(name)]
-    if changed:
-        listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {plan.fields.get(name)!r}" for name in changed)
-        raise ResumeRefused(
-            f"output.path: {str(store.root)!r} holds another run; choose another folder, or undo what changed: {listed}"
-        )
-    return True
+    return check_same_run(plan.fields, store, "output.path")
 
 
 def _self_contained(config: ExtractConfig) -> ExtractConfig:
@@ -209,21 +187,6 @@ def _check_neighbours(num_images: int, num_prompts: int, config: ExtractConfig) 
         )
 
 
-def environment_fields() -> dict[str, Any]:
-    """Return the code and library versions that can change a byte of the output."""
-    versions = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
-    return versions | {"version.python": platform.python_version(), "code_sha256": code_sha256()}
-
-
-def code_sha256(patterns: Sequence[str] = OUTPUT_CODE) -> str:
-    """Return one sha256 over the Python files of this package that can change a byte of the output."""
-    root = Path(__file__).parent.parent
-    total = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
-
-
 def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
     folder = Path(config.output.from_spectrum or "")
@@ -244,13 +207,13 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     return root["root_sha256"]
 
 
-def default_actors(config: ExtractConfig, gpus: float, cpus: float) -> int:
+def default_actors(config: HasEngine, gpus: float, cpus: float) -> int:
     """Return how many actors a run has on these resources: as set, or one per (share of a) GPU, or one per CPU."""
     per_actor = gpus_per_actor(config, gpus)
     return config.engine.num_actors or max(1, int(gpus / per_actor) if per_actor else int(cpus))
 
 
-def gpus_per_actor(config: ExtractConfig, gpus: float) -> float:
+def gpus_per_actor(config: HasEngine, gpus: float) -> float:
     """Return the GPUs of one actor: as set, or one where there are GPUs, else none."""
     return (1.0 if gpus else 0.0) if config.engine.gpus_per_actor is None else config.engine.gpus_per_actor
 

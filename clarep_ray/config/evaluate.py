@@ -111,10 +111,13 @@ class SquareConfig:
     """Forward passes of a sample [paper Sec. K.3: 1000]."""
     p_init: float = 0.8
     """Share of the picture that the first squares cover [AutoAttack: 0.8; paper: not given]."""
+    num_samples: int | None = None
+    """As attacks.num_samples, for square alone; the smaller counts [paper Sec. K.3: 2000]."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_queries >= 2, "attacks.square.num_queries", self.num_queries, "2 or more")
+        _require_count("attacks.square.num_samples", self.num_samples)
         require(0 < self.p_init <= 1, "attacks.square.p_init", self.p_init, "more than 0, at most 1")
 
 
@@ -134,6 +137,8 @@ class AttacksConfig:
     square: SquareConfig = field(default_factory=SquareConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the attacks' random draws; tables give mean and standard deviation over them [paper App. J: 3]."""
+    benchmarks: tuple[BenchmarkName, ...] = ()
+    """Benchmarks that are attacked, every slice of them; empty attacks the first of benchmarks.names."""
     num_samples: int | None = None
     """Attack only so many pictures of each slice, drawn with `seed`; None attacks all [paper Sec. K.3: 2000]."""
 
@@ -141,15 +146,17 @@ class AttacksConfig:
         check_types(self)
         require(self.eps_255 > 0, "attacks.eps_255", self.eps_255, "more than 0")
         require(bool(self.seeds), "attacks.seeds", self.seeds, "one seed or more")
-        require(
-            self.num_samples is None or self.num_samples >= 1,
-            "attacks.num_samples",
-            self.num_samples,
-            "None, or 1 and more",
-        )
+        _require_count("attacks.num_samples", self.num_samples)
+        _require_once("attacks.names", self.names)
+        _require_once("attacks.seeds", self.seeds)
         if self.implementation == "torchattacks":
             for name in self.names:
                 require(name in TORCHATTACKS_NAMES, "attacks.names", name, ", ".join(TORCHATTACKS_NAMES))
+
+    def count_of(self, name: str) -> int | None:
+        """Return how many pictures of a slice an attack is run on; None for all."""
+        limits = (self.num_samples, self.square.num_samples if name == "square" else None)
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +233,8 @@ class BenchmarksConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(bool(self.names), "benchmarks.names", self.names, "one benchmark or more")
+        _require_once("benchmarks.names", self.names)
+        _require_once("benchmarks.digits_splits", self.digits_splits)
         require(self.image_size >= 8, "benchmarks.image_size", self.image_size, "8 or more")
         require(
             self.resize >= self.image_size,
@@ -244,14 +253,22 @@ class BenchmarksConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """The classifier that is evaluated; its normalisation is part of it."""
+    """The classifier that is evaluated, or two of them; the normalisation is part of each."""
 
     weights: str = field(default="digits", metadata=EXECUTION)
     """digits (shipped), or a folder of a timm model with config.json and model.safetensors [by content]."""
+    compared: str | None = field(default=None, metadata=EXECUTION)
+    """A second classifier of the same classes for a paired comparison, given like `weights` [by content]."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(bool(self.weights), "classifier.weights", self.weights, "digits, or a folder")
+        require(self.compared != "", "classifier.compared", self.compared, "None, digits, or a folder")
+
+    @property
+    def all_weights(self) -> tuple[str, ...]:
+        """The classifier's weights, and those of the one it is compared with."""
+        return (self.weights,) if self.compared is None else (self.weights, self.compared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,3 +289,19 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(bool(self.output), "output", self.output, "a folder")
+        for name in self.attacks.benchmarks:
+            valid = f"one of benchmarks.names ({', '.join(self.benchmarks.names)})"
+            require(name in self.benchmarks.names, "attacks.benchmarks", name, valid)
+
+    @property
+    def attacked(self) -> tuple[BenchmarkName, ...]:
+        """The benchmarks that are attacked."""
+        return (self.attacks.benchmarks or self.benchmarks.names[:1]) if self.attacks.names else ()
+
+
+def _require_count(name: str, count: int | None) -> None:
+    require(count is None or count >= 1, name, count, "None, or 1 and more")
+
+
+def _require_once(name: str, values: tuple[object, ...]) -> None:
+    require(len(set(values)) == len(values), name, values, "each of them once")

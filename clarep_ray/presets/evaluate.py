@@ -22,6 +22,8 @@ SMALL = {
     "benchmarks.imagenet_real": None,
     "benchmarks.backgrounds": None,
     "attacks.seeds": (0,),
+    "attacks.benchmarks": (),
+    "attacks.square.num_samples": 16,
     "trust.num_samples": 16,
     "trust.num_steps": 4,
     "trust.num_restarts": 2,
@@ -122,11 +124,14 @@ def autoattack_cifar10() -> Preset[EvaluateConfig]:
 
 
 def digits() -> Preset[EvaluateConfig]:
-    """The shipped classifier on the embedded variants, every attack of the paper's and the ensemble."""
+    """The shipped classifier on the five embedded variants: the paper's four attacks, and Square on 48 of each.
+
+    Three minutes on two CPU cores. Robust accuracy of the ensemble is what all of the four leave.
+    """
     names = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square")
     sizes = {"benchmarks.digits.count": 240, "engine.unit_size": 48, "engine.micro_batch": 48}
     return _tables(8.0, 0.2).replaced(
-        tuned={**sizes, "attacks.names": names, "attacks.eps_255": 8.0, "attacks.cw.c": 0.2}
+        tuned={**sizes, "attacks.names": names, "attacks.eps_255": 8.0, "attacks.square.num_samples": 48}
     )
 
 

@@ -11,7 +11,8 @@ from clarep_ray import cli
 from clarep_ray.analysis.calibration_findings import Findings
 from clarep_ray.cluster.calibrate import open_session
 from clarep_ray.cluster.calibrate_report import run_calibration
-from clarep_ray.cluster.plan import ResumeRefused, check_calibration
+from clarep_ray.cluster.identity import ResumeRefused
+from clarep_ray.cluster.plan import check_calibration
 from clarep_ray.config import CalibrateConfig, ModelConfig
 from clarep_ray.dotted import override
 from clarep_ray.presets import CALIBRATE, EXTRACT

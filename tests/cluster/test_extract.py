@@ -16,7 +16,7 @@ from PIL import Image
 from clarep_ray import cli
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.plan import ResumeRefused
+from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.publish import extract_and_publish
 from clarep_ray.data.clarep_index import read_index, read_root
 from clarep_ray.data.records import safe_key

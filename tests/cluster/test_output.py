@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.plan import ResumeRefused
+from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.publish import run_controls
 from clarep_ray.cluster.repair import repair
 from clarep_ray.config import PROJECTION_MODES

@@ -1,0 +1,257 @@
+"""Evaluate robustness on Ray Data: one or two classifiers, trust checks, benchmarks and attacks; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from clarep_ray import dotted
+from clarep_ray.cluster import runtime
+from clarep_ray.cluster.evaluate_units import (
+    CLEAN,
+    TRUST,
+    EvaluateStage,
+    EvaluationContext,
+    Unit,
+    load_evaluated,
+    read_stage,
+)
+from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_counts
+from clarep_ray.cluster.identity import check_same_run, environment_fields
+from clarep_ray.config import EvaluateConfig
+from clarep_ray.data.records import RejectedImage
+from clarep_ray.data.store import RUN, WORK, OutputStore
+from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256
+from clarep_ray.robustness.attack import Attack, SampleAttack
+from clarep_ray.robustness.attacks import build_attack
+from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
+from clarep_ray.robustness.ensemble import Ensemble
+from clarep_ray.robustness.evaluate import clean_columns, require_attackable
+from clarep_ray.tracking import in_submitted_job
+
+PACKAGES = ("torch", "numpy", "pillow", "scipy", "scikit-learn", "safetensors", "timm", "torchattacks")
+"""Libraries whose version can change a verdict."""
+CODE = ("robustness/**/*.py", "data/**/*.py", "models/*classifier*.py", "seeding.py", "cluster/evaluate_units.py")
+"""Our own files of which the same is true."""
+PATHS = ("image_folder", "cifar10", "cifar10_c", "imagenet", "imagenet_c", "imagenet_a", "imagenet_real", "backgrounds")
+TRIED_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked evaluation: the classifiers' names, opened benchmarks, sizes of their slices, the workers' context."""
+
+    config: EvaluateConfig
+    fields: dict[str, Any]
+    names: tuple[str, ...]
+    """What the classifiers are called in tables."""
+    benchmarks: dict[str, Benchmark]
+    sizes: dict[tuple[str, str], int]
+    """Pictures of (benchmark, slice)."""
+    context: EvaluationContext
+
+    @property
+    def fingerprint(self) -> str:
+        return dotted.fingerprint(self.fields)
+
+
+def open_session(config: EvaluateConfig) -> Session:
+    """Check classifiers, benchmarks and attacks, open the output and return the session.
+
+    Raises ValueError naming what is wrong, ResumeRefused where the output belongs to another run.
+    """
+    if in_submitted_job() and not Path(config.output).is_absolute():
+        raise ValueError(
+            f"output: {config.output!r} is relative, and a submitted job runs in a temporary copy of the working "
+            "folder; valid: an absolute path that every node sees"
+        )
+    config = _absolute_paths(config)
+    weights = config.classifier.all_weights
+    hashes = [classifiers_sha256([name]) for name in weights]
+    if len(set(hashes)) < len(hashes):
+        raise ValueError(f"classifier.compared: {weights[1]!r} is the classifier itself; valid: another one")
+    benchmarks = {name: open_benchmark(name, config.benchmarks) for name in config.benchmarks.names}
+    rows = {name: _frozen(benchmark, name in config.attacked) for name, benchmark in benchmarks.items()}
+    _check(config, benchmarks)
+    fields = dotted.fingerprint_fields(config) | environment_fields(PACKAGES, CODE)
+    fields |= dict(zip(("classifier_sha256", "compared_sha256"), hashes, strict=False))
+    fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
+    store = OutputStore(Path(config.output))
+    if not check_same_run(fields, store, "output"):
+        (store.root / WORK).mkdir(parents=True, exist_ok=True)
+        record = {"fingerprint": dotted.fingerprint(fields), "fields": fields, "config": dotted.flatten(config)}
+        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+    return Session(
+        config=config,
+        fields=fields,
+        names=_names(weights),
+        benchmarks=benchmarks,
+        sizes={(name, part): size for name, (_, sizes) in rows.items() for part, size in sizes.items()},
+        context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12]),
+    )
+
+
+def _absolute_paths(config: EvaluateConfig) -> EvaluateConfig:
+    """Return the config with absolute paths, for workers have working folders of their own."""
+    flat = dotted.flatten(config)
+    names = ("output", "classifier.weights", "classifier.compared", *(f"benchmarks.{name}" for name in PATHS))
+    paths = {name: flat[name] for name in names if flat[name] and flat[name] != SHIPPED}
+    return dotted.override(config, {name: str(Path(path).absolute()) for name, path in paths.items()})
+
+
+def _names(weights: Sequence[str]) -> tuple[str, ...]:
+    """Return the last folders of the weights' paths, as many as tell them apart."""
+    depth = 1
+    while len({Path(name).parts[-depth:] for name in weights}) < len(weights):
+        depth += 1
+    return tuple("/".join(Path(name).parts[-depth:]) for name in weights)
+
+
+def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
+    """Return one sha256 over keys and labels of all pictures, and how many each slice has; nothing is decoded."""
+    total, sizes = hashlib.sha256(), dict[str, int]()
+    for part in benchmark.slices():
+        rows = benchmark.rows(part)
+        if attacked:
+            require_attackable(benchmark, rows)
+        sizes[part] = len(rows)
+        for row in rows:
+            total.update(f"{part}\0{row.key}\0{row.labels}\n".encode())
+    return total.hexdigest(), sizes
+
+
+def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> None:
+    """Raise ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow."""
+    for weights in config.classifier.all_weights:
+        model = load_evaluated(weights, "cpu")
+        for benchmark in benchmarks.values():
+            _check_reads(weights, model, benchmark)
+    for name in config.attacks.names:
+        for target in config.attacked:
+            _check_attack(build_attack(name, config.attacks), benchmarks[target])
+
+
+def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
+    row, image = _readable(benchmark)
+    try:
+        clean_columns(model, benchmark, [row], image[None])
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"classifier.weights: {weights!r} cannot read the pictures {image.shape} of {benchmark.name}: {error}"
+        ) from None
+
+
+def _readable(benchmark: Benchmark) -> tuple[Row, np.ndarray[Any, Any]]:
+    part = benchmark.slices()[0]
+    for row in benchmark.rows(part)[:TRIED_ROWS]:
+        try:
+            return row, benchmark.read(row)
+        except RejectedImage:
+            continue
+    raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
+
+
+def _check_attack(attack: Attack, benchmark: Benchmark) -> None:
+    members = attack.members if isinstance(attack, Ensemble) else (attack,)
+    for member in members:
+        least = member.min_classes() if isinstance(member, SampleAttack) else 2
+        if benchmark.num_classes < least:
+            raise ValueError(
+                f"attacks.names: {member.name} needs {least} classes or more; {benchmark.name} has "
+                f"{benchmark.num_classes}"
+            )
+
+
+def trust_units(session: Session) -> list[Unit]:
+    """Return a unit of trust checks for each classifier, on the first benchmark that is attacked."""
+    config = session.config
+    if not config.trust.enabled or not config.attacked:
+        return []
+    benchmark, count = config.attacked[0], config.trust.num_samples
+    part = session.benchmarks[benchmark].slices()[0]
+    chunk: dict[str, Any] = {"seed": 0, "count": count, "start": 0, "stop": min(count, session.sizes[benchmark, part])}
+    roles = range(len(session.names))
+    return [Unit(role=role, benchmark=benchmark, part=part, attack=TRUST, **chunk) for role in roles]
+
+
+def verdict_units(session: Session) -> list[Unit]:
+    """Return the units of answers and attacks; those of a slice come one after another."""
+    units: list[Unit] = []
+    for (benchmark, part), size in session.sizes.items():
+        for attack, seed, count in _treatments(session.config, benchmark):
+            total = min(size, count or size)
+            for start in range(0, total, session.config.engine.unit_size):
+                stop = min(start + session.config.engine.unit_size, total)
+                shared: dict[str, Any] = {"seed": seed, "count": count, "start": start, "stop": stop}
+                units += [
+                    Unit(role=role, benchmark=benchmark, part=part, attack=attack, **shared)
+                    for role in range(len(session.names))
+                ]
+    return units
+
+
+def _treatments(config: EvaluateConfig, benchmark: str) -> Iterator[tuple[str, int, int | None]]:
+    """Yield attack, seed and number of pictures of everything that is done with a benchmark."""
+    yield CLEAN, 0, None
+    if benchmark in config.attacked:
+        for attack in config.attacks.names:
+            for seed in config.attacks.seeds:
+                yield attack, seed, config.attacks.count_of(attack)
+
+
+def run_units(session: Session, units: Sequence[Unit], say: Callable[[str], None]) -> dict[str, float]:
+    """Do the units whose files are not on disk yet; return pictures and seconds."""
+    done = session.context.parts.names()
+    todo = [unit for unit in units if unit.name not in done]
+    if not todo:
+        return {"pictures": 0.0, "wall_s": 0.0}
+    say(f"{len(units) - len(todo)} of {len(units)} units are done")
+    workers = worker_counts(session.config, runtime.connect(), len(todo))
+    began = last = time.monotonic()
+    pictures, total = 0, sum(unit.stop - unit.start for unit in todo)
+    for number, report in enumerate(_stream(session.context, todo, workers), 1):
+        pictures += report["count"]
+        if time.monotonic() - last >= PROGRESS_EVERY_S or number == len(todo):
+            last = time.monotonic()
+            rate = pictures / max(last - began, 1e-9)
+            say(f"{number}/{len(todo)} units  {rate:.1f} pictures/s  {(total - pictures) / rate:.0f} s left")
+    return {"pictures": float(pictures), "wall_s": time.monotonic() - began}
+
+
+def _stream(context: EvaluationContext, units: Sequence[Unit], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stream units through readers and model actors and yield one report for each."""
+    import ray
+
+    runtime.quiet_ray_data()
+    actors = workers["num_actors"]
+    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    # One row and one block per unit, as in an extraction: a unit is what is read, attacked and written as a whole.
+    read = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        partial(read_stage, context=context),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=min(2 * actors, len(rows))),
+    )
+    reports = read.map_batches(
+        EvaluateStage,
+        fn_constructor_args=(context,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            size=actors, max_tasks_in_flight_per_actor=context.evaluate_config.engine.units_in_flight
+        ),
+        num_cpus=workers["cpus_per_actor"],
+        num_gpus=workers["gpus_per_actor"],
+    )
+    yield from reports.iter_rows()

@@ -1,0 +1,242 @@
+"""What an actor of an evaluation does: a chunk of one slice, under one attack or none, becomes a file of verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clarep_ray import dotted
+from clarep_ray.cluster.stages import count_attempt
+from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
+from clarep_ray.data.records import RejectedImage
+from clarep_ray.data.units import UnitBlob
+from clarep_ray.data.verdicts import VerdictParts
+from clarep_ray.models.classifiers import CONFIG, SHIPPED
+from clarep_ray.robustness.attacks import Running, build_attack
+from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
+from clarep_ray.robustness.classifier import load_classifier
+from clarep_ray.robustness.evaluate import attack_columns, chosen_rows, clean_columns, to_unit_range
+from clarep_ray.robustness.trust import Finding, trust_findings
+
+CLEAN, TRUST = "clean", "trust"
+"""What a unit does where it is no attack: the answers alone, or the trust checks."""
+PARTS = "parts"
+STUDENT_FORMAT = "clarep_ray student"
+
+
+def _load(weights: str) -> nn.Module:
+    return load_classifier(ClassifierConfig(weights=weights))
+
+
+CLASSIFIERS: dict[str, Callable[[str], nn.Module]] = {"shipped": _load, "timm": _load}
+"""Kind of weights -> the classifier of them, for pictures in [0, 1]."""
+
+
+def classifier_kind(weights: str) -> str:
+    """Return what kind of classifier some weights are, by the config.json of their folder."""
+    if weights == SHIPPED:
+        return "shipped"
+    path = Path(weights) / CONFIG
+    try:
+        record = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        raise ValueError(f"classifier.weights: {str(path)!r} is no JSON; valid: that of a timm model") from None
+    return "student" if str(record.get("format", "")).startswith(STUDENT_FORMAT) else "timm"
+
+
+def load_evaluated(weights: str, device: str) -> nn.Module:
+    """Return a classifier, frozen and in eval mode; ValueError for a folder that lacks a file or is no known kind."""
+    kind = classifier_kind(weights)
+    if kind not in CLASSIFIERS:
+        raise ValueError(f"classifier.weights: {weights!r} is a {kind}; valid: {', '.join(CLASSIFIERS)}")
+    return CLASSIFIERS[kind](weights).eval().requires_grad_(False).to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A chunk of the (chosen) rows of a slice for one model, under an attack with a seed, or without one."""
+
+    role: int
+    """Which model: 0 the classifier, 1 the one it is compared with."""
+    benchmark: str
+    part: str
+    attack: str
+    seed: int
+    """Of the attack's draws; 0 without an attack."""
+    count: int | None
+    """So many pictures of the slice are chosen; None for all."""
+    start: int
+    stop: int
+
+    @property
+    def group(self) -> str:
+        return f"{self.role}.{self.benchmark}.{self.part.replace('/', '-')}.{self.attack}.{self.seed}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}.{self.start:07d}"
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """What every worker needs, small and picklable."""
+
+    config: dict[str, Any]
+    output: str
+    run_id: str
+
+    @property
+    def evaluate_config(self) -> EvaluateConfig:
+        return dotted.from_flat(EvaluateConfig, self.config)
+
+    @property
+    def parts(self) -> VerdictParts:
+        return VerdictParts(Path(self.output) / PARTS)
+
+
+def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:
+    """Read and decode the pictures of the one unit in `table`."""
+    unit = Unit(**json.loads(table["unit"][0].as_py()))
+    blob = read_unit(unit, context.evaluate_config)
+    return pa.table({"unit": table["unit"], "payload": pa.array([blob.to_bytes()], pa.large_binary())})
+
+
+def read_unit(unit: Unit, config: EvaluateConfig) -> UnitBlob:
+    """Return the pictures of a unit that can be read, and a record of every row."""
+    benchmark = _benchmark(unit.benchmark, config.benchmarks)
+    rows = _chosen(unit.benchmark, unit.part, unit.count, config.benchmarks, config.seed)[unit.start : unit.stop]
+    images: list[NDArray[np.uint8]] = []
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        reject = None
+        try:
+            images.append(benchmark.read(row))
+        except RejectedImage as rejected:
+            reject = rejected.reason.value
+        records.append({**asdict(row), "reject": reject})
+    return UnitBlob({"images": np.stack(images)} if images else {}, records)
+
+
+@lru_cache(maxsize=16)
+def _benchmark(name: str, config: BenchmarksConfig) -> Benchmark:
+    """Return a benchmark, opened once in each worker process."""
+    return open_benchmark(name, config)
+
+
+@lru_cache(maxsize=2)
+def _chosen(name: str, part: str, count: int | None, config: BenchmarksConfig, seed: int) -> Sequence[Row]:
+    return chosen_rows(_benchmark(name, config).rows(part), count, seed)
+
+
+class EvaluateStage:
+    """The classifiers, each loaded once and when it is first needed, and what is done with them."""
+
+    def __init__(self, context: EvaluationContext) -> None:
+        import ray
+
+        self.context = context
+        self.evaluator = Evaluator(context.evaluate_config, _device(ray.get_runtime_context().get_accelerator_ids()))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        began = time.monotonic()
+        unit = Unit(**json.loads(table["unit"][0].as_py()))
+        engine = self.context.evaluate_config.engine
+        ledger = Path(self.context.output) / "attempts" / self.context.run_id
+        count_attempt(ledger, unit.name, f"unit {unit.name}", engine.max_attempts)
+        blob = UnitBlob.from_bytes(table["payload"][0].as_py())
+        self.evaluator.do(unit, blob, self.context.parts)
+        report = {"unit": unit.name, "count": len(blob.records), "seconds": time.monotonic() - began}
+        return pa.Table.from_pylist([report])
+
+
+def _device(accelerators: Mapping[str, Sequence[str]]) -> str:
+    return "cuda" if accelerators["GPU"] else "cpu"
+
+
+class Evaluator:
+    """Does units in this process."""
+
+    def __init__(self, config: EvaluateConfig, device: str = "cpu") -> None:
+        self.config, self.device = config, device
+        self._models: dict[int, nn.Module] = {}
+        set_exact(config.engine.num_threads)
+
+    def do(self, unit: Unit, blob: UnitBlob, parts: VerdictParts) -> None:
+        """Do one unit and write its file."""
+        good = [record for record in blob.records if record["reject"] is None]
+        rows = [_row(record) for record in good]
+        images = blob.arrays.get("images", np.zeros((0, 1, 1, 3), np.uint8))
+        if unit.attack == TRUST:
+            found = self.findings(unit, rows, images)
+            parts.write_findings(
+                unit.name, [{**asdict(finding), "numbers": dict(finding.numbers)} for finding in found]
+            )
+        else:
+            columns = self.columns(unit, rows, images) if rows else {}
+            parts.write_verdicts(unit.name, _with_rejects(columns, blob.records))
+
+    def columns(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return verdicts on rows: answers, or what an attack left of them."""
+        benchmark, model = _benchmark(unit.benchmark, self.config.benchmarks), self.model(unit.role)
+        running = self._running(unit.seed)
+        if unit.attack == CLEAN:
+            found = clean_columns(model, benchmark, rows, images, running, self.device)
+            return {**found, "right": found["correct"]}
+        attack = build_attack(unit.attack, self.config.attacks, running)
+        found = attack_columns(model, attack, benchmark, rows, images, self.device)
+        return {**found, "right": found["robust"]}
+
+    def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:
+        """Return the trust checks' findings; a model without a single right answer is one of them."""
+        others = [self.model(role) for role in range(len(self.config.classifier.all_weights)) if role != unit.role]
+        pictures = to_unit_range(images, self.device)
+        labels = torch.tensor([row.labels[0] for row in rows], device=self.device)
+        keys, running = [row.key for row in rows], self._running(self.config.seed)
+        try:
+            return trust_findings(self.model(unit.role), pictures, labels, keys, self.config.trust, running, others)
+        except ValueError as error:
+            return [Finding("classifies_at_all", False, "refuse", {"share_right": 0.0}, str(error))]
+
+    def model(self, role: int) -> nn.Module:
+        """Return a classifier, loaded when it is first asked for."""
+        if role not in self._models:
+            self._models[role] = load_evaluated(self.config.classifier.all_weights[role], self.device)
+        return self._models[role]
+
+    def _running(self, seed: int) -> Running:
+        return Running(seed=seed, micro_batch=self.config.engine.micro_batch, padded=True)
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    return Row(key=record["key"], labels=tuple(record["labels"]), source=record["source"], offset=record["offset"])
+
+
+def _with_rejects(columns: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return columns with a row for every record, nulls but for key, label and reason where it has none of its own."""
+    good = iter(range(len(records)))
+    places = [next(good) if record["reject"] is None else None for record in records]
+    full = {name: [None if i is None else values[i] for i in places] for name, values in columns.items()}
+    named = {"key": [record["key"] for record in records], "label": [record["labels"][0] for record in records]}
+    return full | named | {"reject": [record["reject"] for record in records]}
+
+
+def set_exact(num_threads: int) -> None:
+    """Fix threads and full float32 precision; kernels that cannot be deterministic on a GPU are used all the same."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

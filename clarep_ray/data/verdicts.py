@@ -1,0 +1,87 @@
+"""Verdicts of an evaluation on disk: one file for each work unit, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERDICT = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int32()),
+        ("prediction", pa.int32()),
+        ("right", pa.bool_()),
+        ("attacked", pa.bool_()),
+        ("linf_255", pa.float32()),
+        ("l2", pa.float32()),
+        ("num_gradients", pa.int32()),
+        ("num_queries", pa.int32()),
+        ("reject", pa.string()),
+    ]
+)
+"""One picture. `right` is the verdict: answered right, under an attack in spite of it; null for a picture that could
+not be read, whose reason is `reject`. `prediction` is of answers without an attack, the columns after it of attacks."""
+NAMES = pa.schema(
+    [(name, pa.string()) for name in ("role", "model", "benchmark", "slice", "attack")] + [("seed", pa.int32())]
+)
+"""What a row of `verdicts.parquet` says besides: which model, on what, under which attack (`clean` for none)."""
+
+
+@dataclass(frozen=True)
+class VerdictParts:
+    """A folder of `<unit>.parquet` (verdicts) and `<unit>.json` (findings of trust checks)."""
+
+    folder: Path
+
+    def names(self) -> set[str]:
+        """Return the units that are done."""
+        return {path.stem for path in self.folder.glob("[!.]*") if path.suffix in (".parquet", ".json")}
+
+    def write_verdicts(self, unit: str, columns: Mapping[str, Any]) -> None:
+        """Write the verdicts of a unit, columns of VERDICT; a missing one is null throughout."""
+        count = len(columns["key"])
+        arrays = [pa.array(columns.get(item.name, [None] * count), item.type) for item in VERDICT]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(arrays, schema=VERDICT), sink)
+        self._write(f"{unit}.parquet", sink.getvalue().to_pybytes())
+
+    def write_findings(self, unit: str, findings: list[dict[str, Any]]) -> None:
+        """Write what trust checks found."""
+        self._write(f"{unit}.json", (json.dumps(findings, indent=1) + "\n").encode())
+
+    def verdicts(self, units: Iterable[str]) -> pa.Table:
+        """Return the verdicts of some units, one after another."""
+        return pa.concat_tables([pq.ParquetFile(self.folder / f"{unit}.parquet").read() for unit in units])
+
+    def findings(self, unit: str) -> list[dict[str, Any]]:
+        """Return what trust checks found."""
+        return json.loads((self.folder / f"{unit}.json").read_bytes())
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        work = self.folder / f".tmp-{uuid.uuid4().hex}"
+        with work.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(self.folder / name)
+
+
+def write_verdict_table(path: Path, tables: Iterable[tuple[Mapping[str, Any], pa.Table]]) -> None:
+    """Write all verdicts as one Parquet file in one step; each table with the columns of NAMES that hold for it."""
+    work = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    with pq.ParquetWriter(work, pa.unify_schemas([NAMES, VERDICT])) as writer:
+        for names, table in tables:
+            known = [pa.repeat(pa.scalar(names[item.name], item.type), len(table)) for item in NAMES]
+            writer.write_table(pa.table([*known, *table.columns], names=[*NAMES.names, *VERDICT.names]))
+    with work.open("rb") as file:
+        os.fsync(file.fileno())
+    work.replace(path)
