@@ -153,20 +153,39 @@ TABLE_2 = {
 }
 TABLE_10 = {"Clean": "imagenet/clean", "Square": "imagenet/square"}
 TABLE_13 = {"Clean": "image_folder/clean", "Ensemble of four": "image_folder/ensemble4"}
+TABLE_1_DIGITS = {
+    "Clean": "spurious_digits/test",
+    "PGD": "spurious_digits/test/pgd",
+    "CW": "spurious_digits/test/cw",
+    "APGD-DLR": "spurious_digits/test/apgd_dlr",
+    "APGD-CE": "spurious_digits/test/apgd_ce",
+    "Ensemble of four": "spurious_digits/test/ensemble4",
+}
+TABLE_2_DIGITS = {
+    "Original": "spurious_digits/test",
+    "BG-Same": "spurious_digits/same_background",
+    "BG-Rand": "spurious_digits/random_background",
+    "Only-FG": "spurious_digits/foreground_only",
+    "Conflict": "spurious_digits/conflict",
+}
+TABLE_10_DIGITS = {"Clean": "spurious_digits/test", "Square": "spurious_digits/test/square"}
 TABLES: dict[str, dict[str, str]] = {
     "table_1_imagenet": TABLE_1,
     "table_1_cifar10": TABLE_1_CIFAR10,
+    "table_1_digits": TABLE_1_DIGITS,
     "table_2": TABLE_2,
+    "table_2_digits": TABLE_2_DIGITS,
     "table_10": TABLE_10,
+    "table_10_digits": TABLE_10_DIGITS,
     "table_13": TABLE_13,
 }
-"""The paper's tables: {column: key of a figure}."""
+"""The paper's tables, and their shapes on the embedded data: {column: key of a figure}."""
 
 
 def paper_table(name: str, figures: Mapping[str, Mapping[str, Sequence[float]]]) -> ResultTable:
     """Return one of the paper's tables from {model: {key: accuracies [0..1], one per seed}}.
 
-    Keys are benchmark/attack, benchmark/clean or benchmark/figure; a missing one leaves its cell empty. Raises
+    Keys are those of `results.figures`; a missing one leaves its cell empty. Raises
     ValueError for an unknown table.
     """
     if name not in TABLES:

@@ -74,12 +74,13 @@ def ray_session(faults: Path) -> Iterator[None]:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream the units through the same stages in this process: what is tested is not the engine."""
-    from clarep_ray.cluster import calibrate, calibrate_scores, extract, runtime
+    from clarep_ray.cluster import calibrate, calibrate_scores, evaluate, extract, runtime
 
     monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
     monkeypatch.setattr(extract, "_stream", in_process)
     monkeypatch.setattr(calibrate, "_stream", pieces_in_process)
     monkeypatch.setattr(calibrate_scores, "_score_stream", scores_in_process)
+    monkeypatch.setattr(evaluate, "_stream", evaluation_in_process)
 
 
 def in_process(context: Any, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -112,6 +113,20 @@ def scores_in_process(score: Any, columns: list[tuple[str, str]]) -> Iterator[di
     import pyarrow as pa
 
     yield from score(pa.Table.from_pylist([{"group": group, "name": name} for group, name in columns])).to_pylist()
+
+
+def evaluation_in_process(context: Any, units: Sequence[Any], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import json
+    from dataclasses import asdict
+
+    import pyarrow as pa
+
+    from clarep_ray.cluster.evaluate_units import EvaluateStage, Evaluator, read_stage
+
+    stage = EvaluateStage.__new__(EvaluateStage)
+    stage.context, stage.evaluator = context, Evaluator(context.evaluate_config)
+    for unit in units:
+        yield from stage(read_stage(pa.table({"unit": [json.dumps(asdict(unit))]}), context)).to_pylist()
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""Pictures of an evaluation: accuracy by corruption and severity, and under attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clarep_ray.analysis.figures import blank_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Bar = tuple[float, float, float]
+"""Accuracy and the ends of its confidence interval [0..1]."""
+
+
+def corruption_bars(accuracies: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Return accuracy of every corruption in groups of its severities, one row per model.
+
+    `accuracies` are {model: {corruption/severity: accuracy [0..1]}}; a line shows the mean over all of them.
+    """
+    slices = list(next(iter(accuracies.values())))
+    corruptions = list(dict.fromkeys(part.rpartition("/")[0] for part in slices))
+    severities = sorted({part.rpartition("/")[2] for part in slices})
+    figure, axes = blank_figure(len(accuracies), 1, width=0.75 * len(corruptions) + 1.5, height=2.6 * len(accuracies))
+    width = 0.84 / len(severities)
+    for axis, (model, values) in zip(axes[:, 0], accuracies.items(), strict=True):
+        for number, severity in enumerate(severities):
+            places = np.arange(len(corruptions)) + (number - (len(severities) - 1) / 2) * width
+            heights = [values[f"{corruption}/{severity}"] for corruption in corruptions]
+            shade = 0.9 - 0.65 * number / max(len(severities) - 1, 1)
+            axis.bar(places, heights, width, color=(0.12, 0.3, shade), label=f"severity {severity}")
+        axis.axhline(float(np.mean(list(values.values()))), color="C3", linewidth=0.9, linestyle="--", label="mean")
+        axis.set(ylim=(0, 1), ylabel="accuracy", title=f"{title}: {model}")
+        names = [corruption.replace("_", " ") for corruption in corruptions]
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
+    axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure
+
+
+def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str) -> Figure:
+    """Return accuracy of every slice without and under attacks, with 95 % intervals, one row per model.
+
+    `bars` are {model: {slice: {attack: bar}}}.
+    """
+    parts, attacks = list(next(iter(bars.values()))), list(next(iter(next(iter(bars.values())).values())))
+    width = 0.84 / len(attacks)
+    figure, axes = blank_figure(len(bars), 1, width=1.9 * len(parts) + 2.6, height=2.8 * len(bars))
+    for axis, (model, values) in zip(axes[:, 0], bars.items(), strict=True):
+        for number, attack in enumerate(attacks):
+            places = np.arange(len(parts)) + (number - (len(attacks) - 1) / 2) * width
+            heights, low, high = np.array([values[part][attack] for part in parts]).T
+            ends = np.clip([heights - low, high - heights], 0, None)
+            axis.bar(places, heights, width, yerr=ends, label=attack, color=f"C{number}", error_kw={"linewidth": 0.8})
+        axis.set(ylim=(0, 1.02), ylabel="accuracy", title=f"{title}: {model}")
+        axis.set_xticks(range(len(parts)), [part.replace("_", " ") for part in parts], fontsize=8)
+    axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure

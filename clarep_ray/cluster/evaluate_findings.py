@@ -1,0 +1,116 @@
+"""What an evaluation found: verdicts by classifier, tables in the paper's shapes, and the page of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from clarep_ray.cluster.evaluate import Session
+from clarep_ray.cluster.evaluate_units import CLEAN
+from clarep_ray.robustness import results as found_in
+from clarep_ray.robustness.results import Cell, Verdicts
+from clarep_ray.robustness.statistics import TABLES, ResultTable, paper_table
+from clarep_ray.robustness.trust import Finding
+
+ROLES = ("evaluated", "compared")
+"""What the classifiers are called where names must not depend on folders."""
+SHARE = 100
+"""Accuracies are shares in files and percent in tables."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """All results of an evaluation by the classifiers' names."""
+
+    session: Session
+    trust: dict[str, list[Finding]]
+    results: dict[str, dict[Cell, Verdicts]]
+    rejects: dict[str, int]
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, list[float]]]:
+        return {model: found_in.figures(results, self.session.benchmarks) for model, results in self.results.items()}
+
+    def by_model(self, table: Callable[[dict[Cell, Verdicts]], found_in.Table]) -> found_in.Table:
+        """Return the rows of a table for every classifier."""
+        return [{"model": model, **row} for model, results in self.results.items() for row in table(results)]
+
+    @cached_property
+    def paired(self) -> found_in.Table:
+        """McNemar's tests of the two classifiers; no row where there is one."""
+        return found_in.paired_table(*self.results.values()) if len(self.results) == 2 else []
+
+
+def result_tables(found: Found) -> dict[str, ResultTable]:
+    """Return the paper's tables that this evaluation fills, and one of every benchmark: a line per model and slice."""
+    figures, tables = found.figures, dict[str, ResultTable]()
+    for name, columns in TABLES.items():
+        told = {key for column, key in columns.items() if column not in ("Clean", "Original")}
+        if any(key in known for known in figures.values() for key in told):
+            tables[name] = paper_table(name, figures)
+    for name in found.session.benchmarks:
+        tables[f"slices_{name}"] = _slice_table(found, figures, name)
+    return tables
+
+
+def _slice_table(found: Found, figures: Mapping[str, Mapping[str, Sequence[float]]], benchmark: str) -> ResultTable:
+    attacks = found_in.attacks_on(next(iter(found.results.values())), benchmark)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for model, known in figures.items():
+        clean = {
+            key: known[key] for key in known if key.startswith(f"{benchmark}/") and key.split("/")[-1] not in attacks
+        }
+        for key, values in clean.items():
+            if key != f"{benchmark}/top1":  # `clean` is the same
+                whole = benchmark if key == f"{benchmark}/{CLEAN}" else key
+                cells = {CLEAN: values, **{attack: known.get(f"{whole}/{attack}", ()) for attack in attacks}}
+                line = f"{model}: {'all' if whole == benchmark else key.removeprefix(f'{benchmark}/')}"
+                rows[line] = {column: [SHARE * value for value in share] for column, share in cells.items()}
+    return ResultTable(benchmark, (CLEAN, *attacks), rows)
+
+
+def report_text(found: Found) -> str:
+    """Return the page of text: trust checks, tables, and the comparison of two classifiers."""
+    attacks = found.session.config.attacks
+    lines = [f"# Robustness of {' and '.join(found.results)}", ""]
+    if found.session.config.attacked:
+        lines += [
+            f"L-inf budget {attacks.eps_255:g}/255 (cw: L2, c = {attacks.cw.c:g}); {attacks.implementation} attacks.",
+            "",
+        ]
+    lines += [*_trust_lines(found), *_reject_lines(found)]
+    lines += ["Accuracy in percent; of several seeds mean +- standard deviation.", ""]
+    for table in result_tables(found).values():
+        lines += [table.markdown(), ""]
+    return "\n".join([*lines, *_paired_lines(found)]).rstrip()
+
+
+def _trust_lines(found: Found) -> Iterator[str]:
+    for model, findings in found.trust.items():
+        yield from (f"| trust checks: {model} | passed | numbers | a failure means |", "|---|---|---|---|")
+        for finding in findings:
+            numbers = ", ".join(f"{name} {value:.3g}" for name, value in finding.numbers.items())
+            verdict = "yes" if finding.passed else f"NO ({finding.severity})"
+            yield f"| {finding.name} | {verdict} | {numbers} | {finding.meaning} |"
+        yield ""
+    if not found.trust and found.session.config.attacked:
+        yield from ("No trust check was run: robust accuracies may come from masked gradients.", "")
+
+
+def _reject_lines(found: Found) -> Iterator[str]:
+    if found.rejects:
+        counts = ", ".join(f"{count} {reason}" for reason, count in found.rejects.items())
+        yield from (f"Pictures that could not be read are in no figure: {counts}.", "")
+
+
+def _paired_lines(found: Found) -> Iterator[str]:
+    if not found.paired:
+        return
+    first, second = found.results
+    yield f"| {first} less {second} | difference | only {first} | only {second} | McNemar p |"
+    yield "|---|---|---|---|---|"
+    for row in found.paired:
+        where = f"{row['benchmark']}/{row['slice']}/{row['attack']}, seed {row['seed']}"
+        difference = f"{SHARE * row['difference']:+.1f}"
+        yield f"| {where} | {difference} | {row['only_first']} | {row['only_second']} | {row['p_value']:.2g} |"
