@@ -3,7 +3,12 @@
 Fields marked `EXECUTION` say how or where a run is done; every other field is part of the run's fingerprint.
 """
 
-from clarep_ray.config.benchmark import EngineBenchmarkConfig, SizeBenchmarkConfig, SvdBenchmarkConfig
+from clarep_ray.config.benchmark import (
+    AttackBenchmarkConfig,
+    EngineBenchmarkConfig,
+    SizeBenchmarkConfig,
+    SvdBenchmarkConfig,
+)
 from clarep_ray.config.calibrate import (
     CALIBRATION_PARTS,
     CalibrateConfig,
@@ -66,6 +71,7 @@ __all__ = [
     "PROJECTION_MODES",
     "TEACHERS",
     "ApgdConfig",
+    "AttackBenchmarkConfig",
     "AttacksConfig",
     "AugmentConfig",
     "BenchmarksConfig",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clarep_ray.config.checks import require
+from clarep_ray.config.evaluate import TORCHATTACKS_NAMES, AttackName
 from clarep_ray.dotted import check_types
 
 
@@ -72,3 +73,30 @@ class SizeBenchmarkConfig:
         require(self.depth is None or self.depth >= 1, "depth", self.depth, "None, or 1 and more")
         require(all(size >= 1 for size in self.micro_batches), "micro_batches", self.micro_batches, "1 and more each")
         require(self.num_steps >= 4, "num_steps", self.num_steps, "4 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackBenchmarkConfig:
+    """Our attacks against the loop over torchattacks, same budgets, on embedded digits; on one CPU thread."""
+
+    num_samples: int = 480
+    """Pictures."""
+    batch_size: int = 48
+    """Pictures of a batch of torchattacks, and rows of a network call of ours."""
+    eps_255: tuple[float, ...] = (4.0, 12.0, 24.0)
+    """L-inf budgets in units of 1/255; what a verdict costs depends on how many pictures fall."""
+    num_steps: int = 20
+    """Steps of the attacks with gradients."""
+    num_queries: int = 300
+    """Queries of the black-box attack."""
+    names: tuple[AttackName, ...] = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square", "ensemble4")
+    """Attacks, of those that the paper took from torchattacks."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_samples", "batch_size", "num_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.num_queries >= 2, "num_queries", self.num_queries, "2 or more")
+        require(all(eps > 0 for eps in self.eps_255), "eps_255", self.eps_255, "more than 0 each")
+        for name in self.names:
+            require(name in TORCHATTACKS_NAMES, "names", name, ", ".join(TORCHATTACKS_NAMES))
