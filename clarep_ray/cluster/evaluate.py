@@ -144,7 +144,7 @@ def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> None:
 def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
     row, image = _readable(benchmark)
     try:
-        clean_columns(model, benchmark, [row], image[None])
+        clean_columns(model, benchmark, [row], np.stack([image]))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"classifier.weights: {weights!r} cannot read the pictures {image.shape} of {benchmark.name}: {error}"
