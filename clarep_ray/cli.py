@@ -87,9 +87,8 @@ def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
     2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to
-    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: trust checks refused the
-    robust accuracies. Anything else keeps its
-    traceback and exits with 1.
+    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would
+    mean nothing (trust checks). Anything else keeps its traceback and exits with 1.
     """
     try:
         yield

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clarep_ray import dotted
+from clarep_ray.cadistill.students import load_student, read_architecture
 from clarep_ray.cluster.stages import count_attempt
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
@@ -33,35 +34,29 @@ from clarep_ray.robustness.trust import Finding, trust_findings
 CLEAN, TRUST = "clean", "trust"
 """What a unit does where it is no attack: the answers alone, or the trust checks."""
 PARTS = "parts"
-STUDENT_FORMAT = "clarep_ray student"
 
 
 def _load(weights: str) -> nn.Module:
     return load_classifier(ClassifierConfig(weights=weights))
 
 
-CLASSIFIERS: dict[str, Callable[[str], nn.Module]] = {"shipped": _load, "timm": _load}
+CLASSIFIERS: dict[str, Callable[[str], nn.Module]] = {"shipped": _load, "timm": _load, "student": load_student}
 """Kind of weights -> the classifier of them, for pictures in [0, 1]."""
 
 
 def classifier_kind(weights: str) -> str:
-    """Return what kind of classifier some weights are, by the config.json of their folder."""
+    """Return what kind of classifier some weights are; ValueError for a folder whose config.json cannot be read."""
     if weights == SHIPPED:
         return "shipped"
-    path = Path(weights) / CONFIG
     try:
-        record = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        raise ValueError(f"classifier.weights: {str(path)!r} is no JSON; valid: that of a timm model") from None
-    return "student" if str(record.get("format", "")).startswith(STUDENT_FORMAT) else "timm"
+        return "timm" if read_architecture(weights) is None else "student"
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"classifier.weights: {weights!r} has no readable {CONFIG}: {error}") from None
 
 
 def load_evaluated(weights: str, device: str) -> nn.Module:
-    """Return a classifier, frozen and in eval mode; ValueError for a folder that lacks a file or is no known kind."""
-    kind = classifier_kind(weights)
-    if kind not in CLASSIFIERS:
-        raise ValueError(f"classifier.weights: {weights!r} is a {kind}; valid: {', '.join(CLASSIFIERS)}")
-    return CLASSIFIERS[kind](weights).eval().requires_grad_(False).to(device)
+    """Return a classifier, frozen and in eval mode; ValueError for a folder that holds none."""
+    return CLASSIFIERS[classifier_kind(weights)](weights).eval().requires_grad_(False).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)

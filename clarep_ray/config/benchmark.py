@@ -89,12 +89,14 @@ class AttackBenchmarkConfig:
     """Steps of the attacks with gradients."""
     num_queries: int = 300
     """Queries of the black-box attack."""
+    num_repeats: int = 3
+    """Times that each is measured, ours and theirs in turn; the fastest counts, the others are the machine's noise."""
     names: tuple[AttackName, ...] = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square", "ensemble4")
     """Attacks, of those that the paper took from torchattacks."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_samples", "batch_size", "num_steps"):
+        for name in ("num_samples", "batch_size", "num_steps", "num_repeats"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.num_queries >= 2, "num_queries", self.num_queries, "2 or more")
         require(all(eps > 0 for eps in self.eps_255), "eps_255", self.eps_255, "more than 0 each")

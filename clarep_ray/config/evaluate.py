@@ -256,7 +256,7 @@ class ClassifierConfig:
     """The classifier that is evaluated, or two of them; the normalisation is part of each."""
 
     weights: str = field(default="digits", metadata=EXECUTION)
-    """digits (shipped), or a folder of a timm model with config.json and model.safetensors [by content]."""
+    """digits (shipped), or a folder of a timm model or of a student, config.json and model.safetensors [by content]."""
     compared: str | None = field(default=None, metadata=EXECUTION)
     """A second classifier of the same classes for a paired comparison, given like `weights` [by content]."""
 

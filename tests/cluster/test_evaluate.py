@@ -217,11 +217,25 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
     refused(r"'digits' cannot read the pictures \(16, 16, 3\) of image_folder: .*logits \(1, 10\) are not valid")
     two = save_timm(tmp_path / "two", 2)
     refused("attacks.names: apgd_dlr needs 3 classes or more; image_folder has 2", classifier__weights=str(two))
-    (tmp_path / "student").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "student" / name).write_text('{"format": "clarep_ray student 1"}')
-    if "student" not in evaluate_units.CLASSIFIERS:
-        refused("is a student; valid: shipped, timm", classifier__weights=str(tmp_path / "student"))
+    (two / "config.json").write_text("{")
+    refused(r"has no readable config\.json", classifier__weights=str(two))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
+    """Two folders called `last` are told apart by what they lie in."""
+    from clarep_ray.cadistill.students import Architecture, make_student, save_student
+
+    names, grey = tuple("0123456789"), (0.5, 0.5, 0.5)
+    architecture = Architecture(name="small_cnn", class_names=names, image_size=16, mean=grey, std=grey)
+    for seed, name in enumerate(("vanilla", "cadistill")):
+        (tmp_path / name).mkdir()
+        save_student(make_student(architecture, seed), tmp_path / name / "last")
+    weights = {"weights": str(tmp_path / "cadistill" / "last"), "compared": str(tmp_path / "vanilla" / "last")}
+    changes = {f"classifier__{name}": path for name, path in weights.items()}
+    record = quiet(smoke(tmp_path / "out", **changes, attacks__names=("pgd",), trust__enabled=False))
+    assert list(record["figures"]) == ["cadistill/last", "vanilla/last"]
+    assert len(record["paired"]) == 2
 
 
 def test_answers_that_are_not_the_logits_are_not_attacked(tmp_path: Path) -> None:
