@@ -177,7 +177,7 @@ class TrustConfig:
     """Queries of the black-box attack."""
     tolerance: float = 0.03
     """Change of robust accuracy that is not held against a model [0..1]."""
-    refuse: bool = False
+    refuse: bool = field(default=False, metadata=EXECUTION)
     """Stop where a check fails whose failure makes robust accuracies meaningless, instead of a warning."""
 
     def __post_init__(self) -> None:

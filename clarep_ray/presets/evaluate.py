@@ -126,7 +126,7 @@ def autoattack_cifar10() -> Preset[EvaluateConfig]:
 def digits() -> Preset[EvaluateConfig]:
     """The shipped classifier on the five embedded variants: the paper's four attacks, and Square on 48 of each.
 
-    Three minutes on two CPU cores. Robust accuracy of the ensemble is what all of the four leave.
+    Three minutes of one CPU core. Robust accuracy of the ensemble is what all of the four leave.
     """
     names = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square")
     sizes = {"benchmarks.digits.count": 240, "engine.unit_size": 48, "engine.micro_batch": 48}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clarep_ray import cli
+from clarep_ray import cli, tracking
 from clarep_ray.cluster import evaluate_units
 from clarep_ray.cluster.evaluate import open_session, verdict_units
 from clarep_ray.cluster.evaluate_report import run_evaluation
@@ -222,8 +222,8 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
-    """Two folders called `last` are told apart by what they lie in."""
+def test_a_student_is_evaluated_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders called `last` are told apart by what they lie in; what MLflow is told does not depend on it."""
     from clarep_ray.cadistill.students import Architecture, make_student, save_student
 
     names, grey = tuple("0123456789"), (0.5, 0.5, 0.5)
@@ -233,9 +233,16 @@ def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
         save_student(make_student(architecture, seed), tmp_path / name / "last")
     weights = {"weights": str(tmp_path / "cadistill" / "last"), "compared": str(tmp_path / "vanilla" / "last")}
     changes = {f"classifier__{name}": path for name, path in weights.items()}
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(tracking, "log_run", lambda *_, **more: logged.update(more))
     record = quiet(smoke(tmp_path / "out", **changes, attacks__names=("pgd",), trust__enabled=False))
     assert list(record["figures"]) == ["cadistill/last", "vanilla/last"]
     assert len(record["paired"]) == 2
+    keys = ("test", "test/pgd", "pgd", "clean")
+    assert {f"{role}/spurious_digits/{key}" for role in ("evaluated", "compared") for key in keys} <= set(
+        logged["metrics"]
+    )
+    assert logged["metrics"]["speed/pictures"] == 2 * 2 * 32
 
 
 def test_answers_that_are_not_the_logits_are_not_attacked(tmp_path: Path) -> None:
@@ -298,7 +305,7 @@ def test_masked_gradients_stop_it_where_that_is_asked_for(tmp_path: Path, monkey
     assert {path.suffix for path in (tmp_path / "out" / "parts").iterdir()} == {".json"}
     assert json.loads((tmp_path / "out" / "trust.json").read_text())["digits"][0]["passed"] is False
     said: list[str] = []
-    run_evaluation(smoke(tmp_path / "two", trust__refuse=False, attacks__names=("pgd",)), "x", said.append)
+    run_evaluation(smoke(tmp_path / "out", trust__refuse=False), "the same run goes on", said.append)
     assert any("warning: digits: margin_gradients" in line for line in said)
 
 
