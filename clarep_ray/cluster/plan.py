@@ -12,14 +12,21 @@ from typing import Any, Protocol
 import torch
 
 from clarep_ray import dotted, models
-from clarep_ray.clarid.model import DiffusionModel
-from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields
-from clarep_ray.config import EngineConfig, ExtractConfig, parse_extra
+from clarep_ray.cluster.settings import check_settings
+from clarep_ray.config import EngineConfig, ExtractConfig
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.manifest import digest_of, expand_classes, freeze, names_sha256, select, unchanged_hashes
+from clarep_ray.data.manifest import (
+    digest_of,
+    expand_classes,
+    freeze,
+    names_sha256,
+    read_class_files,
+    select,
+    unchanged_hashes,
+)
 from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import RUN, OutputStore
@@ -107,13 +114,15 @@ def make_plan(config: ExtractConfig) -> Plan:
         raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
     source = open_source(config.data, model.class_names)
     known_hashes = unchanged_hashes(Path(config.output.path), config.data.path)
-    rows = freeze(source, select(source.rows(), config.data), known_hashes, model.prompts_per_class)
+    chosen = select(source.rows(), config.data, source.class_names)
+    rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
     fields["input_sha256"] = digest_of(rows)
     fields["label_map_sha256"] = names_sha256(source.class_names)
-    fields["classes_sha256"] = names_sha256(sorted(set(config.data.classes))) if config.data.classes else None
+    classes = sorted(set(expand_classes(config.data.classes)))
+    fields["classes_sha256"] = names_sha256(classes) if classes else None
     if config.output.from_spectrum:
         fields["spectrum_root_sha256"] = _check_spectrum(config, fields)
     return Plan(
@@ -144,32 +153,9 @@ def _self_contained(config: ExtractConfig) -> ExtractConfig:
         "model.prompts": config.model.prompts,
     }
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    classes = tuple(expand_classes(config.data.classes))
+    classes = tuple(read_class_files(config.data.classes))
     weights = models.absolute_weights(config.model)
     return dotted.override(config, absolute | {"model.weights": weights, "data.classes": classes})
-
-
-def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
-    """Raise ValueError for a setting this model cannot do, naming it and the valid values."""
-    for name, layer in (("spectrum.layer", config.spectrum.layer), ("features.layer", config.features.layer)):
-        if layer not in model.feature_layers:
-            raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
-    try:
-        path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
-        model.schedule.alpha_sigma(torch.tensor([config.features.feature_t], dtype=torch.float64))
-    except ValueError as error:
-        raise ValueError(f"inversion.num_steps, inversion.project_t or features.feature_t: {error}") from None
-    latent = int(torch.tensor(model.latent_shape).prod())
-    if config.spectrum.num_directions > latent:
-        raise ValueError(f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the latent size {latent}")
-    extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
-    scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
-    modes = {config.projection.mode} | {extra.mode for extra in extras}
-    if uses_other_image(config) and config.engine.micro_batch < 2:
-        raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
-    guided = config.output.what != "features" and any(scale != 1.0 for scale in scales)
-    if guided or (config.needs_spectrum and "unconditional" in modes):
-        model.null_cond(1)
 
 
 def check_calibration(path: str, config: ExtractConfig) -> None:

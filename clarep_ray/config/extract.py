@@ -85,10 +85,10 @@ class DataConfig:
     split: Literal["train", "test"] = "train"
     """Which part of CIFAR-10."""
     classes: tuple[str, ...] = ()
-    """Keep only these class names or label numbers; also imagenet20 [paper Sec. 3.2.1] or @FILE, one a line.
+    """Keep only these class names, or label numbers where no class is called so; also @FILE, one a line.
 
-    The plan puts the names in place of a subset or file: these are what is fingerprinted. The paper's ImageNet100 is
-    not published; pass a list.
+    imagenet20 [paper Sec. 3.2.1] names twenty label numbers. The plan puts the lines in place of a file: these are what
+    is fingerprinted. The paper's ImageNet100 is not published; pass a list.
     """
     per_class: int | None = None
     """Keep at most this many images of each class, drawn with `seed`; noise: draw so many [images]."""

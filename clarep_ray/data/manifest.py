@@ -85,16 +85,17 @@ def names_sha256(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
-def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
+def select(rows: Iterable[Listed], config: DataConfig, class_names: Sequence[str] = ()) -> list[Listed]:
     """Return the rows a config asks for, in their order: classes, then per class and fraction, then the limit.
 
+    `class_names` is what the source's label numbers stand for: names that are numbers win, with or without rows.
     `fraction` and `per_class` are stratified; which rows they take follows from the seed and the row's id, so
     adding or removing other files does not reshuffle the choice. Raises ValueError for an unknown class or an
     empty result.
     """
     stratified = config.per_class is not None or config.fraction < 1
     if config.classes:
-        chosen = _of_classes(rows, set(expand_classes(config.classes)))
+        chosen = _of_classes(rows, read_class_files(config.classes), class_names)
     else:
         chosen = list(rows if stratified else islice(rows, config.limit))
     chosen = (_stratified(chosen, config) if stratified else chosen)[: config.limit]
@@ -103,22 +104,32 @@ def select(rows: Iterable[Listed], config: DataConfig) -> list[Listed]:
     return chosen
 
 
-def _of_classes(rows: Iterable[Listed], wanted: set[str]) -> list[Listed]:
-    names: set[str] = set()
-    chosen: list[Listed] = []
+def _of_classes(rows: Iterable[Listed], classes: Sequence[str], class_names: Sequence[str]) -> list[Listed]:
+    """Return the rows of some classes: by name where there is such a class, else, as a subset's, by label number."""
+    numbers = {str(number) for name in classes for number in CLASS_SUBSETS.get(name, ())}
+    wanted = set(classes) - CLASS_SUBSETS.keys()
+    names, labels, found = set[str](), set[str](), list[Listed]()
     for row in rows:
         number = str(row.label)
-        names |= {row.class_name, number}
-        if row.class_name in wanted or number in wanted:
-            chosen.append(row)
-    unknown = sorted(wanted - names)
+        names.add(row.class_name)
+        labels.add(number)
+        if row.class_name in wanted or number in wanted or number in numbers:
+            found.append(row)
+    numbers |= wanted - names - set(class_names)
+    unknown = sorted((wanted - names - numbers) | (numbers - labels))
     if unknown:
-        raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {', '.join(sorted(names))}")
-    return chosen
+        valid = ", ".join(sorted(names | labels))
+        raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {valid}")
+    return [row for row in found if row.class_name in wanted or str(row.label) in numbers]
 
 
 def expand_classes(classes: Sequence[str]) -> list[str]:
-    """Return the classes with named subsets and files of classes (@FILE, one a line, # comments) put in place.
+    """Return the classes with named subsets and files of classes put in place; raises as `read_class_files` does."""
+    return [str(each) for name in read_class_files(classes) for each in CLASS_SUBSETS.get(name, (name,))]
+
+
+def read_class_files(classes: Sequence[str]) -> list[str]:
+    """Return the classes with files of classes (@FILE, one a line, # comments) put in place.
 
     Raises ValueError for a file that cannot be read, or a subset whose classes nobody published.
     """
@@ -129,20 +140,19 @@ def expand_classes(classes: Sequence[str]) -> list[str]:
                 f"data.classes: {name!r} is not valid, for the paper does not list its classes; valid: @FILE with one "
                 "WordNet id a line, such as imagenet100.txt of Tian et al. (2020), https://github.com/HobbitLong/CMC"
             )
-        if name in CLASS_SUBSETS:
-            expanded += map(str, CLASS_SUBSETS[name])
-        elif name.startswith("@"):
-            try:
-                lines = Path(name[1:]).read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
-            listed = [text for line in lines if (text := line.partition("#")[0].strip())]
-            if not listed:  # no classes would mean all classes
-                raise ValueError(f"data.classes: {name!r} names no class; valid: one a line")
-            expanded += listed
-        else:
-            expanded.append(name)
+        expanded += _lines(name) if name.startswith("@") else [name]
     return expanded
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        lines = Path(name[1:]).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
+    listed = [text for line in lines if (text := line.partition("#")[0].strip())]
+    if not listed:  # no classes would mean all classes
+        raise ValueError(f"data.classes: {name!r} names no class; valid: one a line")
+    return listed
 
 
 def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:

@@ -39,7 +39,7 @@ def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[s
             f"data.source: {config.source!r} has the classes {', '.join(source.class_names[:3])}, ...; "
             f"valid for this network: {', '.join(known_classes)}"
         )
-    rows = select(source.rows(), config)
+    rows = select(source.rows(), config, source.class_names)
     images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
     for number, row in enumerate(rows):
         images[number] = _read(source, row, image_size, config)

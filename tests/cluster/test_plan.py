@@ -8,6 +8,7 @@ import pytest
 
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.plan import make_plan, scan_images
+from clarep_ray.data import manifest
 from clarep_ray.data.sources import open_source
 from clarep_ray.dotted import override
 from clarep_ray.presets import EXTRACT
@@ -86,6 +87,14 @@ def test_classes_of_a_file_are_fingerprinted_by_what_they_are(tmp_path: Path) ->
     assert make_plan(digits()).fields["classes_sha256"] is None
     with pytest.raises(ValueError, match="'imagenet100' is not valid"):
         make_plan(digits(data__classes=("imagenet100",)))
+
+
+def test_a_subset_keeps_its_name_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (3, 7))
+    plan, listed = (make_plan(digits(data__classes=classes)) for classes in (("two",), ("3", "7")))
+    assert plan.config.data.classes == ("two",), "its numbers would be taken for names"
+    assert {row.label for row in plan.rows} == {3, 7}
+    assert plan.fields["classes_sha256"] == listed.fields["classes_sha256"]
 
 
 def test_what_labels_stand_for_is_part_of_a_run() -> None:

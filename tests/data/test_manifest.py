@@ -12,7 +12,7 @@ import pytest
 from clarep_ray.config import DataConfig
 from clarep_ray.data import manifest
 from clarep_ray.data.manifest import digest_of, freeze, select
-from clarep_ray.data.sources import Listed, Source
+from clarep_ray.data.sources import Listed, Source, open_source
 
 LARGE = """
 import resource, sys
@@ -79,6 +79,40 @@ def test_a_limit_alone_lists_no_further() -> None:
     assert len(select(rows(), DataConfig(limit=5))) == len(taken) == 5
 
 
+def numbered_folders(folder: Path) -> Source:
+    """Return class folders 1 to 12, whose label numbers are 0 to 11 in the order of their names as text."""
+    for name in range(1, 13):
+        (folder / str(name)).mkdir()
+        (folder / str(name) / "a.png").write_bytes(b"x")
+    return open_source(DataConfig(source="image_folder", path=str(folder)), ())
+
+
+def chosen_names(source: Source, *classes: str) -> set[str]:
+    return {row.class_name for row in select(source.rows(), DataConfig(classes=classes), source.class_names)}
+
+
+def test_a_class_of_that_name_wins_over_a_label_number(tmp_path: Path) -> None:
+    source = numbered_folders(tmp_path)
+    assert source.class_names[1] == "10"
+    assert source.class_names[10] == "8"
+    assert chosen_names(source, "10") == {"10"}
+    assert chosen_names(source, "0", "10") == {"1", "10"}, "no class is called 0"
+    assert {row.class_name for row in select(source.rows(), DataConfig(classes=("10",)))} == {"10"}
+    (tmp_path / "10" / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"'10' is not in the input; valid: 0, 1, 10, 11, 12, 2"):
+        chosen_names(source, "10")
+
+
+def test_a_named_subset_means_label_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (1, 10))
+    source = numbered_folders(tmp_path)
+    assert chosen_names(source, "two") == {"10", "8"}
+    assert chosen_names(source, "two", "1") == {"10", "8", "1"}
+    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (1, 12))
+    with pytest.raises(ValueError, match="'12' is not in the input"):
+        chosen_names(source, "two")
+
+
 def test_equal_short_hashes_are_no_collision_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_short_hash", lambda text: 7)
     source = Numbered(5)
@@ -88,8 +122,6 @@ def test_equal_short_hashes_are_no_collision_by_themselves(monkeypatch: pytest.M
 
 
 def test_a_file_is_hashed_in_pieces(tmp_path: Path) -> None:
-    from clarep_ray.data.sources import open_source
-
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"abc")
     source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())

@@ -1,0 +1,33 @@
+"""Which settings a model can do, checked before anything expensive starts. Does not import Ray."""
+
+from __future__ import annotations
+
+import torch
+
+from clarep_ray.clarid.model import DiffusionModel
+from clarep_ray.clarid.schedule import path_to
+from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.models.extractor import uses_other_image
+
+
+def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
+    """Raise ValueError for a setting this model cannot do, naming it and the valid values."""
+    for name, layer in (("spectrum.layer", config.spectrum.layer), ("features.layer", config.features.layer)):
+        if layer not in model.feature_layers:
+            raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
+    try:
+        path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
+        model.schedule.alpha_sigma(torch.tensor([config.features.feature_t], dtype=torch.float64))
+    except ValueError as error:
+        raise ValueError(f"inversion.num_steps, inversion.project_t or features.feature_t: {error}") from None
+    latent = int(torch.tensor(model.latent_shape).prod())
+    if config.spectrum.num_directions > latent:
+        raise ValueError(f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the latent size {latent}")
+    extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
+    scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
+    modes = {config.projection.mode} | {extra.mode for extra in extras}
+    if uses_other_image(config) and config.engine.micro_batch < 2:
+        raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
+    guided = config.output.what != "features" and any(scale != 1.0 for scale in scales)
+    if guided or (config.needs_spectrum and "unconditional" in modes):
+        model.null_cond(1)
