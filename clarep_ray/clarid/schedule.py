@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clarep_ray.clarid.model import NoiseSchedule
+
 SAME_TIME = 1e-5
 """Relative distance below which a time counts as one of the grid."""
 
@@ -122,3 +124,16 @@ def path_to(schedule_times: Float[Tensor, " n"], project_t: float) -> Float[Tens
             f"time {project_t:g} is not on the sampling grid; nearest: {[float(f'{t:.7g}') for t in nearest]}"
         )
     return schedule_times[: int(hit[0].item()) + 2]
+
+
+def check_noisy(schedule: NoiseSchedule, t: float) -> None:
+    """Raise ValueError unless t is a time with noise: one the schedule knows, after its clean time."""
+    clean = schedule.times(1)[0].item()
+    if t <= clean:
+        raise ValueError(f"{t:g} is no noisy time, and networks know no other; valid: more than {clean:g} (clean)")
+    try:
+        sigma = schedule.alpha_sigma(torch.tensor([t], dtype=torch.float64))[1].item()
+    except ValueError as error:
+        raise ValueError(f"{error}, but not the clean time") from None
+    if not sigma > 0:
+        raise ValueError(f"{t:g} has no noise; valid: a time whose sigma is more than 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clarep_ray.clarid.model import DiffusionModel
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import check_noisy, path_to
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.models.extractor import uses_other_image
 
@@ -17,9 +17,12 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
             raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
     try:
         path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
-        model.schedule.alpha_sigma(torch.tensor([config.features.feature_t], dtype=torch.float64))
     except ValueError as error:
-        raise ValueError(f"inversion.num_steps, inversion.project_t or features.feature_t: {error}") from None
+        raise ValueError(f"inversion.num_steps or inversion.project_t: {error}") from None
+    try:
+        check_noisy(model.schedule, config.features.feature_t)
+    except ValueError as error:
+        raise ValueError(f"features.feature_t: {error}") from None
     latent = int(torch.tensor(model.latent_shape).prod())
     if config.spectrum.num_directions > latent:
         raise ValueError(f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the latent size {latent}")

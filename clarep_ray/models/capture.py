@@ -16,17 +16,18 @@ class _Reached(Exception):
 def capture(module: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> dict[str, Tensor]:
     """Return the outputs of several submodules during one `forward()`, which ends when all have been seen.
 
-    Nothing after the last of them is computed. Raises ValueError where the module has no such layer or the forward
-    pass never reaches it.
+    Nothing after the last of them is computed; a layer that is named twice is read once. Raises ValueError where the
+    module has no such layer or the forward pass never reaches it.
     """
     outputs: dict[str, Tensor] = {}
+    wanted = dict.fromkeys(layers)  # in their order
 
     def keep(layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs[layer] = output[0] if isinstance(output, tuple) else output
-        if len(outputs) == len(layers):
+        if len(outputs) == len(wanted):
             raise _Reached
 
-    handles = [_find(module, layer).register_forward_hook(partial(keep, layer)) for layer in layers]
+    handles = [_find(module, layer).register_forward_hook(partial(keep, layer)) for layer in wanted]
     try:
         forward()
     except _Reached:
@@ -34,7 +35,7 @@ def capture(module: nn.Module, layers: Sequence[str], forward: Callable[[], Any]
     finally:
         for handle in handles:
             handle.remove()
-    missed = [layer for layer in layers if layer not in outputs]
+    missed = [layer for layer in wanted if layer not in outputs]
     raise ValueError(f"layer: {missed[0]!r} is not on the forward path")
 
 

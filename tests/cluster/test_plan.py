@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from clarep_ray import models
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.plan import make_plan, scan_images
+from clarep_ray.cluster.settings import check_settings
 from clarep_ray.data import manifest
 from clarep_ray.data.sources import open_source
 from clarep_ray.dotted import override
@@ -24,7 +26,8 @@ def digits(**changes: Any):
     [
         ({"inversion__project_t": 610.0}, r"time 610 is not on the sampling grid; nearest: \[600\.0, 700\.0\]"),
         ({"inversion__num_steps": 2000}, r"num_steps: 2000 is outside 1\.\.1000"),
-        ({"features__feature_t": 60.5}, r"60\.5 is no timestep"),
+        ({"features__feature_t": 60.5}, r"features\.feature_t: t: 60\.5 is no timestep; valid: integers from -1"),
+        ({"features__feature_t": -1.0}, r"features\.feature_t: -1 is no noisy time, .*; valid: more than -1 \(clean\)"),
         ({"spectrum__layer": "block.9"}, r"'block\.9' is not a layer of the model; valid: transformer_blocks\.0"),
         ({"features__layer": "norm_out"}, r"features\.layer: 'norm_out' is not a layer"),
         ({"spectrum__num_directions": 769, "spectrum__max_products": 800}, "769 exceeds the latent size 768"),
@@ -38,6 +41,15 @@ def digits(**changes: Any):
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_plan(digits(**changes))
+
+
+@pytest.mark.parametrize(("preset", "clean", "noisy"), [("digits", -1, 0), ("uvit_256", 0, 1), ("edm", 0, 1e-3)])
+def test_the_clean_time_is_no_feature_time(preset: str, clean: float, noisy: float) -> None:
+    config = EXTRACT[f"{preset}_smoke"]().config
+    model = models.build(config.model)
+    check_settings(model, override(config, {"features.feature_t": float(noisy)}))
+    with pytest.raises(ValueError, match=rf"features\.feature_t: {clean} is no noisy time"):
+        check_settings(model, override(config, {"features.feature_t": float(clean)}))
 
 
 def test_a_submitted_job_refuses_a_relative_output(monkeypatch: pytest.MonkeyPatch) -> None:

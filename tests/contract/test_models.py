@@ -8,7 +8,7 @@ import torch
 from clarep_ray import models
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import decode, guided_eps, invert
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import check_noisy, path_to
 from clarep_ray.config import ModelConfig
 from clarep_ray.models.adapter import Adapter, NetworkAdapter
 from clarep_ray.models.class_unet import ClassUnet
@@ -32,6 +32,25 @@ def middle_time(model: Adapter) -> float:
 
 def middle_layer(model: Adapter) -> str:
     return model.feature_layers[len(model.feature_layers) // 2]
+
+
+def test_features_are_read_at_noisy_times_only(model: Adapter) -> None:
+    clean, noisy = model.schedule.times(1000)[:2].tolist()
+    check_noisy(model.schedule, noisy)
+    for t in (clean, clean - 1):
+        with pytest.raises(ValueError, match=rf"{t:g} is no noisy time, .*; valid: more than {clean:g} \(clean\)"):
+            check_noisy(model.schedule, t)
+    for t in (1e4, float("nan")):
+        with pytest.raises(ValueError, match=r"valid: .* but not the clean time"):
+            check_noisy(model.schedule, t)
+
+
+def test_a_layer_that_is_named_twice_is_read_once(model: Adapter) -> None:
+    layers = [middle_layer(model), model.feature_layers[-1], middle_layer(model)]
+    x_t, t, cond = latents(model, 1), middle_time(model), model.cond(torch.tensor([1]))
+    twice, once = model.layer_means(x_t, t, cond, layers), model.layer_means(x_t, t, cond, layers[:2])
+    assert list(twice) == list(once)
+    assert all(torch.equal(twice[layer], once[layer]) for layer in once)
 
 
 def test_eps_has_the_shape_of_the_latents_in_float32(model: Adapter) -> None:
