@@ -53,6 +53,8 @@ def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[s
 def _read(source: Source, row: Listed, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
     if row.label < 0:
         raise ValueError(f"data: {row.id!r} has the unknown class {row.class_name!r}")
+    if row.reason:
+        raise ValueError(f"data: {row.id!r} is no usable picture: {row.reason}")
     try:
         return decode_picture(source.read(row.source, row.offset, row.size), image_size, config)
     except RejectedImage as rejected:

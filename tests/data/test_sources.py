@@ -10,6 +10,7 @@ import pytest
 
 from clarep_ray.config import DataConfig, DigitsConfig
 from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes, write_manifest, write_stamps
+from clarep_ray.data.pictures import read_pictures
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import decode_unit
@@ -78,6 +79,30 @@ def test_a_name_that_is_no_text_and_a_file_nobody_may_open_are_rejects(
     again = freeze(source, select(source.rows(), config), unchanged_hashes(tmp_path, str(root)))
     assert again[1].sha256, "what was unreadable is tried again on resume"
     assert digest_of(again) != digest_of(rows)
+
+
+def test_a_link_to_a_folder_below_a_class_folder_is_one_reject(tmp_path: Path) -> None:
+    root, store = tmp_path / "in", trees.image_folder(tmp_path / "store", ("cat", "more"), per_class=1)
+    (root / "dog").mkdir(parents=True)
+    (root / "cat").symlink_to(store / "cat")
+    (root / "dog" / "img_0.png").symlink_to(store / "more" / "img_0.png")
+    (root / "dog" / "more").symlink_to(store / "more")
+    (root / "dog" / "self").symlink_to(root)
+    (root / "dog" / "pipe").symlink_to(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")
+    config = DataConfig(source="image_folder", path=str(root))
+    rows = rows_of(config)
+    assert [(row.id, row.reason, bool(row.sha256)) for row in rows] == [
+        ("cat/img_0.png", "", True),
+        ("dog/img_0.png", "", True),
+        ("dog/more", "unreadable_file", False),
+        ("dog/pipe", "unreadable_file", False),
+        ("dog/self", "unreadable_file", False),
+    ]
+    records = decode_unit(open_source(config, ()), rows, 8, config).records
+    assert [record["reason"] for record in records] == [None, None, *["unreadable_file"] * 3]
+    with pytest.raises(ValueError, match="data: 'dog/more' is no usable picture: unreadable_file"):
+        read_pictures(config, 8)
 
 
 def test_a_machine_that_fails_to_read_is_an_error_naming_the_file(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,12 +28,16 @@ class FolderSource(Source):
         return sha256_file(self.root / source)  # in pieces: a class folder may hold a file of any size
 
     def _listed(self, entry: os.DirEntry[str], path: str, class_name: str, label: int) -> Listed:
-        """Return the row of a file; a name that is no text, or a file that nobody may open, is a reject of its own."""
+        """Return the row of a file, or of a reject: a name that is no text, a file nobody may open, a link to none."""
         name, reason, size = as_text(path), "", 0
         if name != path:
             reason = RejectReason.NAME_NOT_UTF8.value
         try:
-            size = entry.stat().st_size
+            found = entry.stat()
+            if stat.S_ISREG(found.st_mode):
+                size = found.st_size
+            else:  # a link to a folder, which may lead in a circle, or to a pipe, which may never end
+                reason = reason or RejectReason.UNREADABLE_FILE.value
         except OSError as error:
             if not _concerns_one_file(error, entry):
                 raise ValueError(f"data.path: {entry.path!r} cannot be read: {error.strerror}") from None
@@ -44,7 +49,8 @@ class ImageFolder(FolderSource):
     """One folder per class below the root, as torchvision's ImageFolder.
 
     Every file below a class folder is an input, whatever it is called, so that nothing is passed over in silence;
-    only hidden ones (a name that starts with a dot) and files beside the class folders are not.
+    only hidden ones (a name that starts with a dot) and files beside the class folders are not. A class folder may be
+    a link, and so may a file; a link to a folder below a class folder is not followed and becomes one reject.
     """
 
     def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
