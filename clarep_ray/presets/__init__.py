@@ -5,9 +5,13 @@ from clarep_ray.presets.calibrate import CALIBRATE
 from clarep_ray.presets.distill import DISTILL
 from clarep_ray.presets.evaluate import EVALUATE
 from clarep_ray.presets.extract import EXTRACT as CANONICAL
-from clarep_ray.presets.preset import Origin, Preset, origin_table
+from clarep_ray.presets.preset import Origin, Preset, origin_table, with_own_output
 from clarep_ray.presets.train_cdm import TRAIN_CDM
 
-EXTRACT = CANONICAL | BASELINES
+EXTRACT = {
+    name: make if name == "digits" else with_own_output(make, "output.path")
+    for name, make in (CANONICAL | BASELINES).items()
+}
+"""The default preset, `digits`, writes to `outputs/extract`, every other one to `outputs/NAME`."""
 
 __all__ = ["CALIBRATE", "DISTILL", "EVALUATE", "EXTRACT", "TRAIN_CDM", "Origin", "Preset", "origin_table"]

@@ -8,7 +8,7 @@ from typing import Any
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.dotted import flatten, override
 from clarep_ray.presets import extract as presets
-from clarep_ray.presets.preset import Origin, Preset
+from clarep_ray.presets.preset import Origin, Preset, with_own_output
 
 CLASSIFIERS = (
     "weights/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k",
@@ -127,7 +127,7 @@ def dit_xl_256_smoke() -> Preset[CalibrateConfig]:
 
 
 CALIBRATE: dict[str, Callable[[], Preset[CalibrateConfig]]] = {
-    preset.__name__: preset
+    preset.__name__: preset if preset is digits else with_own_output(preset, "output", "calibrate_")
     for preset in (
         digits,
         digits_conflict,
@@ -141,3 +141,4 @@ CALIBRATE: dict[str, Callable[[], Preset[CalibrateConfig]]] = {
         edm2,
     )
 }
+"""`digits` writes to `outputs/calibrate`, every other one to `outputs/calibrate_NAME`."""

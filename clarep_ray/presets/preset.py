@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Generic, Literal, TypeVar
 
 from clarep_ray.dotted import flatten, override
@@ -30,6 +31,16 @@ class Preset(Generic[Config]):
             config = override(config, changes)
             origins.update(dict.fromkeys(changes, origin))  # type: ignore[arg-type]
         return Preset(config, origins)
+
+
+def with_own_output(make: Callable[[], Preset[Config]], field: str, prefix: str = "") -> Callable[[], Preset[Config]]:
+    """Return the preset's function with `field`, its output folder, named after it, so that no preset meets another."""
+
+    @wraps(make)
+    def preset() -> Preset[Config]:
+        return make().replaced(default={field: f"outputs/{prefix}{make.__name__}"})
+
+    return preset
 
 
 def origin_table(preset: Preset[Any], resolved: Any) -> list[tuple[str, Any, Origin]]:

@@ -46,7 +46,11 @@ def cifar10_unet() -> Preset[TrainCdmConfig]:
     (`--use-gpu`); not run in full yet. `--num-steps 200000` is a usable model in a quarter of the time.
     """
     return Preset(TrainCdmConfig(), {}).replaced(
-        default={"data.path": "data/cifar-10-batches-py", "checkpoint_every": 5000, "output": "outputs/cifar10_unet"},
+        default={
+            "data.path": "data/cifar-10-batches-py",
+            "checkpoint_every": 5000,
+            "output": "outputs/cdm_cifar10_unet",
+        },
         paper={"network": "class_unet", "label_dropout": 0.0, "data.source": "cifar10", "image_size": 32},
         inferred={
             "unet.channels": 128,
@@ -88,7 +92,7 @@ def cifar10_unet_smoke() -> Preset[TrainCdmConfig]:
             "num_steps": 8,
             "warmup_steps": 2,
         },
-        default={"checkpoint_every": 4, "output": "outputs/cifar10_unet_smoke"},
+        default={"checkpoint_every": 4, "output": "outputs/cdm_cifar10_unet_smoke"},
     )
 
 

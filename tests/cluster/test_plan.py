@@ -54,7 +54,7 @@ def test_the_clean_time_is_no_feature_time(preset: str, clean: float, noisy: flo
 
 def test_a_submitted_job_refuses_a_relative_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(ValueError, match=r"'outputs/extract' is relative"):
+    with pytest.raises(ValueError, match=r"'outputs/digits_smoke' is relative"):
         make_plan(digits())
     assert make_plan(digits(output__path="/shared/out")).num_units == 3
 
