@@ -7,9 +7,12 @@ import pytest
 from clarep_ray import dotted
 from clarep_ray.config import (
     PROJECTION_MODES,
+    CalibrateConfig,
     DataConfig,
+    DistillConfig,
     ElbowConfig,
     EngineConfig,
+    EvaluateConfig,
     ExtractConfig,
     InversionConfig,
     OutputConfig,
@@ -129,6 +132,14 @@ def test_whole_numbers_and_floats_are_one_configuration() -> None:
 )
 def test_json_round_trip(config: object) -> None:
     assert dotted.from_flat(type(config), json.loads(dotted.to_json(config))) == config
+
+
+@pytest.mark.parametrize("kind", [ExtractConfig, CalibrateConfig, DistillConfig, EvaluateConfig, TrainCdmConfig])
+def test_a_seed_has_32_bits(kind: type) -> None:
+    assert [kind(seed=seed).seed for seed in (0, 2**32 - 1)] == [0, 2**32 - 1]
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"seed: {seed} is not valid; valid: 0 to 4294967295"):
+            kind(seed=seed)
 
 
 def test_configs_are_frozen() -> None:

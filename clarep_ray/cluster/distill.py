@@ -59,7 +59,8 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
     """
     root = Path(config.output)
     runs = {seed: str(root / f"seed-{seed}") for seed in seeds} or {config.seed: str(root)}
-    results = [distill(dotted.override(config, {"seed": seed, "output": folder})) for seed, folder in runs.items()]
+    configs = [dotted.override(config, {"seed": seed, "output": folder}) for seed, folder in runs.items()]
+    results = [distill(each) for each in configs]
     cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
     table = SeedTable("method", COLUMNS, {config.method: cells})
     root.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from clarep_ray.config.checks import require
+from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import (
     DataConfig,
     DecodingConfig,
@@ -158,6 +158,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_seed(self.seed)
         require(bool(self.parts), "parts", self.parts, f"one or more of {', '.join(CALIBRATION_PARTS)}")
         require(
             self.projected_per_class is None or self.projected_per_class >= 1,

@@ -7,3 +7,8 @@ def require(condition: bool, name: str, value: object, valid: str) -> None:
     """Raise ValueError naming field, value and valid values where `condition` is false."""
     if not condition:
         raise ValueError(f"{name}: {value!r} is not valid; valid: {valid}")
+
+
+def require_seed(seed: int) -> None:
+    """Raise ValueError unless `seed` is one that every library takes: K-means knows none beyond 32 bits."""
+    require(0 <= seed < 2**32, "seed", seed, f"0 to {2**32 - 1}")

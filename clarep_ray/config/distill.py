@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from clarep_ray.config.checks import require
+from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import DataConfig, DigitsConfig, FeatureConfig, ModelConfig
 from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
 from clarep_ray.config.tracking import TrackingConfig
@@ -178,6 +178,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_seed(self.seed)
         for name in ("checkpoint_every", "loader_threads", "num_workers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         # Every worker needs as many images as the others; mixing pairs each with one of the same worker.

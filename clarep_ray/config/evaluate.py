@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clarep_ray.config.checks import require
+from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import DigitsConfig, DigitsSplit, EngineConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
@@ -288,6 +288,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_seed(self.seed)
         require(bool(self.output), "output", self.output, "a folder")
         for name in self.attacks.benchmarks:
             valid = f"one of benchmarks.names ({', '.join(self.benchmarks.names)})"

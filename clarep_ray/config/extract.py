@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clarep_ray.config.checks import require
+from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.engine import EngineConfig
 from clarep_ray.config.output import OutputConfig
 from clarep_ray.config.projection import ProjectionMode, parse_extra
@@ -253,6 +253,7 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_seed(self.seed)
         require(
             self.elbow.rule != "fixed" or self.elbow.num_removed <= self.spectrum.num_directions,
             "elbow.num_removed",

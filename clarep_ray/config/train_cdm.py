@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clarep_ray.config.checks import require
+from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import DataConfig, DigitsConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
@@ -115,6 +115,7 @@ class TrainCdmConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_seed(self.seed)
         for name in ("image_size", "num_steps", "batch_size", "checkpoint_every", "num_workers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("adam_beta2", "ema_decay"):

@@ -55,6 +55,13 @@ def test_a_finished_training_is_read_without_ray_and_seeds_make_a_table(tmp_path
     assert again["last"]["val_accuracy"] == cells[1]
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_wrong_seed_is_refused_before_the_first_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed: -1 is not valid"):
+        distill_seeds(dotted.override(SMOKE, {"output": str(tmp_path / "runs")}), (0, -1), lambda _: None)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_workers_are_given_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     changes = {
