@@ -18,15 +18,16 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
     The output folder receives `model/` (the weight average, as `model.weights` reads it), `checkpoints/`,
     `metrics.jsonl` and, last, `result.json`. Raises ValueError, before Ray starts, where a picture cannot be read or
-    the folder belongs to another config or other pictures.
+    the folder belongs to another config, other pictures or classes of other names.
     """
     from clarep_ray.models.cdm_networks import RESULT, training_set
     from clarep_ray.models.cdm_training import fingerprint
     from clarep_ray.models.checkpoints import check_checkpoints
 
     output = Path(config.output).absolute()
-    data_sha256 = training_set(config).sha256
-    mark = fingerprint(config, data_sha256)
+    data = training_set(config)
+    mark, data_sha256, class_names = fingerprint(config, data), data.sha256, data.class_names
+    del data  # the workers read it again
     check_checkpoints(output / "checkpoints", mark)
     finished = _result(output / RESULT)
     if finished.get("fingerprint") == mark:
@@ -43,6 +44,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
             "output": str(output),
             "fingerprint": mark,
             "data_sha256": data_sha256,
+            "class_names": list(class_names),
         },
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
@@ -98,7 +100,7 @@ def _loop(arguments: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
     data = cdm_networks.training_set(config)
-    if data.sha256 != arguments["data_sha256"]:
+    if (data.sha256, list(data.class_names)) != (arguments["data_sha256"], arguments["class_names"]):
         raise ValueError("data.path: this worker reads other pictures than the job did; every node must see the same")
     network = cdm_networks.make_network(config, len(data.class_names))
     forward = prepare_model(network)

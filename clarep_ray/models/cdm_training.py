@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clarep_ray import dotted
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.manifest import names_sha256
 from clarep_ray.data.pictures import read_pictures
 from clarep_ray.models.checkpoints import Parts, optimizer_tensors, restore_optimizer
 from clarep_ray.models.diffusers_schedule import Prediction
@@ -79,9 +80,10 @@ class CdmTrainer:
         self.recent_loss = notes["loss"]
 
 
-def fingerprint(config: TrainCdmConfig, data_sha256: str) -> str:
-    """Return what a training that may be continued has in common: its settings and its pictures."""
-    return dotted.fingerprint(dotted.fingerprint_fields(config) | {"data_sha256": data_sha256})
+def fingerprint(config: TrainCdmConfig, data: TrainingSet) -> str:
+    """Return what a training that may be continued has in common: its settings, pictures, and what labels stand for."""
+    own = {"data_sha256": data.sha256, "label_map_sha256": names_sha256(data.class_names)}
+    return dotted.fingerprint(dotted.fingerprint_fields(config) | own)
 
 
 def draw_batch(data: TrainingSet, config: TrainCdmConfig, step: int) -> dict[str, Tensor]:

@@ -61,11 +61,12 @@ def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
 
 
 def check_checkpoints(root: Path, fingerprint: str) -> None:
-    """Raise ValueError where the checkpoints in `root` belong to another config or to other pictures."""
+    """Raise ValueError where the checkpoints in `root` have another config, other pictures or class names."""
     known = {state["fingerprint"] for folder in _checkpoints(root) if (state := _state(folder))}
     if known - {fingerprint}:
         raise ValueError(
-            f"output: {str(root.parent)!r} holds a training with another config or other pictures; choose another one"
+            f"output: {str(root.parent)!r} holds a training with another config, other pictures or other class names; "
+            "choose another one"
         )
 
 

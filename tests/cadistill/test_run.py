@@ -104,7 +104,7 @@ def test_other_clareps_or_another_teacher_are_another_training(files: Path, tmp_
         run_training(config, opened, mark, report=killed_at(4))
     assert read_result(tmp_path / "out") == {}
     other = write_clareps(tmp_path / "other", count=40)
-    with pytest.raises(ValueError, match="holds a training with another config or other pictures"):
+    with pytest.raises(ValueError, match="holds a training with another config, other pictures"):
         prepare(override(config, {"clareps.path": other}))
     moved = override(config, {"clareps.path": str(files / "clareps") + "/."})
     assert prepare(moved)[1] == mark

@@ -13,6 +13,7 @@ from clarep_ray.models.cdm_networks import make_network, training_set
 from clarep_ray.models.cdm_training import CdmTrainer, fingerprint, train_steps
 from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
+from tests.data import trees
 
 SMOKE: TrainCdmConfig = TRAIN_CDM["cifar10_unet_smoke"]().config
 
@@ -39,14 +40,30 @@ def test_a_folder_of_other_pictures_is_refused_and_a_finished_one_is_read(tmp_pa
     data = training_set(config)
     trainer = CdmTrainer.start(make_network(config, 10), config)
     assert list(train_steps(trainer, trainer.network, data, config)) == [1]
-    save_checkpoint(trainer, tmp_path / "checkpoints", fingerprint(config, data.sha256))
+    save_checkpoint(trainer, tmp_path / "checkpoints", fingerprint(config, data))
     with pytest.raises(RayStarted):
         train_cdm(config)
-    with pytest.raises(ValueError, match="holds a training with another config or other pictures"):
+    with pytest.raises(ValueError, match="holds a training with another config, other pictures"):
         train_cdm(dotted.override(config, {"data.digits.seed": 7}))
-    done = {"fingerprint": fingerprint(config, data.sha256), "steps": 1}
+    done = {"fingerprint": fingerprint(config, data), "steps": 1}
     (tmp_path / "result.json").write_text(json.dumps(done))
     assert train_cdm(config) == done
+
+
+def test_renamed_class_folders_are_another_training(tmp_path: Path) -> None:
+    root = trees.image_folder(tmp_path / "in", ("cat", "dog"))
+    files = {"data.source": "image_folder", "data.path": str(root), "output": str(tmp_path / "out")}
+    config: TrainCdmConfig = dotted.override(SMOKE, files)
+    data = training_set(config)
+    save_checkpoint(
+        CdmTrainer.start(make_network(config, 2), config), tmp_path / "out/checkpoints", fingerprint(config, data)
+    )
+    with pytest.raises(RayStarted):
+        train_cdm(config)
+    (root / "dog").rename(root / "horse")
+    assert training_set(config).sha256 == data.sha256
+    with pytest.raises(ValueError, match="holds a training with another config, other pictures or other class names"):
+        train_cdm(config)
 
 
 def test_workers_are_given_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training of the class-conditional UNet: from files to a folder that extraction loads; what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,13 @@ def test_workers_share_the_global_batch() -> None:
         assert torch.equal(joined, batch[name])
 
 
-def test_what_may_continue_has_the_same_settings_and_pictures() -> None:
-    mark = cdm.fingerprint(SMOKE, "a")
-    assert cdm.fingerprint(dotted.override(SMOKE, {"num_workers": 2, "output": "x"}), "a") == mark
-    assert cdm.fingerprint(dotted.override(SMOKE, {"unet.dropout": 0.0}), "a") != mark
-    assert cdm.fingerprint(SMOKE, "b") != mark
+def test_what_may_continue_has_the_same_settings_pictures_and_class_names() -> None:
+    data = cdm.TrainingSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("cat",), "a")
+    mark = cdm.fingerprint(SMOKE, data)
+    assert cdm.fingerprint(dotted.override(SMOKE, {"num_workers": 2, "output": "x"}), data) == mark
+    assert cdm.fingerprint(dotted.override(SMOKE, {"unet.dropout": 0.0}), data) != mark
+    assert cdm.fingerprint(SMOKE, replace(data, sha256="b")) != mark
+    assert cdm.fingerprint(SMOKE, replace(data, class_names=("dog",))) != mark
 
 
 def test_folders_of_any_classes_keep_their_names(tmp_path: Path) -> None:
