@@ -37,9 +37,9 @@ def score_column(table: pa.Table, parts: Parts, draws: Draws, seed: int) -> pa.T
 
 
 def _score_stream(score: Callable[[pa.Table], pa.Table], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    runtime.connect()  # before Ray is imported, which reads its environment then; all pieces may have been done before
     import ray
 
-    runtime.connect()
     runtime.quiet_ray_data()
     rows = [{"group": group, "name": name} for group, name in columns]
     scored = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(

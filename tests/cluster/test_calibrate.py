@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from clarep_ray import cli
 from clarep_ray.analysis.calibration_findings import Findings
+from clarep_ray.cluster import runtime
 from clarep_ray.cluster.calibrate import open_session
 from clarep_ray.cluster.calibrate_report import run_calibration
+from clarep_ray.cluster.calibrate_scores import score_columns
 from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.plan import check_calibration
 from clarep_ray.config import CalibrateConfig, ModelConfig
@@ -188,3 +191,17 @@ def test_on_ray(ray_session: None, tmp_path: Path) -> None:
     assert findings.saturation is not None
     assert len(findings.feature_map) == 8
     assert findings.time_verdict() == ""
+
+
+def test_scores_join_the_cluster_before_ray_is_imported(
+    finished: tuple[Path, Findings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray reads its environment when it is imported: where every piece was done before, scoring comes first."""
+
+    def joined() -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(runtime, "connect", joined)
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it now is an ImportError
+    with pytest.raises(InterruptedError):
+        score_columns(open_session(smoke(finished[0])), [("features", "x")])
