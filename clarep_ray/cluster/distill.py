@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,24 +28,14 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     _opened, mark, finished = prepare(config)
     if finished:
         return finished
-    runtime.connect()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    output.mkdir(parents=True, exist_ok=True)
-    trainer = TorchTrainer(
+    runtime.train(
         _loop,
-        train_loop_config={"config": dotted.flatten(config), "fingerprint": mark},
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
-        ),
-        run_config=RunConfig(
-            name=f"distill-{uuid.uuid4().hex[:8]}",  # a fresh name: checkpoints are ours, found by fingerprint
-            storage_path=str(output / "ray"),
-            failure_config=FailureConfig(max_failures=3),
-        ),
+        {"config": dotted.flatten(config), "fingerprint": mark},
+        job="distill",
+        output=output,
+        num_workers=config.num_workers,
+        use_gpu=config.use_gpu,
     )
-    trainer.fit()
     result = read_result(output)
     _log(config, result, [output / RESULT, output / METRICS])
     return result

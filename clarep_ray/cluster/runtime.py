@@ -7,6 +7,8 @@ import os
 import stat
 import sys
 import tempfile
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,36 @@ def _private_token() -> Path:
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
     return path
+
+
+def train(
+    loop: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    *,
+    job: str,
+    output: Path,
+    num_workers: int,
+    use_gpu: bool,
+) -> None:
+    """Run a training loop on Ray Train's workers, one CPU and at most one GPU each; dead workers are replaced.
+
+    Ray's own checkpoints are not used: each run has a fresh name, and the loop finds its checkpoints by fingerprint.
+    """
+    connect()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    output.mkdir(parents=True, exist_ok=True)
+    TorchTrainer(
+        loop,
+        train_loop_config=arguments,
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            name=f"{job}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(output / "ray"),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    ).fit()
 
 
 def quiet_ray_data() -> None:

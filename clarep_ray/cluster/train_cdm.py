@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +31,20 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     finished = _result(output / RESULT)
     if finished.get("fingerprint") == mark:
         return finished
-    runtime.connect()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    output.mkdir(parents=True, exist_ok=True)
-    trainer = TorchTrainer(
+    runtime.train(
         _loop,
-        train_loop_config={
+        {
             "config": dotted.flatten(_absolute(config)),
             "output": str(output),
             "fingerprint": mark,
             "data_sha256": data_sha256,
             "class_names": list(class_names),
         },
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": 1}
-        ),
-        run_config=RunConfig(
-            name=f"train_cdm-{uuid.uuid4().hex[:8]}",  # a fresh name: checkpoints are ours, found by fingerprint
-            storage_path=str(output / "ray"),
-            failure_config=FailureConfig(max_failures=3),
-        ),
+        job="train_cdm",
+        output=output,
+        num_workers=config.num_workers,
+        use_gpu=config.use_gpu,
     )
-    trainer.fit()
     result = _result(output / RESULT)
     tracking.log_run(
         config.tracking,
