@@ -31,3 +31,11 @@ def numpy_generator(run_seed: int, key: str, stage: str) -> np.random.Generator:
     import numpy as np
 
     return np.random.Generator(np.random.PCG64(stream_seed(run_seed, key, stage)))
+
+
+def draw_rank(seed: int, identity: str) -> bytes:
+    """Return where a row stands in a seeded draw without replacement: the lowest are drawn first.
+
+    It does not depend on the other rows, so that larger draws hold the smaller ones.
+    """
+    return hashlib.blake2b(f"{seed}|{identity}".encode(), digest_size=8).digest()

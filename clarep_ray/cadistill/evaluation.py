@@ -1,4 +1,4 @@
-"""Accuracy of a student on pictures, clean and under a small attack."""
+"""Accuracy of a student on pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from clarep_ray.cadistill.augment import plain, to_tensor
@@ -31,37 +29,6 @@ def accuracy(student: Student, pictures: Pictures, rank: int = 0, world: int = 1
         for pixels, labels in batches(pictures, student.architecture.image_size, rank, world):
             right += (student(pixels.to(device)).argmax(1) == labels.to(device)).sum()
     return sum_over_workers(right).item() / len(pictures)
-
-
-def pgd_accuracy(student: Student, pictures: Pictures, eps_255: float, step_255: float, num_steps: int) -> float:
-    """Return accuracy under PGD in an L-infinity ball of eps_255 / 255 around pixels in [0, 1].
-
-    Starts at the picture itself and counts a picture as wrong where any step was; for comparisons beside a training.
-    """
-    student.eval()
-    right = 0
-    for pixels, labels in batches(pictures, student.architecture.image_size):
-        device = student.mean.device
-        right += int(
-            _withstands(student, pixels.to(device), labels.to(device), eps_255 / 255, step_255 / 255, num_steps)
-        )
-    return right / len(pictures)
-
-
-def _withstands(
-    student: Student, pixels: Float[Tensor, " b 3 h w"], labels: Int[Tensor, " b"], eps: float, step: float, steps: int
-) -> int:
-    """Return how many pictures stay right at every step."""
-    moved, holds = pixels.clone(), torch.ones_like(labels, dtype=torch.bool)
-    for number in range(steps + 1):
-        moved.requires_grad_(True)
-        logits = student(moved)
-        holds &= logits.argmax(1) == labels
-        if number == steps:
-            break
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), moved)
-        moved = (moved.detach() + step * gradient.sign()).clamp(pixels - eps, pixels + eps).clamp(0, 1)
-    return int(holds.sum())
 
 
 def batches(pictures: Pictures, side: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

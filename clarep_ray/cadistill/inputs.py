@@ -69,7 +69,10 @@ def open_inputs(config: DistillConfig) -> Opened:
 def _open_store(config: DistillConfig, class_names: tuple[str, ...]) -> ClarepStore | None:
     """Return CLAReps, or stored features of the training images; None where a method uses neither."""
     if METHODS[config.method].clareps:
-        return open_clareps(config.clareps.path, pictures=config.clareps.pictures, class_names=class_names)
+        wanted = config.clareps
+        return open_clareps(
+            wanted.path, pictures=wanted.pictures, class_names=class_names, fraction=wanted.fraction, seed=wanted.seed
+        )
     if config.method in TEACHERS and config.teacher.source == "features":
         return open_clareps(
             str(config.teacher.features), pictures=config.teacher.pictures, class_names=class_names, allow_missing=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clarep_ray import dotted, tracking
 from clarep_ray.analysis.paired import difference_table
@@ -14,6 +14,10 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.distill import with_absolute_paths
 from clarep_ray.config import DistillConfig
 
+if TYPE_CHECKING:
+    from clarep_ray.cadistill.students import Student
+    from clarep_ray.data.picture_rows import Pictures
+
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {"method": "vanilla"},
     "dmdistill": {"method": "dmdistill"},
@@ -21,12 +25,17 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "cadistill": {"method": "cadistill"},
     "cadistill of random": {"method": "cadistill", "clareps.pictures": "random@3"},
     "cadistill of shrink": {"method": "cadistill", "clareps.pictures": "shrink@3"},
+    "cadistill of clarid@1": {"method": "cadistill", "clareps.pictures": "clarid@1"},
     "cadistill of reconstruction": {"method": "cadistill", "clareps.pictures": "reconstruction"},
 }
-"""What is compared: changes to the config. The controls are CaDistill with other pictures for CLAReps."""
+"""What is compared: changes to the config. The controls are CaDistill with other pictures for CLAReps.
+
+Guidance and projection make a square of four: cfgdistill (guided, not projected), cadistill (both), clarid@1
+(projected alone) and reconstruction (neither).
+"""
 SPLITS = ("same_background", "random_background", "foreground_only")
-PGD = {"eps_255": 8.0, "step_255": 2.0, "num_steps": 10}
-PGD_COLUMN = f"PGD {PGD['eps_255']:g}"
+PGD_EPS_255, PGD_STEP_255, PGD_STEPS = 8.0, 2.0, 10
+PGD_COLUMN = f"PGD {PGD_EPS_255:g}"
 COLUMNS = ("clean", *SPLITS, PGD_COLUMN)
 EVALUATION = "evaluation.json"
 
@@ -78,7 +87,7 @@ def evaluate_one(flat: Mapping[str, Any]) -> dict[str, float]:
     """Train one student in this process and return its accuracies, {column: share}; read where it was done before."""
     import torch
 
-    from clarep_ray.cadistill.evaluation import accuracy, pgd_accuracy
+    from clarep_ray.cadistill.evaluation import accuracy
     from clarep_ray.cadistill.run import train_alone
     from clarep_ray.cadistill.students import load_student
     from clarep_ray.data.picture_rows import open_pictures
@@ -95,9 +104,21 @@ def evaluate_one(flat: Mapping[str, Any]) -> dict[str, float]:
         for split in ("test", *SPLITS)
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
-    found[PGD_COLUMN] = pgd_accuracy(student, sets["test"], **PGD)  # type: ignore[arg-type]
+    found[PGD_COLUMN] = _pgd_accuracy(student, sets["test"])
     path.write_text(json.dumps({"fingerprint": result["fingerprint"], "accuracy": found}, indent=1) + "\n")
     return found
+
+
+def _pgd_accuracy(student: Student, pictures: Pictures) -> float:
+    """Return the share of pictures that are right at every step of PGD."""
+    from clarep_ray.cadistill.evaluation import batches
+    from clarep_ray.robustness.pgd import Pgd
+
+    attack = Pgd(eps=PGD_EPS_255 / 255, step=PGD_STEP_255 / 255, num_steps=PGD_STEPS, random_start=False)
+    keys, fallen = iter(pictures.keys), 0
+    for pixels, labels in batches(pictures, student.architecture.image_size):
+        fallen += int(attack(student, pixels, labels, [next(keys) for _ in labels]).success.sum())
+    return (len(pictures) - fallen) / len(pictures)
 
 
 def tabulate(found: Mapping[tuple[str, int], Mapping[str, float]], seeds: Sequence[int]) -> SeedTable:
@@ -118,7 +139,7 @@ def describe(table: SeedTable) -> str:
             "standard error, and p of the two-sided paired t-test after Holm over the rows of a column.",
             difference_table(table, "vanilla"),
             difference_table(table, "cadistill"),
-            f"{PGD_COLUMN}: L-infinity, {PGD['eps_255']:g}/255, {PGD['num_steps']} steps of {PGD['step_255']:g}/255 "
+            f"{PGD_COLUMN}: L-infinity, {PGD_EPS_255:g}/255, {PGD_STEPS} steps of {PGD_STEP_255:g}/255 "
             "from the picture itself; a picture counts only where it is right at every step.",
         )
     )

@@ -46,9 +46,14 @@ class ClarepsConfig:
     """Which of its pictures and features: canonical, or an extra of it, such as reconstruction or random@1."""
     pairing: Literal["random", "same_image", "nearest"] = "random"
     """The CLARep of an image: any of its class [paper Sec. 4], its own, or the nearest of its class."""
+    fraction: float = 1.0
+    """Share of every class's CLAReps that is used, at least one (Sec. K.7.1)."""
+    seed: int = 0
+    """Seed of `fraction`; a larger share holds the smaller ones."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        require(0 < self.fraction <= 1, "clareps.fraction", self.fraction, "more than 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

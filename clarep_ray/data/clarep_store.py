@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clarep_ray.data.clarep_members import locate_members
 from clarep_ray.data.clarep_rows import Features, Pictures, ShardFiles
+from clarep_ray.seeding import draw_rank
 
 Pairing = Literal["random", "same_image", "nearest"]
 CANONICAL, ORIGINAL = "canonical", "original"
@@ -28,10 +30,10 @@ class ClarepStore:
     """
 
     def __init__(
-        self, folder: Path, pictures: str, allow_missing: bool, sha256: str, table: pa.Table, class_names: Sequence[str]
+        self, folder: Path, sha256: str, table: pa.Table, class_names: Sequence[str], options: Mapping[str, Any]
     ) -> None:
-        self.folder, self.pictures, self.sha256 = folder, pictures, sha256
-        self._allow_missing = allow_missing
+        self.folder, self.pictures, self.sha256 = folder, str(options["pictures"]), sha256
+        self._options = options
         self.class_names: tuple[str, ...] = tuple(class_names)
         numbers = {name: number for number, name in enumerate(class_names)}
         names = table["class_name"].to_pylist()
@@ -41,8 +43,8 @@ class ClarepStore:
         self._counts = np.bincount(self.labels, minlength=len(class_names))
         self._starts = np.cumsum(self._counts) - self._counts
         files = ShardFiles(folder)
-        self._pictures = Pictures(files, table, _member(pictures, "png"))
-        self._features = Features(files, table, _member(pictures, "feature.npy"))
+        self._pictures = Pictures(files, table, _member(self.pictures, "png"))
+        self._features = Features(files, table, _member(self.pictures, "feature.npy"))
         self._open_originals = partial(Features, files, table, _member(ORIGINAL, "feature.npy"))
         self._has_originals = f"{ORIGINAL}.feature.npy:offset" in table.column_names
         self._neighbours = np.full(len(self.labels), -1, np.int64)
@@ -51,8 +53,7 @@ class ClarepStore:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {"pictures": self.pictures, "class_names": self.class_names, "allow_missing": self._allow_missing}
-        return partial(open_clareps, str(self.folder), **options), ()
+        return partial(open_clareps, str(self.folder), class_names=self.class_names, **self._options), ()
 
     @property
     def feature_dim(self) -> int:
@@ -110,13 +111,21 @@ class ClarepStore:
 
 
 def open_clareps(
-    folder: str, *, pictures: str = CANONICAL, class_names: Sequence[str] = (), allow_missing: bool = False
+    folder: str,
+    *,
+    pictures: str = CANONICAL,
+    class_names: Sequence[str] = (),
+    allow_missing: bool = False,
+    fraction: float = 1.0,
+    seed: int = 0,
 ) -> ClarepStore:
     """Open a finished extraction for training (Sec. 4), every shard's hash checked once.
 
     `pictures` is `canonical` or a name in the run's `output.extras`; its own features come with it. Labels follow
     `class_names` by name, whatever number a class had in the extraction, and classes that are not among them are left
-    out; without names they are the extraction's own classes in the order of their numbers. Raises ValueError for an
+    out; without names they are the extraction's own classes in the order of their numbers. `fraction` in (0, 1] keeps
+    that share of every class, at least one (Sec. K.7.1): which ones follows from the seed and each row's image, and a
+    larger share holds the smaller ones. Raises ValueError for an
     unfinished or damaged output, for pictures that the run did not keep, and, unless `allow_missing`, for a class
     without a CLARep.
     """
@@ -133,8 +142,26 @@ def open_clareps(
             f"{len(missing)} of {len(wanted)} classes have no CLARep in {str(root)!r}: {_first(missing)}; "
             f"it has {_first(found)}"
         )
-    kept = table.filter(pc.field("class_name").isin(list(wanted)))
-    return ClarepStore(root, pictures, allow_missing, manifest["root_sha256"], kept, wanted)
+    kept = _share(table.filter(pc.field("class_name").isin(list(wanted))), fraction, seed)
+    options = {"pictures": pictures, "allow_missing": allow_missing, "fraction": fraction, "seed": seed}
+    return ClarepStore(root, manifest["root_sha256"], kept, wanted, options)
+
+
+def _share(table: pa.Table, fraction: float, seed: int) -> pa.Table:
+    """Return a share of every class's rows, in their order."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction: {fraction!r} is not valid; valid: more than 0, at most 1")
+    if fraction == 1:
+        return table
+    by_class: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(table["class_name"].to_pylist()):
+        by_class[name].append(row)
+    keys = table["image_key"].to_pylist()
+    kept: list[int] = []
+    for rows in by_class.values():
+        count = max(1, round(fraction * len(rows)))
+        kept += sorted(rows, key=lambda row: draw_rank(seed, keys[row]))[:count]
+    return table.take(sorted(kept))
 
 
 def draw_partners(

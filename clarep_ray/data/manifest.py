@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from clarep_ray.config import DataConfig
 from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
 from clarep_ray.data.sources import Listed, Source
+from clarep_ray.seeding import draw_rank
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
@@ -163,12 +164,8 @@ def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:
     for members in by_class.values():
         count = max(1, round(config.fraction * len(members)))
         count = min(count, config.per_class or count)
-        kept |= {row.id for row in sorted(members, key=lambda row: _rank(config.seed, row.id))[:count]}
+        kept |= {row.id for row in sorted(members, key=lambda row: draw_rank(config.seed, row.id))[:count]}
     return [row for row in rows if row.id in kept]
-
-
-def _rank(seed: int, identity: str) -> bytes:
-    return hashlib.blake2b(f"{seed}|{identity}".encode(), digest_size=8).digest()
 
 
 def freeze(

@@ -8,7 +8,7 @@ from clarep_ray import cli, dotted
 from clarep_ray.cluster import compare as comparing
 from clarep_ray.cluster import distill as distilling
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.compare import COLUMNS, ROWS, describe, evaluate_one, plan_runs, tabulate
+from clarep_ray.cluster.compare import COLUMNS, PGD_COLUMN, ROWS, describe, evaluate_one, plan_runs, tabulate
 from clarep_ray.cluster.distill import distill, distill_seeds, with_absolute_paths
 from clarep_ray.config import DistillConfig
 from clarep_ray.presets import DISTILL
@@ -108,6 +108,9 @@ def test_every_row_of_a_comparison_is_prepared_measured_and_read_again(
     found = {name: evaluate_one(dotted.flatten(run)) for name, run in runs.items()}
     monkeypatch.setattr("clarep_ray.cadistill.evaluation.accuracy", None)
     assert evaluate_one(dotted.flatten(runs["cadistill", 1])) == found["cadistill", 1]
+    for shares in found.values():
+        assert shares[PGD_COLUMN] <= shares["clean"]
+    assert any(shares[PGD_COLUMN] < shares["clean"] for shares in found.values())
     table = tabulate(found, (0, 1))
     assert table.columns == COLUMNS
     text = describe(table)

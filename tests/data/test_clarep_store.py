@@ -1,6 +1,7 @@
 """CLAReps by row from a finished output: names, hashes, partners, bounded memory. No model is needed."""
 
 import io
+import itertools
 import pickle
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_classes_go_by_name_and_never_by_number(output: Path) -> None:
     assert len(store) == 10
     with pytest.raises(ValueError, match="come twice"):
         open_clareps(str(output), class_names=("ant", "ant"))
+
+
+def test_a_fraction_is_stratified_seeded_and_nested(output: Path) -> None:
+    shares = [set(open_clareps(str(output), fraction=part, seed=3).source_keys) for part in (0.01, 0.4, 0.8, 1.0)]
+    assert [len(share) for share in shares] == [3, 6, 11, COUNT - 1]  # the class of the reject has four
+    assert all(small < large for small, large in itertools.pairwise(shares))
+    seeds = {frozenset(open_clareps(str(output), fraction=0.4, seed=seed).source_keys) for seed in range(8)}
+    assert len(seeds) > 4
+    some = open_clareps(str(output), fraction=0.4, seed=3)
+    assert pickle.loads(pickle.dumps(some)).source_keys == some.source_keys
+    assert sorted(some.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match=r"fraction: 0 is not valid; valid: more than 0, at most 1"):
+        open_clareps(str(output), fraction=0)
 
 
 def test_a_class_without_clareps_is_named_unless_allowed(output: Path) -> None:
