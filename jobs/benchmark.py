@@ -1,40 +1,38 @@
-"""Measure against named references in the same run: uv run jobs/benchmark.py svd|engine|size|attacks"""
+"""Measure against named references in the same run: uv run jobs/benchmark.py svd|engine|size|attacks|distill"""
 
 import platform
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 import tyro
 
-from clarep_ray import cli
-from clarep_ray.config import AttackBenchmarkConfig, EngineBenchmarkConfig, SizeBenchmarkConfig, SvdBenchmarkConfig
-from clarep_ray.presets import EXTRACT
+from clarep_ray import cli, config
+from clarep_ray.presets import DISTILL, EXTRACT
+
+KINDS: dict[str, tuple[type, str, Any]] = {
+    "svd": (config.SvdBenchmarkConfig, "analysis.svd_benchmark", None),
+    "engine": (config.EngineBenchmarkConfig, "cluster.engine_benchmark", EXTRACT),
+    "size": (config.SizeBenchmarkConfig, "analysis.size_benchmark", None),
+    "attacks": (config.AttackBenchmarkConfig, "robustness.attack_benchmark", None),
+    "distill": (config.DistillBenchmarkConfig, "cadistill.step_benchmark", DISTILL),
+}
+"""Subcommand: its config, the module whose `run` measures, and the presets that one of them starts from."""
 
 
 def main() -> None:
-    kinds = {"svd": SvdBenchmarkConfig, "engine": EngineBenchmarkConfig, "size": SizeBenchmarkConfig}
-    config = tyro.extras.subcommand_cli_from_dict({**kinds, "attacks": AttackBenchmarkConfig})
+    chosen = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _, _) in KINDS.items()})
+    _, module, presets = next(entry for entry in KINDS.values() if isinstance(chosen, entry[0]))
     with cli.exit_codes():
-        cli.check_preset(EXTRACT, getattr(config, "preset", "digits"))
-        if isinstance(config, SvdBenchmarkConfig):
-            from clarep_ray.analysis.svd_benchmark import run_svd_benchmark
-
-            table = run_svd_benchmark(config)
-        elif isinstance(config, SizeBenchmarkConfig):
-            from clarep_ray.analysis.size_benchmark import run_size_benchmark
-
-            table = run_size_benchmark(config)
-        elif isinstance(config, AttackBenchmarkConfig):
-            from clarep_ray.robustness.attack_benchmark import run_attack_benchmark
-
-            table = run_attack_benchmark(config)
-        else:
-            from clarep_ray.cluster.engine_benchmark import run_engine_benchmark
-
-            table = run_engine_benchmark(config, EXTRACT[config.preset]().config)
+        start = ()
+        if presets is not None:
+            cli.check_preset(presets, chosen.preset)
+            start = (presets[chosen.preset]().config,)
+        table = import_module(f"clarep_ray.{module}").run(chosen, *start)
     installed = [name for name in ("torch", "ray", "diffusers", "numpy", "torchattacks") if find_spec(name)]
     versions = ", ".join(f"{name} {version(name)}" for name in installed)
-    print(f"{table}\n\n{platform.machine()}, Python {platform.python_version()}, {versions}\n{config}")
+    print(f"{table}\n\n{platform.machine()}, Python {platform.python_version()}, {versions}\n{chosen}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class SizeRow:
         ]
 
 
-def run_size_benchmark(config: SizeBenchmarkConfig) -> str:
+def run(config: SizeBenchmarkConfig) -> str:
     """Return markdown, one row per precision and batch size; "out of memory" where a batch does not fit."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]

@@ -55,7 +55,7 @@ class SolverRow:
 HEADER = ("solver", "M", "products", "network calls", "CPU s", "worst s error", "worst s error to k", "same k")
 
 
-def run_svd_benchmark(config: SvdBenchmarkConfig) -> str:
+def run(config: SvdBenchmarkConfig) -> str:
     """Return markdown: products, network calls and CPU seconds per sample, errors, and the ratios."""
     torch.set_num_threads(1)
     jacobian, _ = _jacobian(config)

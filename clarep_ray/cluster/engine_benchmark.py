@@ -19,7 +19,7 @@ from clarep_ray.data.units import decode_unit
 from clarep_ray.dotted import override
 
 
-def run_engine_benchmark(config: EngineBenchmarkConfig, extract: ExtractConfig) -> str:
+def run(config: EngineBenchmarkConfig, extract: ExtractConfig) -> str:
     """Return markdown: images/s of a plain loop and of the pipeline with one actor, and their ratio."""
     with tempfile.TemporaryDirectory() as scratch:
         changes = {"data.digits.count": config.num_images, "engine.num_actors": 1, "tracking.enabled": False}

@@ -5,6 +5,7 @@ Fields marked `EXECUTION` say how or where a run is done; every other field is p
 
 from clarep_ray.config.benchmark import (
     AttackBenchmarkConfig,
+    DistillBenchmarkConfig,
     EngineBenchmarkConfig,
     SizeBenchmarkConfig,
     SvdBenchmarkConfig,
@@ -84,6 +85,7 @@ __all__ = [
     "DecodingConfig",
     "DigitsConfig",
     "DigitsSplit",
+    "DistillBenchmarkConfig",
     "DistillConfig",
     "DistillMethod",
     "DitSizes",

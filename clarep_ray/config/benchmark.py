@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clarep_ray.config.checks import require
+from clarep_ray.config.distill import DistillMethod
 from clarep_ray.config.evaluate import TORCHATTACKS_NAMES, AttackName
 from clarep_ray.dotted import check_types
 
@@ -102,3 +103,24 @@ class AttackBenchmarkConfig:
         require(all(eps > 0 for eps in self.eps_255), "eps_255", self.eps_255, "more than 0 each")
         for name in self.names:
             require(name in TORCHATTACKS_NAMES, "names", name, ", ".join(TORCHATTACKS_NAMES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillBenchmarkConfig:
+    """A method's training step against vanilla's, at once and at twice the images; on a GPU where there is one."""
+
+    preset: str = "digits"
+    """Distillation preset."""
+    methods: tuple[DistillMethod, ...] = ("cadistill", "cadistill_ce", "supcon")
+    """Methods beside vanilla."""
+    clareps: str = "outputs/extract"
+    """Folder of a finished extraction."""
+    num_steps: int = 20
+    """Steps of a turn."""
+    num_repeats: int = 5
+    """Turns, of all methods one after the other; the fastest counts, the others are the machine's noise."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_steps", "num_repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")

@@ -48,7 +48,7 @@ class _Measured:
     """Gradients, and forward passes without one, of a picture in the mean; torchattacks tells its settings alone."""
 
 
-def run_attack_benchmark(config: AttackBenchmarkConfig) -> str:
+def run(config: AttackBenchmarkConfig) -> str:
     """Return markdown: samples per second of CPU time, robust accuracies and network calls per picture.
 
     Ours is called as an actor calls it, all pictures at once in padded micro-batches; torchattacks once per batch.

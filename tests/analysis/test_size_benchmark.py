@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clarep_ray import models
-from clarep_ray.analysis.size_benchmark import HEADER, run_size_benchmark
+from clarep_ray.analysis.size_benchmark import HEADER, run
 from clarep_ray.config import SizeBenchmarkConfig
 from clarep_ray.models.full_size import FULL_SIZE, dit_xl_network
 
@@ -13,7 +13,7 @@ def test_every_precision_and_batch_is_a_row(name: str, monkeypatch: pytest.Monke
     config = SizeBenchmarkConfig(
         precisions=("float32", "bfloat16"), micro_batches=(1, 3), num_steps=5, num_directions=4, max_products=60
     )
-    rows = [line.strip("| ").split(" | ") for line in run_size_benchmark(config).splitlines()[2:6]]
+    rows = [line.strip("| ").split(" | ") for line in run(config).splitlines()[2:6]]
     assert [(row[0], row[1]) for row in rows] == [(p, b) for p in ("float32", "bfloat16") for b in ("1", "3")]
     assert all(len(row) == len(HEADER) for row in rows)
     assert all(float(row[2]) > 0 for row in rows)

@@ -3,7 +3,7 @@
 import pytest
 
 from clarep_ray.config import AttackBenchmarkConfig
-from clarep_ray.robustness.attack_benchmark import HEADER, run_attack_benchmark
+from clarep_ray.robustness.attack_benchmark import HEADER, run
 
 
 def test_both_are_measured_at_the_same_budget() -> None:
@@ -11,7 +11,7 @@ def test_both_are_measured_at_the_same_budget() -> None:
     config = AttackBenchmarkConfig(
         num_samples=12, num_repeats=1, batch_size=6, eps_255=(24.0,), num_steps=3, num_queries=4, names=names
     )
-    _, _, *lines = run_attack_benchmark(config).splitlines()
+    _, _, *lines = run(config).splitlines()
     assert len(lines) == 2
     for line, name in zip(lines, names, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
