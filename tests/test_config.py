@@ -90,6 +90,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "tracking.enabled",
         "tracking.uri",
         "tracking.experiment",
+        "tracking.registered_model",
     }
 
 

@@ -288,7 +288,7 @@ def _epilogue(findings: Findings, preset: str, made: list[Path], uri: str | None
     same = " ".join(["--preset", preset, *_as_flags(findings.config, preset)])
     lines.append(f"use it       uv run jobs/extract.py {same} --calibration {root}/{CALIBRATION}")
     if uri:
-        lines.append(f"browse       uv run mlflow ui --backend-store-uri {uri}")
+        lines.append(f"browse       {uri}")
     return "\n".join(lines)
 
 

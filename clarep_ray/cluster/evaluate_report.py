@@ -186,5 +186,5 @@ def _epilogue(found: Found, made: Sequence[Path], uri: str | None) -> str:
     lines = ["", report_text(found), "", f"look at      {root}: {shown}"]
     lines.append(f"read         {root}/{REPORT}, {RESULTS}, {VERDICTS} (one row per picture, attack and seed)")
     if uri:
-        lines.append(f"browse       uv run mlflow ui --backend-store-uri {uri}")
+        lines.append(f"browse       {uri}")
     return "\n".join(lines)

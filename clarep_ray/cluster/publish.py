@@ -79,7 +79,7 @@ def _epilogue(
         f"check        uv run jobs/verify.py {folder}",
     ]
     if uri:
-        lines.append(f"browse       uv run mlflow ui --backend-store-uri {uri}")
+        lines.append(f"browse       {uri}")
     return "\n".join(lines)
 
 
@@ -118,5 +118,5 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
     )
     say(f"\n{table.markdown()}\n\ntable and picture: {root}/controls.md, controls.csv, controls.png")
     if uri:
-        say(f"browse: uv run mlflow ui --backend-store-uri {uri}")
+        say(f"browse: {uri}")
     return table

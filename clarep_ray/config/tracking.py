@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from clarep_ray.dotted import EXECUTION, check_types
 
@@ -14,9 +15,23 @@ class TrackingConfig:
     enabled: bool = field(default=True, metadata=EXECUTION)
     """Log the run to MLflow."""
     uri: str | None = field(default=None, metadata=EXECUTION)
-    """Tracking URI; None takes MLFLOW_TRACKING_URI, else a sqlite file mlflow.db in the current folder."""
+    """Tracking URI; None takes MLFLOW_TRACKING_URI, else a sqlite file mlflow.db in the current folder.
+
+    Without user and password: every output repeats its settings."""
     experiment: str = field(default="clarep-ray", metadata=EXECUTION)
     """MLflow experiment."""
+    registered_model: str = field(default="clarep-ray-student", metadata=EXECUTION)
+    """Name in MLflow's model registry under which a trained student becomes a version."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.uri and "@" in urlsplit(self.uri).netloc:
+            raise ValueError(
+                "tracking.uri: a URI with user or password is not valid; valid: one without, and "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI, in the environment"
+            )
+        if not self.experiment.strip():
+            raise ValueError(f"tracking.experiment: {self.experiment!r} is not valid; valid: a name")
+        name = self.registered_model
+        if not name.strip() or "/" in name or ":" in name:
+            raise ValueError(f"tracking.registered_model: {name!r} is not valid; valid: a name without / and :")

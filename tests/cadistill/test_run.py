@@ -144,8 +144,9 @@ def test_a_logged_student_is_served_without_pickles(files: Path, tmp_path: Path)
     )
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     options = {"params": {}, "metrics": {}, "tags": {}, "artifacts": [], "model": model}
-    assert tracking.log_run(TrackingConfig(uri=uri, experiment="e"), "run", tmp_path, **options) == uri
-    (logged,) = mlflow.search_logged_models(output_format="list")
+    assert tracking.log_run(TrackingConfig(uri=uri, experiment="e"), "run", tmp_path, **options)
+    mlflow.set_tracking_uri(uri)
+    (logged,) = mlflow.search_logged_models(output_format="list", experiment_ids=["1"])
     assert not list(Path(tmp_path).rglob("*.pkl"))
     served = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
     pixels = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)

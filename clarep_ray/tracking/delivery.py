@@ -1,0 +1,195 @@
+"""Entries of an outbox as calls of MLflow, each of which can be made again without effect.
+
+What MLflow makes idempotent is left to it: a metric with the same key, step, timestamp and value is one row, a
+parameter or a tag set again is the same, a data set with the same name and digest is one, a file uploaded again
+replaces itself. What it does not (runs, logged models, model versions) carries the outbox's run as a tag and is looked
+for before it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clarep_ray.tracking.outbox import Entry, Outbox
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUN_TAG, PARENT_TAG, IMAGES_TAG = "clarep_run", "mlflow.parentRunId", "mlflow.loggedImages"
+CONTEXT_TAG = "mlflow.data.context"
+MAX_BATCH = 100
+"""Parameters or tags in one call; metrics may be ten times as many."""
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""MLflow's own retries would block for 247 s a call; ours are between calls. Its bars would run through our lines."""
+FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
+"""Error codes with which a server says that it will never take this entry."""
+
+
+class Refused(Exception):
+    """The server will never take this entry."""
+
+
+class Delivery:
+    """One run's way to one server and experiment. Everything may raise whatever MLflow raises."""
+
+    def __init__(self, outbox: Outbox, uri: str, experiment: str) -> None:
+        self._outbox, self._uri, self._experiment_name = outbox, uri, experiment
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._run_id = ""
+
+    def finds_run(self) -> bool:
+        """Say whether the server knows the run, which is asked once; of several, from answers that came too late, the
+        first one made stays."""
+        if not self._run_id:
+            runs = self._search(self._outbox.run)
+            for double in runs[1:]:
+                self.client.delete_run(double.info.run_id)
+            self._run_id = runs[0].info.run_id if runs else ""
+        return bool(self._run_id)
+
+    def deliver(self, entry: Entry) -> None:
+        """Send one entry. Raises Refused where it can never be sent."""
+        calls: dict[str, Callable[[Entry], None]] = {
+            "open": self._open,
+            "reopen": lambda _: self.client.update_run(self._run_id, status="RUNNING"),
+            "params": self._params,
+            "tags": self._tags,
+            "metrics": self._metrics,
+            "text": lambda entry: self.client.log_text(self._run_id, entry["text"], entry["name"]),
+            "image": self._image,
+            "artifact": self._artifact,
+            "dataset": self._dataset,
+            "model": self._model,
+            "close": self._close,
+        }
+        from mlflow.exceptions import MlflowException
+
+        try:
+            calls[entry["op"]](entry)
+        except FileNotFoundError as error:
+            raise Refused(str(error)) from None
+        except MlflowException as error:
+            if entry["op"] != "open" and error.error_code in FINAL:
+                raise Refused(str(error)) from None
+            raise
+
+    @property
+    def client(self) -> MlflowClient:
+        if self._client is None:
+            for setting, value in LIMITS.items():
+                os.environ.setdefault(setting, value)
+            from mlflow import MlflowClient
+
+            for chatty in ("mlflow", "alembic"):  # after the import, which sets its own levels
+                logging.getLogger(chatty).setLevel(logging.ERROR)
+            self._client = MlflowClient(self._uri, registry_uri=self._uri)
+        return self._client
+
+    @property
+    def _experiment(self) -> str:
+        """The experiment's id; it is made where the server has none of the name."""
+        if not self._experiment_id:
+            found = self.client.get_experiment_by_name(self._experiment_name)
+            if found is not None and found.lifecycle_stage != "active":
+                raise ValueError(f"the experiment {self._experiment_name!r} is deleted; restore it, or choose another")
+            self._experiment_id = found.experiment_id if found else self._make_experiment()
+        return self._experiment_id
+
+    def _make_experiment(self) -> str:
+        folder = None
+        if self._uri.startswith("sqlite:"):  # artefacts beside the file, wherever a process works
+            folder = (Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+        return self.client.create_experiment(self._experiment_name, artifact_location=folder)
+
+    def _search(self, run: str) -> list[Run]:
+        """Return the server's runs of an outbox, the first one made first."""
+        found = self.client.search_runs([self._experiment], f"tags.{RUN_TAG} = '{run}'")
+        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def _open(self, entry: Entry) -> None:
+        if self.finds_run():
+            return
+        tags = {**entry["tags"], RUN_TAG: self._outbox.run}
+        if entry["parent"]:
+            parents = self._search(entry["parent"])
+            if not parents:
+                raise ValueError("its parent run is not there yet")
+            tags[PARENT_TAG] = parents[0].info.run_id
+        self.client.create_run(self._experiment, start_time=entry["time_ms"], tags=tags, run_name=entry["name"])
+        self.finds_run()
+
+    def _params(self, entry: Entry) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in entry["values"].items()]
+        for start in range(0, len(params), MAX_BATCH):
+            self.client.log_batch(self._run_id, params=params[start : start + MAX_BATCH])
+
+    def _tags(self, entry: Entry) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for name, value in entry["values"].items()]
+        for start in range(0, len(tags), MAX_BATCH):
+            self.client.log_batch(self._run_id, tags=tags[start : start + MAX_BATCH])
+
+    def _metrics(self, entry: Entry) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, entry["time_ms"], entry["step"]) for name, value in entry["values"].items()]
+        for start in range(0, len(metrics), 10 * MAX_BATCH):
+            self.client.log_batch(self._run_id, metrics=metrics[start : start + 10 * MAX_BATCH])
+
+    def _path(self, entry: Entry) -> Path:
+        """Return the path of a file, which an entry names relative to the output folder where it lies there."""
+        path = self._outbox.output / entry["path"]
+        path.stat()
+        return path
+
+    def _artifact(self, entry: Entry) -> None:
+        self.client.log_artifact(self._run_id, str(self._path(entry)))
+
+    def _image(self, entry: Entry) -> None:
+        """Upload a picture and its small copy as `MlflowClient.log_image` names them, but for a name we can repeat."""
+        from mlflow.tracking.multimedia import compress_image_size
+        from PIL import Image
+
+        key, step = entry["key"], entry["step"]
+        name = uuid.uuid5(uuid.UUID(self._outbox.run), f"{key}/{step}/{entry['version']}")
+        stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{entry['time_ms']}+{name}"
+        with Image.open(self._path(entry), formats=("PNG",)) as picture, tempfile.TemporaryDirectory() as folder:
+            picture.save(Path(folder) / f"{stem}.png")
+            compress_image_size(picture).save(Path(folder) / f"{stem}+compressed.webp")
+            self.client.log_artifacts(self._run_id, folder, "images")
+        self.client.set_tag(self._run_id, IMAGES_TAG, "True")
+
+    def _dataset(self, entry: Entry) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": entry["source"]})
+        data = Dataset(name=entry["name"], digest=entry["digest"], source_type="local", source=source)
+        self.client.log_inputs(self._run_id, [DatasetInput(data, [InputTag(CONTEXT_TAG, entry["context"])])])
+
+    def _model(self, entry: Entry) -> None:
+        from clarep_ray.tracking.registry import log_model, register
+
+        model = log_model(self.client, self._experiment, self._run_id, entry)
+        register(self.client, self._run_id, model, entry)
+
+    def _close(self, entry: Mapping[str, Any]) -> None:
+        self._run_id = ""
+        if not self.finds_run():  # asked again: a create call that was given up may have come through since
+            raise ValueError("the run is gone")
+        self.client.set_terminated(self._run_id, entry["status"], entry["time_ms"])

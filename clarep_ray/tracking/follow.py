@@ -1,0 +1,42 @@
+"""The lines of a training's metrics.jsonl, as its workers write them, as metrics of a run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clarep_ray.tracking.run import Run
+
+LOOK_EVERY_S = 2.0
+
+
+@contextmanager
+def following(run: Run, path: Path, step: str) -> Generator[None]:
+    """Tell every line of `path`, one JSON object of numbers, while the body runs; `step` names the field of its step.
+
+    Lines that were told before, by an earlier process of the same run, are known to the run and not told again.
+    """
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_EVERY_S):
+            _tell(run, path, step)
+
+    thread = threading.Thread(target=look, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        _tell(run, path, step)
+
+
+def _tell(run: Run, path: Path, step: str) -> None:
+    data = path.read_text() if path.is_file() else ""
+    for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
+        record = json.loads(line)
+        run.metrics({f"train/{name}": value for name, value in record.items() if name != step}, step=int(record[step]))

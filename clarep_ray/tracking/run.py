@@ -1,0 +1,267 @@
+"""One run as a job sees it: calls that write to the outbox and return."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clarep_ray.config import TrackingConfig
+from clarep_ray.tracking.outbox import IMAGES, Outbox, OutboxBusy, find_outbox, new_outbox
+from clarep_ray.tracking.sender import Sender
+from clarep_ray.tracking.tags import environment_tags
+from clarep_ray.tracking.told import Told
+from clarep_ray.tracking.uri import browse_hint, redact, tracking_uri
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 36
+"""Characters that servers of any age take; `config.json` holds values in full."""
+UNNAMEABLE = r"[^\w\-. /]"
+"""What MLflow refuses in the names of metrics and images, such as the @ of `random@1`."""
+CONFIG, NOTE = "config.json", "mlflow.note.content"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model for MLflow's registry without pickles: a file of code that calls `set_model`, and folders it reads.
+
+    Shapes are those of float32 arrays, -1 for the batch.
+    """
+
+    code: Path
+    artifacts: Mapping[str, str]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+class Run:
+    """A run of MLflow, as a context manager; `start_run` makes one. No method waits for a server or raises its errors.
+
+    Left by an exception it ends as FAILED, by an interruption as KILLED, else as FINISHED. What a job that continues
+    tells again is one point: the same key, step and value are never sent twice.
+    """
+
+    def __init__(self, outbox: Outbox | None, sender: Sender | None, uri: str, fingerprint: str) -> None:
+        self._outbox, self._sender, self._uri, self._fingerprint = outbox, sender, uri, fingerprint
+        self._told = Told(outbox.entries if outbox else ())
+        self._lock = threading.Lock()
+        self.id: str | None = outbox.run if outbox else None
+        """What the run is called before any server knows it, for `parent`; None where tracking is off."""
+
+    @property
+    def browse(self) -> str | None:
+        """What to run or open to look at the run, without passwords; None where tracking is off."""
+        return browse_hint(self._uri) if self.id else None
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Tell settings by dotted field, and keep them in full, with the fingerprint, as the artefact `config.json`.
+
+        MLflow's parameters cannot change: a field that a continued job changed keeps its first value there.
+        """
+        if fresh := {name: value for name, value in values.items() if name not in self._told.params}:
+            self._put("params", values={name: redact(str(value))[:MAX_PARAM] for name, value in fresh.items()})
+        text = redact(json.dumps({"fingerprint": self._fingerprint, "config": dict(values)}, indent=1, default=str))
+        if self._told.artifacts.get(CONFIG) != text:
+            self._put("text", name=CONFIG, text=text)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tell tags; the last value of a tag stays."""
+        cut = {name: redact(str(value))[:MAX_TAG] for name, value in values.items()}
+        if fresh := {name: value for name, value in cut.items() if self._told.tags.get(name) != value}:
+            self._put("tags", values=fresh)
+
+    def note(self, markdown: str) -> None:
+        """Tell the description that MLflow shows with the run."""
+        self.tags({NOTE: markdown})
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Tell numbers, of a step (epoch, images done, ...) or of the whole run (None: MLflow's step 0)."""
+        at, named = step or 0, {_name(name): float(value) for name, value in values.items()}
+        if fresh := {name: value for name, value in named.items() if not self._told.has_point(name, at, value)}:
+            self._put("metrics", values=fresh, step=at)
+
+    def image(self, key: str, picture: Path | NDArray[Any], step: int = 0) -> None:
+        """Tell a picture for the image grid: a file that stays, or an array (h, w[, 3]) of uint8, or floats in [0, 1].
+
+        Raises ValueError for an array of another kind.
+        """
+        if self._outbox is None:
+            return
+        pixels = picture if isinstance(picture, Path) else _as_uint8(picture)
+        with _surviving():
+            path = pixels if isinstance(pixels, Path) else _save(self._outbox.folder / IMAGES, pixels)
+            version = hashlib.sha256(path.read_bytes()).hexdigest()
+            if self._told.images.get((_name(key), step)) != version:
+                self._put("image", key=_name(key), step=step, path=self._path(path), version=version)
+
+    def artifact(self, path: Path) -> None:
+        """Tell a file, which has to stay where it is: it is read when it is sent."""
+        if self._outbox is None:
+            return
+        with _surviving():
+            stat, place = path.stat(), self._path(path)
+            version = f"{stat.st_mtime_ns}-{stat.st_size}"
+            if self._told.artifacts.get(place) != version:
+                self._put("artifact", path=place, version=version)
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Tell what was read: the digest of our own manifest, where it lies, and what for (`training`, ...)."""
+        entry = {"name": name, "digest": digest[:MAX_DIGEST], "source": redact(source), "context": context}
+        if entry not in self._told.datasets:
+            self._put("dataset", **entry)
+
+    def model(self, served: ServedModel, name: str, tags: Mapping[str, str] | None = None) -> None:
+        """Tell a model, which becomes a version of the registered model `name`; once per run and name."""
+        if name not in self._told.models:
+            settings = {"code": str(served.code), "artifacts": dict(served.artifacts)}
+            shapes = {"input_shape": served.input_shape, "output_shape": served.output_shape}
+            self._put("model", **settings, **shapes, name=name, tags=dict(tags or {}))
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """End the run and send what can be sent now; warns once where something is left. A second call does nothing."""
+        if self._told.status != status:
+            self._put("close", status=status)
+        sender, self._sender, self._outbox = self._sender, None, None
+        if sender is not None and (problem := sender.finish()):
+            warnings.warn(problem, stacklevel=2)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.close("KILLED")
+        elif error is not None:
+            self.tags({"error": f"{type(error).__name__}: {error}"[:MAX_PARAM]})
+            self.close("FAILED")
+        else:
+            self.close()
+
+    def _put(self, op: str, **fields: Any) -> None:
+        if self._outbox is None or self._sender is None:
+            return
+        now = {"time_ms": time.time_ns() // 1_000_000}
+        with _surviving(), self._lock:
+            for entry in ([{"op": "reopen"}] if self._told.status else []) + [{"op": op, **fields}]:
+                self._outbox.append(entry | now)
+                self._told.add(entry)
+            self._sender.wake()
+
+    def _path(self, path: Path) -> str:
+        """Return a path relative to the output folder, which may be moved, where it lies there."""
+        assert self._outbox is not None, "the caller knows"
+        path, root = path.absolute(), self._outbox.output.absolute()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def start_run(
+    config: TrackingConfig,
+    name: str,
+    output: Path,
+    *,
+    job: str,
+    fingerprint: str,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """Start the run of a job about the folder `output`, or continue the one with the same job and fingerprint.
+
+    `name` is what MLflow shows. `parent` is the `id` of another run: this one is then nested in it. Tags that every
+    run has (job, fingerprint, output, version, git revision, Ray job) need not be given. Where the folder cannot be
+    used, or another process logs this run, there is one warning, and the run that is returned tells nobody.
+    """
+    uri = tracking_uri(config, output)
+    if not config.enabled:
+        return Run(None, None, uri, fingerprint)
+    try:
+        outbox = find_outbox(output, job, fingerprint) or new_outbox(output)
+        if not outbox.entries:
+            known = {
+                "job": job,
+                "fingerprint": fingerprint,
+                "output": str(output),
+                **environment_tags(),
+                **(tags or {}),
+            }
+            cut = {key: redact(value)[:MAX_TAG] for key, value in known.items()}
+            first = {"op": "open", "name": name, "job": job, "fingerprint": fingerprint, "parent": parent, "tags": cut}
+            outbox.append(first | {"time_ms": time.time_ns() // 1_000_000})
+    except (OSError, OutboxBusy, ValueError) as error:
+        warnings.warn(f"this run is not in MLflow: {redact(str(error))}", stacklevel=2)
+        return Run(None, None, uri, fingerprint)
+    return Run(outbox, Sender(outbox, uri, config.experiment), uri, fingerprint)
+
+
+def log_run(
+    config: TrackingConfig,
+    name: str,
+    output: Path,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    artifacts: list[Path],
+    model: ServedModel | None = None,
+) -> str | None:
+    """Log a finished run in one go and return where to look at it; None where tracking is off."""
+    about = {"job": tags.get("job", name), "fingerprint": tags.get("fingerprint", name)}
+    with start_run(config, name, output, tags=tags, **about) as run:
+        run.params(params)
+        run.metrics(metrics)
+        for path in artifacts:
+            run.artifact(path)
+        if model is not None:
+            run.model(model, config.registered_model)
+    return run.browse
+
+
+@contextmanager
+def _surviving() -> Generator[None]:
+    """Turn a full disk or a missing file into a warning: the job's result does not depend on what MLflow is told."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"MLflow is not told everything: {error}", stacklevel=4)
+
+
+def _name(name: str) -> str:
+    return re.sub(UNNAMEABLE, "_", name)
+
+
+def _as_uint8(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    shaped = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[-1] == 3)
+    if shaped and picture.dtype == np.uint8:
+        return picture
+    if shaped and picture.dtype.kind == "f" and picture.size and picture.min() >= 0.0 and picture.max() <= 1.0:
+        return (picture * 255.0 + 0.5).astype(np.uint8)
+    raise ValueError(
+        f"picture: an array {picture.shape} of {picture.dtype} is not valid; valid: (h, w) or (h, w, 3), uint8 or "
+        "floats in [0, 1]"
+    )
+
+
+def _save(folder: Path, picture: NDArray[np.uint8]) -> Path:
+    """Save a picture as PNG under the hash of its pixels, and return the path."""
+    from PIL import Image
+
+    path = folder / f"{hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()[:16]}.png"
+    if not path.is_file():
+        folder.mkdir(exist_ok=True)
+        work = folder / f".tmp-{path.name}"
+        Image.fromarray(picture).save(work, "PNG")
+        work.replace(path)
+    return path

@@ -1,0 +1,114 @@
+"""From the outbox to the server, in a thread of its own: in order, each entry until it is acknowledged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from clarep_ray.config import TrackingConfig
+from clarep_ray.tracking.delivery import Delivery, Refused
+from clarep_ray.tracking.outbox import ENTRIES, FOLDER, Outbox, OutboxBusy
+from clarep_ray.tracking.uri import redact, tracking_uri, without_credentials
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"""How long the thread lets a server be after a fault: twice as long after each."""
+PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
+"""How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
+five seconds, or in minutes where the cores are busy. What fails is not waited for."""
+LONGEST_PROBLEM = 300
+
+
+class Sender:
+    """Sends an outbox's entries from where this server's count stands."""
+
+    def __init__(self, outbox: Outbox, uri: str, experiment: str) -> None:
+        self._outbox, self._uri, self._experiment = outbox, uri, experiment
+        self._delivery = Delivery(outbox, uri, experiment)
+        self._news, self._ending = threading.Event(), threading.Event()
+        self._problem = ""
+        self._refused: list[str] = []
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there are new entries."""
+        self._news.set()
+
+    def finish(self) -> str | None:
+        """Send what can be sent, stop, and return what is wrong; None where the server has everything."""
+        self._ending.set()
+        self._news.set()
+        self._thread.join(FILE_PATIENCE_S if self._uri.startswith("sqlite:") else PATIENCE_S)
+        left = len(self._outbox.entries) - self._outbox.num_sent(self._uri, self._experiment)
+        if not self._thread.is_alive():
+            self._outbox.close()
+        return self._describe(left)
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            self._news.wait()
+            self._news.clear()
+            try:
+                self._send_all()
+                pause = FIRST_PAUSE_S
+                if self._ending.is_set() and not self._news.is_set():
+                    return
+            except Exception as error:  # whatever MLflow raises, the entry stays and the job goes on
+                self._problem = str(error) or type(error).__name__
+                if self._ending.is_set():
+                    return
+                self._ending.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self._news.set()
+
+    def _send_all(self) -> None:
+        sent = self._outbox.num_sent(self._uri, self._experiment)
+        if sent < len(self._outbox.entries) and not self._delivery.finds_run():
+            sent = 0  # the server has lost the run, or never had it
+        while sent < len(self._outbox.entries):
+            entry = self._outbox.entries[sent]
+            try:
+                self._delivery.deliver(entry)
+            except Refused as refused:
+                self._refused.append(f"{entry['op']}: {refused}")
+            sent += 1
+            self._outbox.acknowledge(self._uri, self._experiment, sent)
+        self._problem = ""
+
+    def _describe(self, left: int) -> str | None:
+        where = without_credentials(self._uri)
+        if left:
+            problem = redact(self._problem or "it takes too long")[:LONGEST_PROBLEM]
+            return (
+                f"MLflow at {where} has not taken {left} of {len(self._outbox.entries)} entries: {problem}; they are "
+                f"sent by the next run of this job, or by: uv run jobs/replay.py {self._outbox.output}"
+            )
+        if self._refused:
+            shown = redact("; ".join(self._refused))[:LONGEST_PROBLEM]
+            return f"MLflow at {where} refused {len(self._refused)} of {len(self._outbox.entries)} entries: {shown}"
+        return None
+
+
+def replay(root: Path, config: TrackingConfig) -> dict[str, str | None]:
+    """Send what is left in every outbox in `root` and below; return {output folder: what is wrong, or None}.
+
+    Outer folders come first, for their runs are the parents of the inner ones. Raises ValueError where there is none.
+    """
+    folders = [path.parent for path in root.rglob(f"{FOLDER}/*/{ENTRIES}")]
+    if not folders:
+        raise ValueError(
+            f"output: {str(root)!r} is not valid; valid: an output folder of a run with --tracking.enabled"
+        )
+    found: dict[str, str | None] = {}
+    for folder in sorted(folders, key=lambda folder: (len(folder.parts), (folder / ENTRIES).stat().st_mtime_ns)):
+        output = folder.parent.parent
+        try:
+            outbox = Outbox(folder)
+        except OutboxBusy as busy:
+            found[str(output)] = str(busy)
+            continue
+        sender = Sender(outbox, tracking_uri(config, output), config.experiment)
+        sender.wake()
+        found[str(output)] = sender.finish()
+    return found

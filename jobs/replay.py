@@ -1,0 +1,35 @@
+"""Send to MLflow what it could not take before: uv run jobs/replay.py outputs/extract"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clarep_ray import cli
+from clarep_ray.config import TrackingConfig
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """Send what runs in this folder and below left in their outboxes; exits with 1 where something stays there."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """Output folder of a job or a sweep."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def main() -> None:
+    with cli.exit_codes():
+        job = tyro.cli(ReplayJob)
+        from clarep_ray.tracking import replay
+
+        found = replay(job.output, job.tracking)
+    for output, problem in found.items():
+        print(f"{output}: {problem or 'MLflow has everything'}")
+    sys.exit(1 if any(found.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
