@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,8 @@ from clarep_ray.analysis.clusters import cluster_nmi, nmi_with_chance
 from clarep_ray.analysis.judges import judge, originals_of
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import ExtractConfig
+from clarep_ray.data.units import GATE_FIELDS
+from clarep_ray.models.quality_gate import ACCEPTED, FLAGGED, RETRIED
 
 
 def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[str, float]:
@@ -21,6 +24,7 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
     give. `judge/X/...` exist for the embedded data only.
     """
     metrics = _inversion_metrics(output) | (_spectrum_metrics(output) if output.has_spectrum else {})
+    metrics |= _gate_metrics(output)
     for name in (*output.extras, ""):
         metrics |= _named_metrics(output, name, config)
     return metrics
@@ -29,6 +33,17 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
 def _inversion_metrics(output: ExtractionOutput) -> dict[str, float]:
     errors = output.index["round_trip_error"].drop_null().to_numpy()
     return {"mean_round_trip_error": float(np.mean(errors))} if len(errors) else {}
+
+
+def _gate_metrics(output: ExtractionOutput) -> dict[str, float]:
+    """Return how many samples the quality gate found how, and what was wrong; nothing where it was off."""
+    rows = [row for row in output.index.select(GATE_FIELDS).to_pylist() if row["gate"]]
+    verdicts = [row["gate"] for row in rows]
+    counts = {f"gate/{name}": float(verdicts.count(name)) for name in (ACCEPTED, RETRIED, FLAGGED)} if verdicts else {}
+    found = Counter(name for row in rows for name in row["gate_faults"].split())
+    remedies = Counter(row["gate_remedy"] for row in rows if row["gate_remedy"])
+    named = {f"gate/fault/{name}": float(count) for name, count in found.items()}
+    return counts | named | {f"gate/remedy/{name}": float(count) for name, count in remedies.items()}
 
 
 def _spectrum_metrics(output: ExtractionOutput) -> dict[str, float]:

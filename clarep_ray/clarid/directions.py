@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,13 +37,17 @@ def explained_variance_ratio(singular_values: Float[Tensor, " b m"]) -> Float[Te
 
 
 def find_elbow(evr: Float[Tensor, " m"], config: ElbowConfig) -> Elbow:
-    """Return k of one descending EVR sequence, 1 <= k <= M (Sec. 3.2.1, Algorithm 1).
+    """Return k of one descending EVR sequence, 1 <= k <= M (Sec. 3.2.1, Algorithm 1), or the config's share of it.
 
     `kneed` asks kneed for the elbow of the convex falling curve and falls back to the chord rule where kneed
     finds none (`method` then says `chord_fallback`); `chord` takes the point farthest below the chord from
     (1, EVR_1) to (M, EVR_M); `fixed` takes `config.num_removed`, cut to M.
     """
-    y = np.asarray(evr, dtype=np.float64)
+    elbow = _find(np.asarray(evr, dtype=np.float64), config)
+    return replace(elbow, num_removed=max(1, round(config.share * elbow.num_removed)))
+
+
+def _find(y: NDArray[np.float64], config: ElbowConfig) -> Elbow:
     if config.rule == "fixed":
         return Elbow(min(config.num_removed, len(y)), "fixed", 1.0)
     if len(y) < 3 or y[0] <= y[-1]:

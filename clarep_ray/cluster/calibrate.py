@@ -31,7 +31,7 @@ from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import RUN, WORK, OutputStore
 from clarep_ray.data.units import OK, decode_unit
 from clarep_ray.models.adapter import Adapter
-from clarep_ray.models.classifiers import check_classifiers, classifiers_sha256
+from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def open_session(config: CalibrateConfig) -> Session:
 def _absolute_paths(config: CalibrateConfig, plan: Plan) -> CalibrateConfig:
     """Return the config with the plan's absolute paths, for workers have working folders of their own."""
     paths = {name: value for name, value in dotted.flatten(plan.config).items() if name.startswith(("data.", "model."))}
-    judges = [str(Path(name).absolute()) if Path(name).is_dir() else name for name in config.classifiers]
-    return dotted.override(config, paths | {"output": plan.config.output.path, "classifiers": tuple(judges)})
+    judges = absolute_classifiers(config.classifiers)
+    return dotted.override(config, paths | {"output": plan.config.output.path, "classifiers": judges})
 
 
 def _own_fields(config: CalibrateConfig) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.units import decode_row
+from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
 
@@ -112,6 +113,8 @@ def make_plan(config: ExtractConfig) -> Plan:
     if config.data.source == "spurious_digits" and config.data.digits.image_size != model.image_size:
         side = config.data.digits.image_size
         raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
+    if config.gate.enabled:
+        check_classifiers(config.gate.classifiers, model.class_names)
     source = open_source(config.data, model.class_names)
     known_hashes = unchanged_hashes(Path(config.output.path), config.data.path)
     chosen = select(source.rows(), config.data, source.class_names)
@@ -123,6 +126,7 @@ def make_plan(config: ExtractConfig) -> Plan:
     fields["label_map_sha256"] = names_sha256(source.class_names)
     classes = sorted(set(expand_classes(config.data.classes)))
     fields["classes_sha256"] = names_sha256(classes) if classes else None
+    fields["gate_classifiers_sha256"] = classifiers_sha256(config.gate.classifiers) if config.gate.enabled else None
     if config.output.from_spectrum:
         fields["spectrum_root_sha256"] = _check_spectrum(config, fields)
     return Plan(
@@ -153,9 +157,15 @@ def _self_contained(config: ExtractConfig) -> ExtractConfig:
         "model.prompts": config.model.prompts,
     }
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    classes = tuple(read_class_files(config.data.classes))
-    weights = models.absolute_weights(config.model)
-    return dotted.override(config, absolute | {"model.weights": weights, "data.classes": classes})
+    return dotted.override(
+        config,
+        absolute
+        | {
+            "model.weights": models.absolute_weights(config.model),
+            "data.classes": tuple(read_class_files(config.data.classes)),
+            "gate.classifiers": absolute_classifiers(config.gate.classifiers),
+        },
+    )
 
 
 def check_calibration(path: str, config: ExtractConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.engine import EngineConfig
+from clarep_ray.config.gate import GateConfig
 from clarep_ray.config.output import OutputConfig
 from clarep_ray.config.projection import ProjectionMode, parse_extra
 from clarep_ray.config.tracking import TrackingConfig
@@ -180,12 +181,15 @@ class ElbowConfig:
     """kneed (chord rule where it finds none), chord (farthest from the chord), or fixed."""
     num_removed: int = 1
     """k where the rule is fixed."""
+    share: float = 1.0
+    """Share of the rule's k that is removed, at least one direction [paper: all]."""
     ambiguous_margin: float = 2e-3
     """Flag a sample whose elbow decision is closer than this [share of EVR_1]."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_removed >= 1, "elbow.num_removed", self.num_removed, "1 or more")
+        require(0 < self.share <= 1, "elbow.share", self.share, "more than 0, at most 1")
         require(self.ambiguous_margin >= 0, "elbow.ambiguous_margin", self.ambiguous_margin, "0 or more")
 
 
@@ -245,6 +249,7 @@ class ExtractConfig:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -267,10 +272,26 @@ class ExtractConfig:
             "noise where output.what is samples, and only there",
         )
 
+        if self.gate.enabled:
+            self._check_gate()
+
+    def _check_gate(self) -> None:
+        """Refuse a gate where there is nothing to judge, or where its remedies would mix what must stay apart."""
+        off = "off where {}"
+        what, modes = self.output.what, self._projections()
+        require(what == "canonical", "gate.enabled", True, off.format(f"output.what is {what}"))
+        require(
+            "other_image" not in modes, "gate.enabled", True, off.format("a control takes another image's directions")
+        )
+        kept = self.output.keep_spectrum and self.gate.num_earlier > 0
+        require(not kept, "gate.num_earlier", self.gate.num_earlier, "0 where output.keep_spectrum: one t_e for all")
+
+    def _projections(self) -> set[str]:
+        extras = (parse_extra(name) for name in self.output.extras)
+        return {self.projection.mode} | {extra.mode for extra in extras if extra}
+
     @property
     def needs_spectrum(self) -> bool:
         """Whether anything uses singular vectors: a projection, a control of it, or the side-car."""
-        extras = (parse_extra(name) for name in self.output.extras)
-        modes = {self.projection.mode} | {extra.mode for extra in extras if extra}
         kept = self.output.keep_spectrum or self.output.from_spectrum is not None
-        return self.output.what == "canonical" and (modes != {"none"} or kept)
+        return self.output.what == "canonical" and (self._projections() != {"none"} or kept)

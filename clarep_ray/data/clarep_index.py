@@ -41,6 +41,9 @@ INDEX_SCHEMA = pa.schema(
         ("max_residual", pa.float64()),
         ("num_products", pa.int64()),
         ("round_trip_error", pa.float64()),
+        ("gate", pa.string()),
+        ("gate_faults", pa.string()),
+        ("gate_remedy", pa.string()),
     ]
 )
 

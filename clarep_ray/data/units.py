@@ -33,6 +33,8 @@ SPECTRUM_ARRAYS = (
     "finite",
 )
 """What a spectrum side-car holds: everything that is needed to decode again without a new SVD."""
+GATE_FIELDS = ("gate", "gate_faults", "gate_remedy")
+"""What a record says where the quality gate was on (`models/quality_gate.py`)."""
 
 
 class InputChanged(RuntimeError):
@@ -177,7 +179,7 @@ def _index_entry(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
 def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sample's numbers, of the inversion and of the spectrum where there was one."""
     slot = record["slot"]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {name: record[name] for name in GATE_FIELDS if name in record}
     if "round_trip_error" in arrays:
         found["round_trip_error"] = _float(arrays["round_trip_error"][slot])
     if "num_removed" in arrays:

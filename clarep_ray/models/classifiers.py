@@ -58,6 +58,11 @@ def load_classifiers(names: Sequence[str], device: torch.device | str = "cpu") -
     ]
 
 
+def absolute_classifiers(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names with folders as every process finds them."""
+    return tuple(str(Path(name).absolute()) if Path(name).is_dir() else name for name in names)
+
+
 def check_classifiers(names: Sequence[str], class_names: Sequence[str]) -> None:
     """Raise ValueError for a folder that is missing, or whose classes are not those of the diffusion model.
 

@@ -19,6 +19,8 @@ from clarep_ray.clarid.svd import SingularTriplets
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import SPECTRUM_ARRAYS
+from clarep_ray.models.classifiers import load_classifiers
+from clarep_ray.models.quality_gate import QualityGate
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -34,6 +36,7 @@ class UnitExtractor:
         self.config = config
         self.device = torch.device(device)
         self.model = models.build(config.model).to(self.device)
+        self.classifiers = load_classifiers(config.gate.classifiers, device) if config.gate.enabled else []
 
     def configured(self, config: ExtractConfig) -> UnitExtractor:
         """Return an extractor with other settings that shares this one's model."""
@@ -56,7 +59,23 @@ class UnitExtractor:
         """Return the arrays and one record (status, elbow method) for each of n pictures (n, h, w, 3).
 
         `labels` are condition numbers: the class, or with several prompts `label + n * classes`; `keys` are the
-        pictures', from which their random streams follow.
+        pictures', from which their random streams follow. With `gate.enabled` the records say what the quality gate
+        found.
+        """
+        if not self.config.gate.enabled:
+            return self._run(images, labels, keys, resumed)
+        grid = self.model.schedule.times(self.config.inversion.num_steps)
+        gate = QualityGate(self.config, grid, len(self.model.class_names), self.classifiers)
+        return gate.run(lambda config, *rest: self.configured(config)._run(*rest), images, labels, keys, resumed)
+
+    def _run(
+        self,
+        images: NDArray[np.uint8],
+        labels: Sequence[int],
+        keys: Sequence[str],
+        resumed: Mapping[str, NDArray[Any]] | None,
+    ) -> tuple[Arrays, list[dict[str, Any]]]:
+        """Return what `run` does before a gate.
 
         The pictures go through in micro-batches of exactly `engine.micro_batch` rows; the last one is filled up
         with the first pictures again, so that no result depends on how many came along.
