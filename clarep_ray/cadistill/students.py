@@ -1,4 +1,4 @@
-"""Students: any timm classifier, a ResNet for 32-pixel pictures and a small network for the embedded digits.
+"""Students: any timm classifier, FAN-Tiny, a ResNet for 32-pixel pictures, a small network for the embedded digits.
 
 The feature of a student is what enters its classifier: the last map, averaged over space (timm's `pre_logits`).
 Pixels come in as [0, 1]; mean and standard deviation are applied inside, so that attacks and corruptions need to
@@ -72,7 +72,17 @@ def _resnet18_cifar(architecture: Architecture) -> nn.Module:
     return network
 
 
-OWN: dict[str, Callable[[Architecture], nn.Module]] = {"small_cnn": _small_cnn, "resnet18_cifar": _resnet18_cifar}
+def _fan_tiny(architecture: Architecture) -> nn.Module:
+    from clarep_ray.cadistill.fan import Fan
+
+    return Fan(len(architecture.class_names), architecture.image_size, drop=architecture.drop_path)
+
+
+OWN: dict[str, Callable[[Architecture], nn.Module]] = {
+    "small_cnn": _small_cnn,
+    "resnet18_cifar": _resnet18_cifar,
+    "fan_tiny": _fan_tiny,
+}
 
 
 class Student(nn.Module):

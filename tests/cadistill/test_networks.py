@@ -1,5 +1,6 @@
 """Students and teachers: where features are read, what a saved folder gives back, what is refused."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from clarep_ray.cadistill import students
+from clarep_ray.cadistill.fan import ChannelAttention
 from clarep_ray.cadistill.students import Architecture, load_student, make_student, save_student
 from clarep_ray.cadistill.teachers import load_teacher, teacher_sha256
 
@@ -26,6 +28,7 @@ def architecture(name: str, size: int) -> Architecture:
         ("resnet18_cifar", 32, 512, 4),
         ("resnet18", 64, 512, 2),
         ("vit_tiny_patch16_224", 32, 192, 2),
+        ("fan_tiny", 32, 192, 2),
     ],
 )
 def test_logits_are_the_classifier_on_the_features(name: str, size: int, width: int, side: int) -> None:
@@ -43,6 +46,25 @@ def test_a_swin_has_its_channels_last_and_the_map_is_turned() -> None:
     assert students.channels_first(torch.zeros(1, 7, 7, 96), 96).shape == (1, 96, 7, 7)
     with pytest.raises(ValueError, match="5 of them form no square"):
         students.channels_first(torch.zeros(1, 6, 8), 8, prefix_tokens=1)
+
+
+def test_fan_tiny_is_as_large_as_published_and_attends_to_channels() -> None:
+    network = make_student(architecture("fan_tiny", 224)).network
+    head = sum(p.numel() for p in network.head.parameters())
+    assert sum(p.numel() for p in network.parameters()) - head == pytest.approx(7.1e6, rel=0.05)
+    attention = ChannelAttention(8, 2, 16).eval()
+    tokens = torch.randn(3, 4, 8, dtype=torch.float64)
+    attention.double()
+    wanted = torch.empty_like(tokens)
+    processed = attention.norm(attention.mlp(tokens, (2, 2)))
+    for sample, channel in itertools.product(range(3), range(8)):  # the formula, channel by channel
+        head_channels = range(channel // 4 * 4, channel // 4 * 4 + 4)
+        query = attention.query(tokens[sample])[:, channel].softmax(0)
+        key = torch.stack([tokens[sample, :, other].softmax(0) for other in head_channels]).mean(0)
+        wanted[sample, :, channel] = (query @ key).sigmoid() * processed[sample, :, channel]
+    torch.testing.assert_close(attention(tokens, (2, 2)), wanted)
+    with pytest.raises(ValueError, match=r"student\.image_size: 30 is not valid; valid: a multiple of 16"):
+        make_student(architecture("fan_tiny", 30))
 
 
 def test_a_cifar_resnet_keeps_the_resolution_of_its_input() -> None:
@@ -93,7 +115,7 @@ def test_a_timm_folder_teaches_with_its_own_statistics(tmp_path: Path) -> None:
 
 
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"student\.name: 'resnet99' is unknown; valid: small_cnn, resnet18_cifar, or"):
+    with pytest.raises(ValueError, match=r"student\.name: 'resnet99' is unknown; valid: small_cnn, resnet18_cifar, fan_tiny, or"):
         make_student(architecture("resnet99", 32))
     with pytest.raises(ValueError, match="holds no student"):
         load_student(tmp_path)
