@@ -68,6 +68,12 @@ def check_preset(presets: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"--preset: {name!r} is unknown; valid: {', '.join(presets)}")
 
 
+def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -> Any:
+    """Return the config of a named preset; raises as `check_preset`."""
+    check_preset(presets, name)
+    return presets[name]().config
+
+
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Print one line to stderr and exit."""
     print(f"error: {message}", file=sys.stderr)

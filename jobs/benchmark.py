@@ -1,4 +1,4 @@
-"""Measure against named references in the same run: uv run jobs/benchmark.py svd|engine|size|attacks|distill"""
+"""Measure against named references in the same run: uv run jobs/benchmark.py --help"""
 
 import platform
 from importlib import import_module
@@ -13,6 +13,9 @@ from clarep_ray.presets import DISTILL, EXTRACT
 
 KINDS: dict[str, tuple[type, str, Any]] = {
     "svd": (config.SvdBenchmarkConfig, "analysis.svd_benchmark", None),
+    "products": (config.ProductsBenchmarkConfig, "analysis.products_benchmark", None),
+    "sampling": (config.SamplingBenchmarkConfig, "analysis.sampling_benchmark", EXTRACT),
+    "reference": (config.ReferenceBenchmarkConfig, "analysis.reference_benchmark", EXTRACT),
     "engine": (config.EngineBenchmarkConfig, "cluster.engine_benchmark", EXTRACT),
     "size": (config.SizeBenchmarkConfig, "analysis.size_benchmark", None),
     "attacks": (config.AttackBenchmarkConfig, "robustness.attack_benchmark", None),
@@ -25,10 +28,7 @@ def main() -> None:
     chosen = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _, _) in KINDS.items()})
     _, module, presets = next(entry for entry in KINDS.values() if isinstance(chosen, entry[0]))
     with cli.exit_codes():
-        start = ()
-        if presets is not None:
-            cli.check_preset(presets, chosen.preset)
-            start = (presets[chosen.preset]().config,)
+        start = (cli.preset_config(presets, chosen.preset),) if presets else ()
         table = import_module(f"clarep_ray.{module}").run(chosen, *start)
     installed = [name for name in ("torch", "ray", "diffusers", "numpy", "torchattacks") if find_spec(name)]
     versions = ", ".join(f"{name} {version(name)}" for name in installed)

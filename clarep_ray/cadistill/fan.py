@@ -58,8 +58,8 @@ class FanBlock(nn.Module):
     """Self-attention over tokens, then over channels, each a scaled residual."""
 
     def __init__(self, width: int, num_heads: int, drop_path: float) -> None:
-        from timm.layers.drop import DropPath
         from timm.layers.attention import Attention
+        from timm.layers.drop import DropPath
 
         super().__init__()
         self.norm_tokens, self.norm_channels = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))

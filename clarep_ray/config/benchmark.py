@@ -124,3 +124,62 @@ class DistillBenchmarkConfig:
         check_types(self)
         for name in ("num_steps", "num_repeats"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductsBenchmarkConfig:
+    """Products with the Jacobian against forward passes, and against one vector at a time, on the shipped model."""
+
+    weights: str = "rho10"
+    """Shipped model or weights folder."""
+    samples: tuple[int, ...] = (1, 8, 24)
+    """Batch sizes."""
+    vectors: tuple[int, ...] = (1, 4, 8)
+    """Vectors of every sample in a call."""
+    project_t: float = 600.0
+    """Projection timestep."""
+    num_repeats: int = 7
+    """Times that each is measured in turn; the fastest counts."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("samples", "vectors"):
+            require(all(count >= 1 for count in getattr(self, name)), name, getattr(self, name), "1 and more each")
+        require(self.num_repeats >= 1, "num_repeats", self.num_repeats, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingBenchmarkConfig:
+    """Coarser grids and Heun's method beside the finest grid, on the shipped model."""
+
+    preset: str = "digits"
+    """Extraction preset on the embedded data."""
+    num_samples: int = 48
+    """Pictures."""
+    num_steps: tuple[int, ...] = (10, 20, 25, 50, 100)
+    """Steps of the whole grid, ascending; the last, with DDIM, is what the others are compared with."""
+    solvers: tuple[Literal["ddim", "heun"], ...] = ("ddim", "heun")
+    """Of inversion and decoding."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
+        ascending = tuple(sorted(set(self.num_steps))) == self.num_steps
+        require(ascending and min(self.num_steps, default=0) >= 2, "num_steps", self.num_steps, "2 and more, ascending")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceBenchmarkConfig:
+    """Extraction against the straightforward way, end to end on one thread, on the shipped model."""
+
+    preset: str = "digits"
+    """Extraction preset on the embedded data."""
+    num_samples: int = 48
+    """Pictures of ours."""
+    num_reference: int = 4
+    """Pictures of the straightforward way."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        valid = "1 up to num_samples"
+        require(1 <= self.num_reference <= self.num_samples, "num_reference", self.num_reference, valid)

@@ -115,7 +115,9 @@ def test_a_timm_folder_teaches_with_its_own_statistics(tmp_path: Path) -> None:
 
 
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"student\.name: 'resnet99' is unknown; valid: small_cnn, resnet18_cifar, fan_tiny, or"):
+    with pytest.raises(
+        ValueError, match=r"student\.name: 'resnet99' is unknown; valid: small_cnn, resnet18_cifar, fan_tiny, or"
+    ):
         make_student(architecture("resnet99", 32))
     with pytest.raises(ValueError, match="holds no student"):
         load_student(tmp_path)
