@@ -40,22 +40,19 @@ class ExtractionOutput:
         return read_index(self.folder).filter(pc.field("status") == "ok")
 
     @cached_property
+    def chosen(self) -> pa.Table:
+        """The rows of the index whose samples are read."""
+        count = min(self.index.num_rows, self.max_samples)
+        return self.index.take(np.linspace(0, self.index.num_rows - 1, count).round().astype(np.int64))
+
+    @cached_property
     def samples(self) -> list[Sample]:
         """The samples that are read, in the order of the input."""
-        return list(self._samples())
+        return list(self.each_sample())
 
-    def _samples(self) -> Iterator[Sample]:
-        count = min(self.index.num_rows, self.max_samples)
-        chosen = np.linspace(0, self.index.num_rows - 1, count).round().astype(np.int64)
-        rows = self.index.select(["unit", "key"]).take(chosen).to_pylist()
-        units = OutputStore(self.folder).committed_units()
-        for unit, members in groupby(rows, key=lambda row: row["unit"]):
-            wanted = {row["key"] for row in members}
-            entry = units[unit]["files"][SHARDS]
-            path = self.folder / entry["name"]
-            if not path.is_file() or sha256_file(path) != entry["sha256"]:
-                raise ValueError(f"{path} is missing or damaged; run: uv run jobs/verify.py {self.folder} --repair")
-            yield from (sample for sample in read_shard(path) if sample.key in wanted)
+    def each_sample(self) -> Iterator[Sample]:
+        """Yield the samples that are read, one shard in memory at a time."""
+        return samples_of(self.folder, self.chosen)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -96,3 +93,15 @@ class ExtractionOutput:
         first = self.samples[0].members if self.samples else {}
         names = sorted(name.removesuffix(".png") for name in first if name.endswith(".png"))
         return tuple(sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)))
+
+
+def samples_of(folder: Path, rows: pa.Table) -> Iterator[Sample]:
+    """Yield the samples of rows of an output's index, in their order; ValueError where a shard is not as committed."""
+    store = OutputStore(folder)
+    for unit, members in groupby(rows.select(["unit", "key"]).to_pylist(), key=lambda row: row["unit"]):
+        wanted = {row["key"] for row in members}
+        entry = store.committed_unit(unit)["files"][SHARDS]
+        path = folder / entry["name"]
+        if not path.is_file() or sha256_file(path) != entry["sha256"]:
+            raise ValueError(f"{path} is missing or damaged; run: uv run jobs/verify.py {folder} --repair")
+        yield from (sample for sample in read_shard(path) if sample.key in wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -77,8 +78,8 @@ def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -
     return metrics
 
 
-def summary_table(metrics: dict[str, float]) -> str:
-    """Return the cluster and judge metrics as a markdown table, one row per kind of picture."""
+def metric_rows(metrics: Mapping[str, float]) -> tuple[tuple[str, ...], dict[str, list[float | None]]]:
+    """Return the titles of the cluster and judge metrics there are, and their cells for each kind of picture."""
     names = [key.partition("/")[2] for key in metrics if key.startswith("nmi/")]
     columns = {
         "NMI": "nmi/{}",
@@ -89,9 +90,14 @@ def summary_table(metrics: dict[str, float]) -> str:
         "change outside digit": "judge/{}/change_outside",
     }
     used = {title: key for title, key in columns.items() if any(key.format(name) in metrics for name in names)}
-    lines = [f"| picture | {' | '.join(used)} |", "|---" * (len(used) + 1) + "|"]
-    for name in names:
-        cells = (metrics.get(key.format(name)) for key in used.values())
+    return tuple(used), {name: [metrics.get(key.format(name)) for key in used.values()] for name in names}
+
+
+def summary_table(metrics: Mapping[str, float]) -> str:
+    """Return the cluster and judge metrics as a markdown table, one row per kind of picture."""
+    titles, rows = metric_rows(metrics)
+    lines = [f"| picture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for name, cells in rows.items():
         lines.append(f"| {name} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
     if "nmi_chance" in metrics:
         lines += ["", f"NMI by chance, with shuffled labels: {metrics['nmi_chance']:.3f}"]

@@ -64,6 +64,7 @@ from clarep_ray.config.extract import (
 )
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
+from clarep_ray.config.report import ReportConfig
 from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
@@ -116,6 +117,7 @@ __all__ = [
     "ProjectionConfig",
     "ProjectionMode",
     "ReferenceBenchmarkConfig",
+    "ReportConfig",
     "SamplingBenchmarkConfig",
     "SaturationConfig",
     "ScheduleConfig",

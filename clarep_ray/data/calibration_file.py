@@ -53,7 +53,7 @@ def read_calibration(path: str) -> dict[str, Any]:
         other = sorted(record["settings"].keys() - set(SETTINGS))
         if other:
             raise ValueError(f"it sets {other[0]!r}; valid: {', '.join(SETTINGS)}")
-        return {name: record[name] for name in ("settings", "model", "fingerprint", "notes")}
+        return {name: record[name] for name in ("settings", "model", "fingerprint", "notes", "curves")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error!r}") from None
 

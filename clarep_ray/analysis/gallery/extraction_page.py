@@ -1,0 +1,156 @@
+"""The page of an extraction: every sample's pictures, spectrum and flags, and the tables of the run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from PIL import Image
+
+from clarep_ray.analysis.gallery import samples
+from clarep_ray.analysis.gallery.k_steps import finished_k_steps
+from clarep_ray.analysis.gallery.page import render, write
+from clarep_ray.analysis.gallery.thumbnails import Picture, ThumbnailSize, make_thumbnails
+from clarep_ray.analysis.outputs import ExtractionOutput, samples_of
+from clarep_ray.analysis.report import metric_rows
+from clarep_ray.config.checks import require
+from clarep_ray.data.calibration_file import check_model, read_calibration
+from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.store import RUN
+
+PAGE = "report.html"
+SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
+SHOWN_SETTINGS = {
+    "model.name": "model",
+    "model.weights": "weights",
+    "projection.mode": "projection",
+    "inversion.project_t": "t_e",
+    "spectrum.layer": "Jacobian layer",
+    "spectrum.num_directions": "window M",
+    "elbow.rule": "elbow rule",
+    "decoding.guidance_scale": "guidance scale",
+    "seed": "seed",
+}
+"""Settings at the top of the page; all of them are listed at its end."""
+
+
+def write_extraction_page(
+    folder: Path, *, calibration: Path | None = None, max_samples: int = 1000, max_mb: float = 20.0
+) -> Path:
+    """Write `report.html` into a finished extraction's folder and return its path.
+
+    At most `max_samples` samples are shown, evenly spread over the input, with pictures as sharp as `max_mb`
+    (megabytes of 10^6 bytes) allows. Decodings at fixed k (`k_steps`) become a slider. Raises ValueError for an
+    unfinished or damaged output, one without pictures, and limits that cannot be met.
+    """
+    output, steps = ExtractionOutput(folder, max_samples), finished_k_steps(folder)
+    found = read_own_calibration(calibration, folder) if calibration else None
+    columns, edge = _columns(output)
+    context, payload = _context(output, steps), _payload(output, steps, columns)
+    payload |= {"curves": found["curves"], "project_t": found["settings"].get("inversion.project_t")} if found else {}
+
+    def page(size: ThumbnailSize | str, pictures: Mapping[tuple[str, str], str]) -> str:
+        for row in payload["samples"]:
+            row["pictures"] = [pictures.get((name, row["key"])) for name in columns]
+            row["steps"] = [pictures.get((str(k), row["key"])) for k in steps]
+        return render("extraction.html", SCRIPTS, payload, **context, size=str(size), calibration=found)
+
+    max_bytes, rest = int(max_mb * 1e6), len(page("", {}).encode()) + 200
+    made = make_thumbnails(lambda: _pictures(output, steps, columns), edge, max_bytes - rest)
+    if made is None:
+        least = f"more than {rest / 1e6:.1f}, the page without pictures; or show fewer samples: max_samples"
+        raise ValueError(f"max_mb: {max_mb:g} is not valid; valid: {least} ({len(payload['samples'])} now)")
+    write(page(*made), folder / PAGE)
+    return folder / PAGE
+
+
+def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
+    """Return a calibration; ValueError where it is none, or one of another model than the extraction's."""
+    fields = json.loads((folder / RUN).read_bytes())["fields"]
+    check_model(str(path), fields["model.name"], fields["weights_sha256"])
+    return read_calibration(str(path))
+
+
+def _columns(output: ExtractionOutput) -> tuple[dict[str, str], int]:
+    """Return {column of the page: member of a sample}, a sample's own picture last, and the pictures' edge."""
+    require(
+        output.index.num_rows > 0, "output", str(output.folder), "an output with samples; this one has rejects alone"
+    )
+    first = next(output.each_sample())
+    members = [name.removesuffix(".png") for name in first.members if name.endswith(".png")]
+    own = {_own_name(first.record): "png"} if "png" in first.members else {}
+    columns = {name: f"{name}.png" for name in sorted(members, key=_rank)} | own
+    require(bool(columns), "output", str(output.folder), "an output with pictures; features alone have none")
+    picture = Image.open(io.BytesIO(first.members[next(iter(columns.values()))]), formats=("PNG",))
+    return columns, max(picture.size)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    known = list(samples.PICTURES)
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _own_name(record: Mapping[str, Any]) -> str:
+    projection = record.get("projection")
+    if projection == "clarid":
+        return "canonical"
+    return record.get("what") or ("unprojected" if projection == "none" else str(projection))
+
+
+def _pictures(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> Iterator[Picture]:
+    for sample in output.each_sample():
+        yield from (Picture(name, sample.key, sample.members[member]) for name, member in columns.items())
+    for k, folder in steps.items():
+        for sample in samples_of(folder, _step_rows(output, folder)):
+            yield Picture(str(k), sample.key, sample.members["png"])
+
+
+def _step_rows(output: ExtractionOutput, folder: Path) -> Any:
+    """Return the rows of a step's index that are about shown samples; a sample may be rejected at another k."""
+    shown = pc.field("key").isin(output.chosen["key"].combine_chunks())
+    return read_index(folder).filter(shown & (pc.field("status") == "ok"))
+
+
+def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> dict[str, Any]:
+    classes = samples.class_names(output)
+    return {
+        "columns": [
+            {"name": name, "meaning": samples.PICTURES.get(name, "a control of the projection")} for name in columns
+        ],
+        "stepped": list(columns)[-1] if steps else None,
+        "steps": list(steps),
+        "classes": classes,
+        "flags": {name: {"title": title, "meaning": meaning} for name, (title, meaning) in samples.FLAGS.items()},
+        "numbers": {name: {"title": title, "meaning": meaning} for name, (title, meaning) in samples.NUMBERS.items()},
+        "samples": samples.sample_rows(output, classes),
+        "kCounts": samples.k_counts(output),
+    }
+
+
+def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, Any]:
+    run = json.loads((output.folder / RUN).read_bytes())
+    config, path = run["config"], output.folder / "summary.json"
+    summary = json.loads(path.read_bytes()) if path.is_file() else {}
+    metrics = summary.get("metrics", {})
+    titles, rows = metric_rows(metrics)
+    return {
+        "folder": str(output.folder),
+        "name": output.folder.resolve().name,
+        "fingerprint": run["fingerprint"],
+        "preset": summary.get("preset"),
+        "settings": [(title, config[field]) for field, title in SHOWN_SETTINGS.items() if field in config],
+        "config": config,
+        "num_ok": output.index.num_rows,
+        "num_shown": output.chosen.num_rows,
+        "has_spectrum": output.has_spectrum,
+        "can_step": config["output.keep_spectrum"] and output.has_spectrum and not steps,
+        "most_steps": config["spectrum.num_directions"],
+        "steps": list(steps),
+        "metrics": metrics,
+        "table": {"titles": titles, "rows": rows},
+        "rejects": samples.rejects(output),
+    }

@@ -1,0 +1,110 @@
+"""What the page says about each sample, class and reject of an extraction, and what each number means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.records import RejectReason
+
+FLAGS = {
+    "ambiguous": ("ambiguous elbow", "the margin is within the solver's error or elbow.ambiguous_margin"),
+    "chord_fallback": ("no kneed elbow", "kneed found no elbow, so the chord rule chose k"),
+    "degenerate": ("flat spectrum", "the spectrum is too short or too flat for an elbow; k is 1"),
+    "not_converged": ("not converged", "singular vectors missed the tolerance within the budget of products"),
+}
+"""Flag -> its name on the page and, in one phrase, what it means."""
+
+NUMBERS = {
+    "k": ("k", "directions removed from the latent at t_e"),
+    "method": ("elbow rule", "what chose k"),
+    "margin": ("elbow margin", "smallest slack of the comparisons that chose k, as a share of EVR at rank 1"),
+    "residual": ("residual", "largest relative residual of a singular triplet, ‖JᵀJv − s²v‖ / s²"),
+    "error": ("round-trip error", "relative distance of the latent after unguided inversion and decoding"),
+    "products": ("products", "vectors multiplied by JᵀJ until the sample converged"),
+}
+"""Number of a sample -> its name on the page and, in one phrase, what it means."""
+
+PICTURES = {
+    "original": "the input picture",
+    "reconstruction": "inverted to t_e and decoded without guidance: what the model can give back",
+    "guidance": "decoded from t_e with guidance and no projection: what guidance alone changes",
+    "canonical": "the Canonical Sample: projected at t_e (Eq. 2), then decoded",
+}
+REJECTS = {
+    RejectReason.NONFINITE_INVERSION: "inversion gave numbers that are not finite",
+    RejectReason.NONFINITE_JACOBIAN: "the Jacobian gave numbers that are not finite",
+    RejectReason.NONFINITE_DECODING: "decoding gave numbers that are not finite",
+    RejectReason.NONFINITE_FEATURES: "features are not finite",
+    RejectReason.RANK_DEFICIENT: "the k-th singular value is zero: fewer directions than k",
+    RejectReason.NO_OTHER_IMAGE: "the control needs another picture in the same unit, and there is none",
+}
+"""What a reason means where its name does not say it."""
+MAX_LISTED = 200
+"""Rejects listed by name; all of them are counted."""
+
+
+def sample_rows(output: ExtractionOutput, classes: list[str]) -> list[dict[str, Any]]:
+    """Return one JSON record per shown sample, in the input's order; `class` is a position in `classes`."""
+    rows = output.chosen.to_pylist()
+    return [_row(row, s.record, classes) for row, s in zip(rows, output.each_sample(), strict=True)]
+
+
+def _row(row: Mapping[str, Any], record: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
+    found = {
+        "key": row["key"],
+        "id": row["id"],
+        "class": classes.index(row["class_name"]),
+        "prompt": record.get("prompt_text"),
+        "error": row["round_trip_error"],
+    }
+    if row["num_removed"] is None:
+        return found | {"flags": []}
+    squares = np.square(np.asarray(record["singular_values"], dtype=np.float64))
+    return found | {
+        "k": row["num_removed"],
+        "method": row["elbow_method"],
+        "margin": row["elbow_margin"],
+        "residual": row["max_residual"],
+        "products": row["num_products"],
+        "flags": [flag for flag, raised in _raised(row, record).items() if raised],
+        "evr": [float(f"{ratio:.4g}") for ratio in squares / max(squares.sum(), np.finfo(np.float64).tiny)],
+    }
+
+
+def _raised(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, bool]:
+    return {
+        "ambiguous": row["ambiguous"],
+        "chord_fallback": row["elbow_method"] == "chord_fallback",
+        "degenerate": row["elbow_method"] == "degenerate",
+        "not_converged": not record["converged"],
+    }
+
+
+def class_names(output: ExtractionOutput) -> list[str]:
+    """Return the classes that have samples, by label."""
+    pairs = {(row["label"], row["class_name"]) for row in output.index.select(["label", "class_name"]).to_pylist()}
+    return list(dict.fromkeys(name for _, name in sorted(pairs)))
+
+
+def k_counts(output: ExtractionOutput) -> list[tuple[int, int]]:
+    """Return (k, number of samples with it) over the whole output; empty without spectra."""
+    removed = Counter(output.index["num_removed"].drop_null().to_pylist())
+    return sorted(removed.items())
+
+
+def rejects(output: ExtractionOutput) -> dict[str, Any]:
+    """Return the counts of rejects by reason, each with its meaning, and the first of them by name."""
+    rows = read_index(output.folder).filter(pc.field("status") != "ok").select(["id", "class_name", "reason"])
+    counts = Counter(rows["reason"].to_pylist())
+    meant = [
+        (reason, REJECTS.get(RejectReason(reason), reason.replace("_", " ")), count)
+        for reason, count in counts.most_common()
+    ]
+    return {"num": rows.num_rows, "reasons": meant, "listed": rows.slice(0, MAX_LISTED).to_pylist()}

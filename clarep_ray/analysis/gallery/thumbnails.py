@@ -1,0 +1,75 @@
+"""Pictures small enough for a page: WebP within a budget of bytes, as sharp as it allows."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class Picture(NamedTuple):
+    """One picture of a sample: its column on the page, the sample's key, and its PNG."""
+
+    column: str
+    key: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class ThumbnailSize:
+    """Longest edge in pixels, and WebP's quality; None keeps every pixel."""
+
+    edge: int
+    quality: int | None
+
+    def __str__(self) -> str:
+        return f"{self.edge} px, " + ("lossless" if self.quality is None else f"WebP quality {self.quality}")
+
+
+LOSSLESS_EDGE = 64
+"""Pictures up to this edge are shown pixel by pixel where the budget allows."""
+SIZES = ((256, 80), (192, 76), (160, 74), (128, 72), (112, 68), (96, 64), (80, 60), (64, 55), (48, 50))
+OVERHEAD = 4
+"""Bytes of quotes and separators around one picture in the page's JSON."""
+
+
+def thumbnail_sizes(edge: int) -> list[ThumbnailSize]:
+    """Return the sizes to try for pictures of this edge, the sharpest first; none enlarges."""
+    lossless = [ThumbnailSize(edge, None)] if edge <= LOSSLESS_EDGE else []
+    return [*lossless, *dict.fromkeys(ThumbnailSize(min(edge, most), quality) for most, quality in SIZES)]
+
+
+def make_thumbnails(
+    read: Callable[[], Iterable[Picture]], edge: int, max_bytes: int
+) -> tuple[ThumbnailSize, dict[tuple[str, str], str]] | None:
+    """Return the sharpest size at which all pictures fit into `max_bytes`, and {(column, key): WebP in base64}.
+
+    `read` is called once for every size that is tried. None where the pictures do not fit at any size.
+    """
+    for size in thumbnail_sizes(edge):
+        made: dict[tuple[str, str], str] = {}
+        used = 0
+        for picture in read():
+            encoded = made[picture.column, picture.key] = thumbnail(picture.png, size)
+            used += len(encoded) + OVERHEAD
+            if used > max_bytes:
+                break
+        else:
+            return size, made
+    return None
+
+
+def thumbnail(png: bytes, size: ThumbnailSize) -> str:
+    """Return a picture as WebP in base64, at most `size.edge` pixels long."""
+    picture = Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB")
+    picture.thumbnail((size.edge, size.edge), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if size.quality is None:
+        picture.save(buffer, "WEBP", lossless=True)
+    else:
+        picture.save(buffer, "WEBP", quality=size.quality, method=4)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,31 @@
+"""One HTML page of an extraction or a sweep: uv run jobs/report.py outputs/extract [--k-steps 0 4 8]"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clarep_ray import cli
+from clarep_ray.config import ReportConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob(ReportConfig):
+    """Write report.html into the folder of an extraction or a sweep: one file that works without a network."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Output folder of an extraction, or folder of a sweep."""
+
+
+def main() -> None:
+    with cli.exit_codes():
+        job = tyro.cli(ReportJob)
+        from clarep_ray.cluster.report import write_report
+
+        page = write_report(job)
+    print(f"look at      {page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
