@@ -12,7 +12,9 @@ import pytest
 from clarep_ray.analysis import gallery
 from clarep_ray.analysis.gallery import write_extraction_page
 from clarep_ray.analysis.gallery.k_steps import k_step_folder
+from clarep_ray.analysis.gallery.samples import MODES
 from clarep_ray.analysis.gallery.thumbnails import Picture, ThumbnailSize, make_thumbnails, thumbnail_sizes
+from clarep_ray.config import PROJECTION_MODES
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.pixels import encode_png
 from clarep_ray.data.verify import verify
@@ -106,7 +108,7 @@ def test_steps_become_the_slider_and_a_reject_at_one_k_is_none(tmp_path: Path) -
     with_step(folder, 10, count=6, rejected=[2])
     with_step(folder, 3, count=6)
     data = data_of(write_extraction_page(folder))
-    assert (data["steps"], data["stepped"]) == ([3, 10], "canonical")
+    assert (data["steps"], data["columns"][data["own"]]["name"]) == ([3, 10], "canonical")
     assert [[shown is None for shown in sample["steps"]] for sample in data["samples"]] == [
         [False, i == 2] for i in range(6)
     ]
@@ -150,6 +152,19 @@ def test_fewer_samples_are_spread_over_the_input_and_the_page_says_so(tmp_path: 
 def test_an_output_without_extras_shows_what_it_has(tmp_path: Path) -> None:
     data = data_of(write_extraction_page(made_output(tmp_path / "out", count=3, extras=())))
     assert [column["name"] for column in data["columns"]] == ["canonical"]
+
+
+def test_controls_follow_the_canonical_picture_and_say_what_they_are(tmp_path: Path) -> None:
+    data = data_of(write_extraction_page(made_output(tmp_path / "out", count=3, extras=("random@2", "original"))))
+    assert [(column["name"], column["meaning"]) for column in data["columns"]][1:] == [
+        ("canonical", "the Canonical Sample: projected at t_e (Eq. 2), then decoded"),
+        ("random@2", "as many random directions projected out; guidance 2"),
+    ]
+    assert data["own"] == 1
+
+
+def test_every_projection_mode_is_described() -> None:
+    assert set(MODES) == set(PROJECTION_MODES)
 
 
 def test_what_is_no_finished_extraction_is_refused(tmp_path: Path) -> None:

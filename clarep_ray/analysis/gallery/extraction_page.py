@@ -76,21 +76,23 @@ def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _columns(output: ExtractionOutput) -> tuple[dict[str, str], int]:
-    """Return {column of the page: member of a sample}, a sample's own picture last, and the pictures' edge."""
+    """Return {column of the page: member of a sample}, and the pictures' edge; a sample's own picture is `png`."""
     require(
         output.index.num_rows > 0, "output", str(output.folder), "an output with samples; this one has rejects alone"
     )
     first = next(output.each_sample())
     members = [name.removesuffix(".png") for name in first.members if name.endswith(".png")]
     own = {_own_name(first.record): "png"} if "png" in first.members else {}
-    columns = {name: f"{name}.png" for name in sorted(members, key=_rank)} | own
+    found = {name: f"{name}.png" for name in members} | own
+    columns = {name: found[name] for name in sorted(found, key=lambda name: _rank(name, own))}
     require(bool(columns), "output", str(output.folder), "an output with pictures; features alone have none")
     picture = Image.open(io.BytesIO(first.members[next(iter(columns.values()))]), formats=("PNG",))
     return columns, max(picture.size)
 
 
-def _rank(name: str) -> tuple[int, str]:
-    known = list(samples.PICTURES)
+def _rank(name: str, own: Mapping[str, str]) -> tuple[int, str]:
+    """Order columns: what nothing was projected out of, the sample's own picture, the controls."""
+    known = ("original", "reconstruction", "guidance", *own)
     return (known.index(name) if name in known else len(known), name)
 
 
@@ -117,11 +119,11 @@ def _step_rows(output: ExtractionOutput, folder: Path) -> Any:
 
 def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> dict[str, Any]:
     classes = samples.class_names(output)
+    scale = json.loads((output.folder / RUN).read_bytes())["config"]["decoding.guidance_scale"]
+    own = list(columns.values()).index("png") if "png" in columns.values() else 0
     return {
-        "columns": [
-            {"name": name, "meaning": samples.PICTURES.get(name, "a control of the projection")} for name in columns
-        ],
-        "stepped": list(columns)[-1] if steps else None,
+        "columns": [{"name": name, "meaning": samples.picture_meaning(name, scale)} for name in columns],
+        "own": own,
         "steps": list(steps),
         "classes": classes,
         "flags": {name: {"title": title, "meaning": meaning} for name, (title, meaning) in samples.FLAGS.items()},

@@ -37,6 +37,17 @@ PICTURES = {
     "guidance": "decoded from t_e with guidance and no projection: what guidance alone changes",
     "canonical": "the Canonical Sample: projected at t_e (Eq. 2), then decoded",
 }
+MODES = {
+    "clarid": "projected by Eq. 2",
+    "none": "nothing projected out",
+    "random": "as many random directions projected out",
+    "shrink": "nothing projected out, brought to CLARID's norm",
+    "random_shrink": "random directions projected out, brought to CLARID's norm",
+    "other_image": "another image's directions projected out",
+    "unconditional": "directions of the null-label Jacobian projected out",
+    "restore_norm": "projected by Eq. 2 and scaled back",
+    "centred": "projected by Eq. 2 about the model's class centre",
+}
 REJECTS = {
     RejectReason.NONFINITE_INVERSION: "inversion gave numbers that are not finite",
     RejectReason.NONFINITE_JACOBIAN: "the Jacobian gave numbers that are not finite",
@@ -48,6 +59,15 @@ REJECTS = {
 """What a reason means where its name does not say it."""
 MAX_LISTED = 200
 """Rejects listed by name; all of them are counted."""
+
+
+def picture_meaning(name: str, guidance_scale: float) -> str:
+    """Return in one phrase what a column shows: `original`, a run's own picture, or an extra such as `random@3`."""
+    if name in PICTURES:
+        return PICTURES[name]
+    mode, _, scale = name.partition("@")
+    known = MODES.get(mode, {"samples": "drawn from noise", "unprojected": MODES["none"]}.get(mode, name))
+    return f"{known}; guidance {float(scale) if scale else guidance_scale:g}"
 
 
 def sample_rows(output: ExtractionOutput, classes: list[str]) -> list[dict[str, Any]]:

@@ -29,12 +29,11 @@
   }
   form.elements.order.append(...counted(Object.entries(gallery.orders).map(([name, order]) => [name, order.title])));
 
-  const last = data.columns.length - 1;
   if (data.classes.length > 1 && data.classes.length <= MOST_TILES) {
     data.classes.forEach((name, i) => {
       const first = perClass[i][0];
       if (!first) return;
-      const picture = gallery.image({ ...gallery.picture(first, last), alt: "" });
+      const picture = gallery.image({ ...gallery.picture(first, data.own), alt: "" });
       tiles.append(
         element(
           "button",

@@ -48,7 +48,7 @@
 
   const film = (sample) =>
     ["own", ...data.steps].map((k, i) => {
-      const encoded = i ? sample.steps[i - 1] : sample.pictures.at(-1);
+      const encoded = i ? sample.steps[i - 1] : sample.pictures[data.own];
       const name = i ? `k = ${k}` : `own, k = ${sample.k}`;
       const picture = { source: encoded && `data:image/webp;base64,${encoded}`, alt: `${name} of ${sample.id}` };
       return element("li", {},

@@ -44,9 +44,9 @@
 
   gallery.stepText = (step) => (step ? `k = ${data.steps[step - 1]} for every sample` : "each sample's own k");
 
-  // The picture of a column: its source, or why there is none; the last column follows the slider.
+  // The picture of a column: its source, or why there is none; the samples' own follow the slider.
   gallery.picture = (sample, column) => {
-    const stepped = gallery.step && data.columns[column].name === data.stepped;
+    const stepped = gallery.step && column === data.own;
     const encoded = stepped ? sample.steps[gallery.step - 1] : sample.pictures[column];
     const k = stepped ? data.steps[gallery.step - 1] : sample.k;
     const name = data.columns[column].name;
