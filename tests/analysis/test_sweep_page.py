@@ -150,6 +150,18 @@ def test_the_table_sorts_and_keeps_spoilt_trials_last(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @needs_chromium
+def test_a_field_that_a_trial_does_not_set_is_a_dash_and_values_are_in_order(tmp_path: Path) -> None:
+    folder = sweep(tmp_path / "sweep")
+    text = (folder / "trials.csv").read_text()
+    (folder / "trials.csv").write_text(text.replace("t00,ok,0,5,", "t00,ok,0,,"))
+    with opened(write_sweep_page(folder)) as page:
+        assert page.locator("tr[data-trial=t00] td").first.text_content() == "–"
+        axes = "echarts.getInstanceByDom(document.getElementById('parallel')).getOption().parallelAxis"
+        assert page.evaluate(f"{axes}[0].data") == ["–", "5", "10", "20", "50"]
+
+
+@pytest.mark.browser
+@needs_chromium
 def test_a_range_on_an_axis_keeps_its_trials_in_the_table(tmp_path: Path) -> None:
     file = write_sweep_page(sweep(tmp_path / "sweep"))
     with opened(file) as page:

@@ -22,6 +22,9 @@
   };
   gallery.isKept = (position) => !gallery.state.kept || gallery.state.kept.has(position);
 
+  // A trial's value in a column; a dash where the trial does not set that field.
+  gallery.value = (trial, i) => (trial.values[i] === "" ? "–" : trial.values[i]);
+
   // A trial's name is a hash; its first characters are enough to tell trials apart here.
   gallery.shortName = (name) => (name.length > 12 ? `${name.slice(0, 8)}…` : name);
   // Over an axis or a column the last part of a field's name is enough, unless two columns share it.
@@ -30,7 +33,7 @@
     return data.columns.filter((column) => last(column.name) === last(name)).length > 1 ? name : last(name);
   };
   gallery.describe = (trial) =>
-    data.columns.flatMap((column, i) => (column.kind === "field" ? [`${column.name} ${trial.values[i] === "" ? "–" : gallery.plain(trial.values[i])}`] : [])).join("\n");
+    data.columns.flatMap((column, i) => (column.kind === "field" ? [`${column.name} ${gallery.plain(gallery.value(trial, i))}`] : [])).join("\n");
 
   // Positions of the trials that may be compared in these columns: complete, with a number in each.
   gallery.comparable = (columns) =>

@@ -87,6 +87,9 @@
   const drawn = () => [...state.axes].sort((a, b) => a - b).sort((a, b) => (data.columns[a].name === data.metric) - (data.columns[b].name === data.metric));
   const able = () => gallery.comparable([...state.axes].filter((i) => data.columns[i].numeric));
 
+  const categories = (rows, i) =>
+    [...new Set(rows.map((at) => gallery.value(data.trials[at], i)))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+
   const drawParallel = () => {
     const columns = drawn();
     const rows = able();
@@ -103,7 +106,7 @@
       parallelAxis: columns.map((i, dim) => ({
         dim, z: 5,
         type: data.columns[i].numeric ? spanning(i) : "category", scale: true,
-        ...(data.columns[i].numeric ? {} : { data: [...new Set(rows.map((at) => data.trials[at].values[i]))] }),
+        ...(data.columns[i].numeric ? {} : { data: categories(rows, i) }),
         ...axis(c, gallery.shortField(data.columns[i].name), {}), nameLocation: narrow ? "start" : "end", nameGap: narrow ? 8 : 16,
         axisLabel: { color: c.ink, fontSize: 11, backgroundColor: c.page, padding: [1, 3], borderRadius: 3, formatter: gallery.plain },
         nameTextStyle: { color: c.ink, fontSize: 12, ...(narrow ? { align: "left", verticalAlign: "bottom", padding: [0, 0, 10, 0] } : {}) },
@@ -113,9 +116,9 @@
         ? { visualMap: { show: false, dimension: columns.length - 1, min: Math.min(...coloured), max: Math.max(...coloured), inRange: { color: [c.blue, c.muted, c.warm] } } }
         : {}),
       series: [{
-        type: "parallel", smooth: 0.15, inactiveOpacity: 0.06, activeOpacity: 1, progressive: 0,
+        type: "parallel", inactiveOpacity: 0.06, activeOpacity: 1, progressive: 0,
         lineStyle: { width: 2, opacity: 0.75 },
-        data: rows.map((at) => ({ value: columns.map((i) => data.trials[at].values[i]),
+        data: rows.map((at) => ({ value: columns.map((i) => gallery.value(data.trials[at], i)),
           ...(at === state.marked ? { lineStyle: { width: 6, opacity: 1 } } : {}) })),
       }],
     }));

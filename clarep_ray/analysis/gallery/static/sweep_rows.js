@@ -25,10 +25,10 @@
   };
 
   const cell = (trial, column) => {
-    const mean = trial.values[column.i];
+    const mean = gallery.value(trial, column.i);
     const std = trial.std[column.i];
     const spread = column.kind === "metric" && data.numSeeds > 1 && std !== null && mean !== null ? ` ± ${Math.abs(mean) < 1000 ? std.toFixed(3) : gallery.figure(std)}` : "";
-    const text = mean === "" ? "–" : column.kind === "field" ? gallery.plain(mean) : gallery.figure(mean);
+    const text = column.kind === "field" ? gallery.plain(mean) : gallery.figure(mean);
     return element("td", { class: column.numeric ? "number" : null }, text, element("span", { class: "spread" }, spread));
   };
 
