@@ -91,7 +91,7 @@ def _unit(rows: Sequence[InputRow], edge: int, extras: Sequence[str], rejected: 
         "num_products": np.full(len(good), 48),
     }
     for i, name in enumerate(extras):
-        arrays[f"{name}/samples"] = natural_pictures(len(good), edge, 1000 * (i + 1) + rows[0].ordinal)
+        arrays[f"{name}/samples"] = np.roll(arrays["samples"], 3 * (i + 1), axis=2)  # others, at no cost
         arrays[f"{name}/features"] = arrays["features"]
     known = ("key", "id", "source", "label", "class_name", "prompt", "image_key")
     records = [
