@@ -67,6 +67,8 @@ def k_step_config(config: ExtractConfig, folder: Path, k: int) -> ExtractConfig:
         config,
         {
             **cut,
+            "elbow.share": 1.0,
+            "gate.enabled": False,  # its remedies are other k
             "output.path": str(k_step_folder(folder, k)),
             "output.from_spectrum": str(folder),
             "output.keep_spectrum": False,

@@ -43,6 +43,7 @@ def made_output(
     changes: dict[str, Any] | None = None,
     fields: dict[str, Any] | None = None,
     seed: int = 0,
+    gate: bool = False,
 ) -> Path:
     """Write an output of `count` samples over the classes in turn; k is 1 + i % 5, each third elbow ambiguous."""
     config = dotted.override(
@@ -66,14 +67,16 @@ def made_output(
     identity = {"fingerprint": run["fingerprint"], "label_map_sha256": "0", "classes_sha256": None}
     manifest = write_manifest(rows, folder / MANIFEST, UNIT)
     for unit in range(manifest.num_units):
-        blob = _unit(rows[unit * UNIT : (unit + 1) * UNIT], edge, extras, set(rejected), seed)
+        blob = _unit(rows[unit * UNIT : (unit + 1) * UNIT], edge, extras, set(rejected), seed, gate)
         provenance = {"projection": config.projection.mode, "unit": unit}
         store.commit(unit, unit_files(blob, provenance, extras, False), unit_manifest(blob, identity))
     finish(store, manifest, "train", identity)
     return folder
 
 
-def _unit(rows: Sequence[InputRow], edge: int, extras: Sequence[str], rejected: set[int], seed: int) -> UnitBlob:
+def _unit(
+    rows: Sequence[InputRow], edge: int, extras: Sequence[str], rejected: set[int], seed: int, gate: bool
+) -> UnitBlob:
     good = [row for row in rows if row.ordinal not in rejected]
     numbers = np.array([row.ordinal for row in good])
     ratios = np.exp(-np.arange(WINDOW)[None] / (1.5 + numbers[:, None] % 3))
@@ -103,5 +106,15 @@ def _unit(rows: Sequence[InputRow], edge: int, extras: Sequence[str], rejected: 
         )
         for row in rows
     ]
-    results = [{"status": "ok", "reason": None, "elbow_method": "kneed"} for _ in good]
+    results = [{"status": "ok", "reason": None, "elbow_method": "kneed"} | _gate(row.ordinal, gate) for row in good]
     return merge_results(UnitBlob({}, records), arrays, results)
+
+
+def _gate(ordinal: int, gate: bool) -> dict[str, str]:
+    """Return a verdict of the quality gate: each fourth sample was made again, each fifth flagged, where it was on."""
+    if not gate:
+        return {}
+    if ordinal % 4 == 0:
+        return {"gate": "retried", "gate_faults": "class", "gate_remedy": "elbow.share 0.5"}
+    flagged = ordinal % 5 == 0
+    return {"gate": "flagged" if flagged else "accepted", "gate_faults": "class artefact" * flagged, "gate_remedy": ""}

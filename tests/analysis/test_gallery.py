@@ -71,6 +71,15 @@ def test_every_sample_has_its_pictures_spectrum_and_flags(tmp_path: Path) -> Non
     assert sum(count for _, count in data["kCounts"]) == 29
 
 
+def test_verdicts_of_the_quality_gate_are_flags_with_their_reason(tmp_path: Path) -> None:
+    gated = data_of(write_extraction_page(made_output(tmp_path / "gated", count=6, gate=True)))["samples"]
+    assert (gated[4]["flags"], gated[4]["faults"], gated[4]["remedy"]) == (["gate_retried"], "class", "elbow.share 0.5")
+    assert (gated[5]["flags"], gated[5]["faults"], gated[5]["gate"]) == (["gate_flagged"], "class artefact", "flagged")
+    assert (gated[1]["flags"], gated[1]["faults"], gated[1]["gate"]) == ([], None, "accepted")
+    plain = data_of(write_extraction_page(made_output(tmp_path / "plain", count=6)))["samples"]
+    assert {sample["gate"] for sample in plain} == {None}
+
+
 def test_the_page_leaves_the_output_as_verify_wants_it(tmp_path: Path) -> None:
     folder = made_output(tmp_path / "out", count=6)
     with_step(folder, 2, count=6)

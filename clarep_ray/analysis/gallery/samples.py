@@ -12,12 +12,16 @@ import pyarrow.compute as pc
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.records import RejectReason
+from clarep_ray.data.units import GATE_FIELDS
+from clarep_ray.models.quality_gate import FLAGGED, RETRIED
 
 FLAGS = {
     "ambiguous": ("ambiguous elbow", "the margin is within the solver's error or elbow.ambiguous_margin"),
     "chord_fallback": ("no kneed elbow", "kneed found no elbow, so the chord rule chose k"),
     "degenerate": ("flat spectrum", "the spectrum is too short or too flat for an elbow; k is 1"),
     "not_converged": ("not converged", "singular vectors missed the tolerance within the budget of products"),
+    "gate_flagged": ("flagged by the gate", "failed the quality gate, and nothing that was tried helped"),
+    "gate_retried": ("made again", "failed the quality gate at first; made again by the remedy below, it passes"),
 }
 """Flag -> its name on the page and, in one phrase, what it means."""
 
@@ -28,8 +32,14 @@ NUMBERS = {
     "residual": ("residual", "largest relative residual of a singular triplet, ‖JᵀJv − s²v‖ / s²"),
     "error": ("round-trip error", "relative distance of the latent after unguided inversion and decoding"),
     "products": ("products", "vectors multiplied by JᵀJ until the sample converged"),
+    "gate": ("quality gate", "accepted as made, retried, or flagged"),
+    "faults": ("gate's findings", "which checks the sample failed as first made"),
+    "remedy": ("gate's remedy", "the setting with which the sample was made again"),
 }
 """Number of a sample -> its name on the page and, in one phrase, what it means."""
+
+GATE = ("gate", "faults", "remedy")
+"""Numbers above that come from the columns `GATE_FIELDS` of the index."""
 
 PICTURES = {
     "original": "the input picture",
@@ -83,9 +93,11 @@ def _row(row: Mapping[str, Any], record: Mapping[str, Any], classes: list[str]) 
         "class": classes.index(row["class_name"]),
         "prompt": record.get("prompt_text"),
         "error": row["round_trip_error"],
+        **{name: row[column] or None for name, column in zip(GATE, GATE_FIELDS, strict=True)},
+        "flags": [flag for flag, raised in _raised(row, record).items() if raised],
     }
     if row["num_removed"] is None:
-        return found | {"flags": []}
+        return found
     squares = np.square(np.asarray(record["singular_values"], dtype=np.float64))
     return found | {
         "k": row["num_removed"],
@@ -93,17 +105,18 @@ def _row(row: Mapping[str, Any], record: Mapping[str, Any], classes: list[str]) 
         "margin": row["elbow_margin"],
         "residual": row["max_residual"],
         "products": row["num_products"],
-        "flags": [flag for flag, raised in _raised(row, record).items() if raised],
         "evr": [float(f"{ratio:.4g}") for ratio in squares / max(squares.sum(), np.finfo(np.float64).tiny)],
     }
 
 
 def _raised(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, bool]:
     return {
-        "ambiguous": row["ambiguous"],
+        "ambiguous": bool(row["ambiguous"]),
         "chord_fallback": row["elbow_method"] == "chord_fallback",
         "degenerate": row["elbow_method"] == "degenerate",
-        "not_converged": not record["converged"],
+        "not_converged": not record.get("converged", True),
+        "gate_flagged": row["gate"] == FLAGGED,
+        "gate_retried": row["gate"] == RETRIED,
     }
 
 
