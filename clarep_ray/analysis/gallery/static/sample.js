@@ -31,10 +31,10 @@
 
   const numbers = (sample) => {
     const rows = Object.entries(data.numbers).filter(([name]) => sample[name] !== undefined && sample[name] !== null);
-    const flags = sample.flags.map((flag) => ["⚑", data.flags[flag].title, data.flags[flag].meaning]);
+    const raised = sample.flags.map((flag) => ["⚑", data.flags[flag].title, data.flags[flag].meaning]);
     const shown = rows.map(([name, number]) => [number.title, gallery.figure(sample[name]), number.meaning]);
-    if (sample.k !== undefined && !flags.length) flags.push(["flags", "none", "none of the run's checks of elbow and singular vectors was raised"]);
-    return [...shown, ...flags].map(([title, value, meaning]) =>
+    if (sample.k !== undefined && !raised.length) shown.push(["flags", "none", "none of the run's checks of elbow and singular vectors was raised"]);
+    return [...raised, ...shown].map(([title, value, meaning]) =>
       element("div", { class: title === "⚑" ? "raised" : null },
         element("dt", {}, title), element("dd", {}, value), element("dd", { class: "meaning" }, meaning)));
   };
