@@ -60,7 +60,8 @@ def write_extraction_page(
         return render("extraction.html", SCRIPTS, payload, **context, size=str(size), calibration=found)
 
     max_bytes, rest = int(max_mb * 1e6), len(page("", {}).encode()) + 200
-    made = make_thumbnails(lambda: _pictures(output, steps, columns), edge, max_bytes - rest)
+    count = len(payload["samples"]) * (len(columns) + len(steps))
+    made = make_thumbnails(lambda: _pictures(output, steps, columns), count, edge, max_bytes - rest)
     if made is None:
         least = f"more than {rest / 1e6:.1f}, the page without pictures; or show fewer samples: max_samples"
         raise ValueError(f"max_mb: {max_mb:g} is not valid; valid: {least} ({len(payload['samples'])} now)")
