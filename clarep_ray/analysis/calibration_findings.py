@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,21 @@ class Findings:
             for reading, nmi in score.nmi.items():
                 found[f"projection_nmi/{reading}/{score.layer}/{score.t:g}/{score.variant}"] = nmi.mean
         return {name: value for name, value in found.items() if not np.isnan(value)}
+
+    def curves(self) -> Iterator[tuple[str, int, float]]:
+        """Yield (metric, step, value) of what is a curve for tracking: over M, over fixed k, over t_e.
+
+        Steps are whole numbers: times of a model that are not (EDM's noise levels) have no curve.
+        """
+        for score in self.scores_here().values():
+            kind, _, number = score.variant.partition("=")
+            if number:
+                name = {"M": "window", "k": "fixed_k"}[kind]
+                yield f"{name}/mean_num_removed", int(number), score.mean_k
+                yield from ((f"{name}/nmi/{reading}", int(number), nmi.mean) for reading, nmi in score.nmi.items())
+        if self.saturation is not None and all(float(t).is_integer() for t in self.saturation.times):
+            for t, share in zip(self.saturation.times, self.saturation.mean, strict=True):
+                yield "two_stage_accuracy", int(t), float(share)
 
     def text(self) -> str:
         """Return the page as markdown."""

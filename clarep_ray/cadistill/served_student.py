@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlflow.pyfunc.model import PythonModel
 from clarep_ray.cadistill.students import Student, load_student, read_architecture
 
 CODE = __file__
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # as said there
 
 
 def num_classes(folder: str | Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clarep_ray import dotted, tracking
+from clarep_ray import dotted
 from clarep_ray.analysis import calibration_figures as figures
 from clarep_ray.analysis.calibration import best_feature, best_window, find_saturation
 from clarep_ray.analysis.calibration_findings import FeatureMap, Findings, Score, as_csv
@@ -16,6 +16,7 @@ from clarep_ray.clarid.calibration import nearest_time, neighbour_times, spread_
 from clarep_ray.cluster import calibrate as work
 from clarep_ray.cluster.calibrate import FEATURES, TWO_STAGE, Session
 from clarep_ray.cluster.calibrate_scores import score_columns
+from clarep_ray.cluster.tracked import start_calibration
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.calibration_file import CALIBRATION, SETTINGS, write_calibration
 from clarep_ray.data.parts import LABELS
@@ -45,20 +46,17 @@ def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], N
     if len(session.draws) == 1:
         most = session.config.draws.classes
         findings.notes.append(f"one class draw: the input has no more classes than draws.classes ({most})")
-    _first_phase(session, findings, say)
-    if {"window", "interaction"} & set(session.config.parts):
-        _second_phase(session, findings, say)
-    made = _write(session, findings)
-    uri = tracking.log_run(
-        session.config.tracking,
-        f"calibrate {preset}",
-        Path(session.config.output),
-        params=flat,
-        metrics=findings.metrics(),
-        tags={"job": "calibrate", "preset": preset, "fingerprint": session.plan.fingerprint},
-        artifacts=made,
-    )
-    say(_epilogue(findings, preset, made, uri))
+    with start_calibration(session, preset) as run:
+        _first_phase(session, findings, say)
+        if {"window", "interaction"} & set(session.config.parts):
+            _second_phase(session, findings, say)
+        made = _write(session, findings)
+        run.metrics(findings.metrics())
+        for curve, t, value in findings.curves():
+            run.metrics({curve: value}, step=t)
+        run.note(findings.text())
+        run.files(made)
+    say(_epilogue(findings, preset, made, run.browse))
     return findings
 
 

@@ -11,7 +11,8 @@ from clarep_ray import dotted, tracking
 from clarep_ray.analysis.paired import difference_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.distill import with_absolute_paths
+from clarep_ray.cluster.distill import tell_student, with_absolute_paths
+from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
 
 if TYPE_CHECKING:
@@ -56,12 +57,26 @@ def compare(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], No
     task = ray.remote(num_cpus=1, max_retries=3)(evaluate_one)
     waiting = {task.remote(dotted.flatten(run)): name for name, run in runs.items()}
     found: dict[tuple[str, int], dict[str, float]] = {}
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        row, seed = waiting.pop(done)
-        found[row, seed] = ray.get(done)
-        say(f"{len(found)}/{len(runs)} {row}, seed {seed}: {found[row, seed]}")
-    return _publish(config, root, tabulate(found, seeds), say)
+    with start_students(config, "compare", seeds) as run:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting))
+            row, seed = waiting.pop(done)
+            found[row, seed] = ray.get(done)
+            say(f"{len(found)}/{len(runs)} {row}, seed {seed}: {found[row, seed]}")
+            _tell_one(runs[row, seed], row, found[row, seed], run.id)
+        return _publish(run, root, tabulate(found, seeds), say)
+
+
+def _tell_one(config: DistillConfig, row: str, accuracy: Mapping[str, float], parent: str | None) -> None:
+    """Tell MLflow, as a run nested in the comparison's, what a training that has finished came to."""
+    from clarep_ray.cadistill.run import METRICS, read_result
+
+    result = read_result(Path(config.output))
+    with start_student(config, result["fingerprint"], result, parent) as run:
+        run.tags({"row": row})
+        tracking.tell_lines(run, Path(config.output) / METRICS, "epoch")
+        run.metrics({f"test/{column}": share for column, share in accuracy.items()})
+        tell_student(run, config, result)
 
 
 def plan_runs(config: DistillConfig, seeds: Sequence[int]) -> dict[tuple[str, int], DistillConfig]:
@@ -145,21 +160,15 @@ def describe(table: SeedTable) -> str:
     )
 
 
-def _publish(config: DistillConfig, root: Path, table: SeedTable, say: Callable[[str], None]) -> SeedTable:
+def _publish(run: tracking.Run, root: Path, table: SeedTable, say: Callable[[str], None]) -> SeedTable:
     text = describe(table)
     root.mkdir(parents=True, exist_ok=True)
     (root / "compare.md").write_text(text + "\n")
     (root / "compare.csv").write_text(table.csv())
-    tracking.log_run(
-        config.tracking,
-        "distill compare",
-        root,
-        params=dotted.flatten(config),
-        metrics={
-            f"{column}/{row}": mean_std(cells[column])[0] for row, cells in table.values.items() for column in cells
-        },
-        tags={"job": "compare"},
-        artifacts=[root / "compare.md", root / "compare.csv"],
+    run.metrics(
+        {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in table.values.items() for column in cells}
     )
+    run.note(text)
+    run.files([root / "compare.md", root / "compare.csv"])
     say(f"\n{text}\n\ntable: {root}/compare.md, compare.csv")
     return table

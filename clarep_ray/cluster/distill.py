@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted, tracking
-from clarep_ray.analysis.tables import SeedTable
+from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DataConfig, DistillConfig
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
 
 
-def distill(config: DistillConfig) -> dict[str, Any]:
+def distill(config: DistillConfig, parent: str | None = None) -> dict[str, Any]:
     """Train one student, or continue, and return what `result.json` says.
 
     The output folder receives `last/` and `best/` (students for `cadistill.students.load_student`), `metrics.jsonl`,
-    `checkpoints/` and, last, `result.json`. Raises ValueError, before Ray starts, for an input or a teacher that
-    cannot be used, or a folder of another training.
+    `checkpoints/` and, last, `result.json`. In MLflow it is a run of its own, nested in `parent` where one is given,
+    and the last student a version of `tracking.registered_model`. Raises ValueError, before Ray starts, for an input
+    or a teacher that cannot be used, or a folder of another training.
     """
-    from clarep_ray.cadistill.run import METRICS, RESULT, prepare, read_result
+    from clarep_ray.cadistill.run import METRICS, prepare, read_result
 
     config = with_absolute_paths(config)
     output = Path(config.output)
-    _opened, mark, finished = prepare(config)
-    if finished:
-        return finished
-    runtime.train(
-        _loop,
-        {"config": dotted.flatten(config), "fingerprint": mark},
-        job="distill",
-        output=output,
-        num_workers=config.num_workers,
-        use_gpu=config.use_gpu,
-    )
-    result = read_result(output)
-    _log(config, result, [output / RESULT, output / METRICS])
+    opened, mark, finished = prepare(config)
+    with (
+        start_student(config, mark, opened.sha256, parent) as run,
+        tracking.following(run, output / METRICS, "epoch"),
+    ):
+        if not finished:
+            runtime.train(
+                _loop,
+                {"config": dotted.flatten(config), "fingerprint": mark},
+                job="distill",
+                output=output,
+                num_workers=config.num_workers,
+                use_gpu=config.use_gpu,
+            )
+        result = finished or read_result(output)
+        tell_student(run, config, result)
+        if config.tracking.enabled:
+            run.model(_served(config, result), config.tracking.registered_model, _model_tags(result))
     return result
 
 
@@ -49,12 +56,16 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
     root = Path(config.output)
     runs = {seed: str(root / f"seed-{seed}") for seed in seeds} or {config.seed: str(root)}
     configs = [dotted.override(config, {"seed": seed, "output": folder}) for seed, folder in runs.items()]
-    results = [distill(each) for each in configs]
-    cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
-    table = SeedTable("method", COLUMNS, {config.method: cells})
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "table.md").write_text(table.markdown() + "\n")
-    (root / "table.csv").write_text(table.csv())
+    with start_students(config, "distill", seeds) as run:
+        results = [distill(each, run.id) for each in configs]
+        cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
+        table = SeedTable("method", COLUMNS, {config.method: cells})
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "table.md").write_text(table.markdown() + "\n")
+        (root / "table.csv").write_text(table.csv())
+        run.metrics({name.replace(" ", "/"): mean_std(values)[0] for name, values in cells.items()})
+        run.note(f"Mean and standard deviation over {len(runs)} seeds\n\n{table.markdown()}")
+        run.files([root / "table.md", root / "table.csv"])
     say(f"\n{table.markdown()}\n\nmean +- standard deviation over {len(runs)} seeds; students in {root}/**/last")
     say("`best` is chosen on the pictures it is measured on; report `last`.")
     return table
@@ -84,28 +95,32 @@ def _absolute_data(data: DataConfig, name: str) -> dict[str, Any]:
     return changes
 
 
-def _log(config: DistillConfig, result: dict[str, Any], artifacts: list[Path]) -> None:
-    if not config.tracking.enabled:
-        return
+def tell_student(run: tracking.Run, config: DistillConfig, result: Mapping[str, Any]) -> None:
+    """Tell what a finished training came to."""
+    from clarep_ray.cadistill.run import METRICS, RESULT
+
+    run.metrics({f"{kind}/val_accuracy": result[kind]["val_accuracy"] for kind in ("last", "best")})
+    run.files([Path(config.output) / RESULT, Path(config.output) / METRICS])
+
+
+def _served(config: DistillConfig, result: Mapping[str, Any]) -> tracking.ServedModel:
     from clarep_ray.cadistill import served_student
 
-    model = tracking.ServedModel(
+    return tracking.ServedModel(
         code=Path(served_student.CODE),
         artifacts={"student": result["last"]["student"]},
         input_shape=(-1, 3, config.student.image_size, config.student.image_size),
         output_shape=(-1, served_student.num_classes(result["last"]["student"])),
     )
-    tracking.log_run(
-        config.tracking,
-        f"distill {config.method} {result['fingerprint'][:8]}",
-        Path(config.output),
-        params=dotted.flatten(config),
-        metrics={f"{kind}/val_accuracy": result[kind]["val_accuracy"] for kind in ("last", "best")},
-        tags={name: str(result[name]) for name in ("fingerprint", "method", "data_sha256", "store_sha256")}
-        | {"job": "distill"},
-        artifacts=artifacts,
-        model=model,
-    )
+
+
+def _model_tags(result: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "method": result["method"],
+        "seed": str(result["seed"]),
+        "fingerprint": result["fingerprint"],
+        "val_accuracy": f"{result['last']['val_accuracy']:.4f}",
+    }
 
 
 def _loop(arguments: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from clarep_ray.cluster.evaluate import Session
 from clarep_ray.cluster.evaluate_units import CLEAN
 from clarep_ray.robustness import results as found_in
@@ -68,6 +70,27 @@ def _slice_table(found: Found, figures: Mapping[str, Mapping[str, Sequence[float
                 line = f"{model}: {'all' if whole == benchmark else key.removeprefix(f'{benchmark}/')}"
                 rows[line] = {column: [SHARE * value for value in share] for column, share in cells.items()}
     return ResultTable(benchmark, (CLEAN, *attacks), rows)
+
+
+def tracked_metrics(found: Found, cost: Mapping[str, float]) -> dict[str, float]:
+    """Return means over seeds, failed trust checks, and the speed of this process, under names that no folder changes.
+
+    `benchmark/slice`, and `benchmark/slice/attack/budget` with the budget as eps / 255 (cw: its c); of the second
+    classifier the same below `compared/`.
+    """
+    metrics = {f"speed/{name}": value for name, value in cost.items() if cost["wall_s"]}
+    for role, (model, figures) in zip(ROLES, found.figures.items(), strict=False):
+        prefix = "" if role == ROLES[0] else f"{role}/"
+        metrics |= {f"{prefix}{_with_budget(found, key)}": float(np.mean(values)) for key, values in figures.items()}
+        metrics[f"{prefix}trust_failed"] = float(sum(not finding.passed for finding in found.trust.get(model, [])))
+    return metrics
+
+
+def _with_budget(found: Found, key: str) -> str:
+    attacks, last = found.session.config.attacks, key.rpartition("/")[2]
+    if last not in found_in.attacks_on(next(iter(found.results.values())), key.partition("/")[0]):
+        return key
+    return f"{key}/c{attacks.cw.c:g}" if last == "cw" else f"{key}/{attacks.eps_255:g}"
 
 
 def report_text(found: Found) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clarep_ray import dotted, tracking
 from clarep_ray.analysis import evaluation_figures as pictures
 from clarep_ray.analysis.calibration_findings import as_csv
 from clarep_ray.cluster.evaluate import Session, open_session, run_units, trust_units, verdict_units
-from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, result_tables
+from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, result_tables, tracked_metrics
 from clarep_ray.cluster.evaluate_units import CLEAN, Unit
+from clarep_ray.cluster.tracked import start_evaluation
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verdicts import write_verdict_table
@@ -33,22 +33,17 @@ def run_evaluation(config: EvaluateConfig, preset: str, say: Callable[[str], Non
     Raises as `open_session` does, and Untrusted where a trust check is to be refused.
     """
     session = open_session(config)
-    trust = _trust(session, say)
-    units = verdict_units(session)
-    cost = run_units(session, units, say)
-    found = _collect(session, trust, units)
-    record = _record(found)
-    made = _write(found, record)
-    uri = tracking.log_run(
-        session.config.tracking,
-        f"evaluate {preset}",
-        Path(session.config.output),
-        params=dotted.flatten(session.config),
-        metrics=_metrics(found, cost),
-        tags={"job": "evaluate", "preset": preset, "fingerprint": session.fingerprint},
-        artifacts=made,
-    )
-    say(_epilogue(found, made, uri))
+    with start_evaluation(session, preset) as run:
+        trust = _trust(session, say)
+        units = verdict_units(session)
+        cost = run_units(session, units, say)
+        found = _collect(session, trust, units)
+        record = _record(found)
+        made = _write(found, record)
+        run.metrics(tracked_metrics(found, cost))
+        run.note(report_text(found))
+        run.files(made)
+    say(_epilogue(found, made, run.browse))
     return record
 
 
@@ -169,15 +164,6 @@ def _bars(found: Found, benchmark: str) -> dict[str, dict[str, dict[str, picture
             bar = (row["accuracy"], row["low"], row["high"])
             bars.setdefault(row["model"], {}).setdefault(row["slice"], {}).setdefault(row["attack"], bar)
     return bars
-
-
-def _metrics(found: Found, cost: Mapping[str, float]) -> dict[str, float]:
-    """Return means over seeds under names that no folder changes, failed trust checks, and the speed of this run."""
-    metrics = {f"speed/{name}": value for name, value in cost.items() if cost["wall_s"]}
-    for role, (model, figures) in zip(ROLES, found.figures.items(), strict=False):
-        metrics |= {f"{role}/{key}": float(np.mean(values)) for key, values in figures.items()}
-        metrics[f"{role}/trust_failed"] = float(sum(not finding.passed for finding in found.trust.get(model, [])))
-    return metrics
 
 
 def _epilogue(found: Found, made: Sequence[Path], uri: str | None) -> str:

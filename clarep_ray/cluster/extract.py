@@ -22,8 +22,10 @@ from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.verify import Damage, withdraw
+from clarep_ray.tracking import Run
 
-PROGRESS_EVERY_S = 5.0
+PROGRESS_EVERY_S, TRACKED_EVERY_S = 5.0, 60.0
+"""How often progress is said, and how often it is told to MLflow."""
 TASK_CPUS = 0.2
 """Share of a CPU that a decode or commit task reserves; what is left of each CPU is the actor's."""
 
@@ -33,6 +35,8 @@ class Progress:
     """Counts of a running extraction, and the line that reports them."""
 
     total: int
+    earlier: int = 0
+    """Images of units that earlier processes did."""
     began: float = field(default_factory=time.monotonic)
     rows: int = 0
     ok: int = 0
@@ -52,6 +56,12 @@ class Progress:
     def elapsed(self) -> float:
         return time.monotonic() - self.began
 
+    def metrics(self) -> dict[str, float]:
+        """Return what MLflow is told on the way, at the number of images done as its step."""
+        found = {"progress/images_per_s": self.rows / max(self.elapsed, 1e-9)}
+        found["progress/rejected_here"] = float(self.rows - self.ok)
+        return found | ({"progress/median_num_removed": float(np.median(self.removed))} if self.removed else {})
+
     def line(self) -> str:
         rate = self.rows / max(self.elapsed, 1e-9)
         left = (self.total - self.rows) / max(rate, 1e-9)
@@ -62,19 +72,39 @@ class Progress:
         )
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """A checked extraction whose output is open; nothing expensive has been done yet."""
+
+    plan: Plan
+    store: OutputStore
+    manifest: InputManifest
+
+
+def open_extraction(config: ExtractConfig, damages: Sequence[Damage] = ()) -> Extraction:
+    """Check everything, open the output and return the extraction.
+
+    Units that `damages` names are taken out, once it is sure that they can be computed again. Raises ValueError for a
+    wrong config or input, ResumeRefused where the output belongs to another run.
+    """
+    plan = make_plan(config)
+    store = OutputStore(Path(plan.config.output.path))
+    manifest = _open_output(store, plan)
+    withdraw(store.root, damages)
+    return Extraction(plan, store, manifest)
+
+
 def run_extraction(
     config: ExtractConfig, say: Callable[[str], None] = print, damages: Sequence[Damage] = ()
 ) -> dict[str, Any]:
-    """Extract, or continue an interrupted extraction, and return its summary.
+    """Extract, or continue an interrupted extraction, and return its summary; raises as `open_extraction` does."""
+    return extract(open_extraction(config, damages), say)
 
-    Units that `damages` names are taken out first, once it is sure that they can be computed again. Raises
-    ValueError for a wrong config or input, ResumeRefused where the output belongs to another run.
-    """
-    plan = make_plan(config)
+
+def extract(extraction: Extraction, say: Callable[[str], None] = print, run: Run | None = None) -> dict[str, Any]:
+    """Do the units that are not done yet and return the summary; `run` is told the progress."""
+    plan, store, manifest = extraction.plan, extraction.store, extraction.manifest
     config = plan.config
-    store = OutputStore(Path(config.output.path))
-    manifest = _open_output(store, plan)
-    withdraw(store.root, damages)
     done = {unit for unit, _ in store.each_committed()}
     todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
     progress = Progress(total=sum(manifest.unit_size(unit) for unit in todo))
@@ -83,8 +113,9 @@ def run_extraction(
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         resources = runtime.connect()
         workers = worker_counts(config, resources, len(todo))
-        progress = Progress(total=progress.total)
-        _drain(_stream(_context(plan, store), todo, workers), progress, say)
+        earlier = sum(manifest.unit_size(unit) for unit in done)
+        progress = Progress(total=progress.total, earlier=earlier)
+        _drain(_stream(_context(plan, store), todo, workers), progress, say, run)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.identity)
     return {
@@ -177,10 +208,14 @@ def _stream(context: RunContext, todo: Sequence[int], workers: dict[str, Any]) -
     yield from reports.iter_rows()
 
 
-def _drain(reports: Iterator[dict[str, Any]], progress: Progress, say: Callable[[str], None]) -> None:
-    last = time.monotonic()
+def _drain(reports: Iterator[dict[str, Any]], progress: Progress, say: Callable[[str], None], run: Run | None) -> None:
+    said = told = time.monotonic()
     for report in reports:
         progress.add(report)
-        if time.monotonic() - last >= PROGRESS_EVERY_S or progress.rows == progress.total:
-            last = time.monotonic()
+        now, ended = time.monotonic(), progress.rows == progress.total
+        if now - said >= PROGRESS_EVERY_S or ended:
+            said = now
             say(progress.line())
+        if run is not None and (now - told >= TRACKED_EVERY_S or ended):
+            told = now
+            run.metrics(progress.metrics(), step=progress.earlier + progress.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from clarep_ray.analysis.figures import control_bars, write_figures
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics, summary_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
-from clarep_ray.cluster.extract import run_extraction
+from clarep_ray.cluster.extract import extract, open_extraction
+from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.store import OutputStore
 
@@ -22,25 +24,30 @@ CONTROL_COLUMNS = ("nmi", "nmi_null", "class_kept", "background_kept", "backgrou
 
 
 def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run the extraction, write figures and `summary.json`, log to MLflow, tell the user; return the summary."""
-    summary = run_extraction(config, say)
-    folder = Path(summary["output"])
-    output = ExtractionOutput(folder)
-    figures = write_figures(output) if output.samples else []
-    metrics = extraction_metrics(output, config) if output.samples else {}
-    summary |= {"preset": preset, "metrics": metrics}
-    OutputStore(folder).write_root("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    uri = tracking.log_run(
-        config.tracking,
-        f"extract {preset}",
-        folder,
-        params=dotted.flatten(config),
-        metrics=metrics | {name: float(summary[name]) for name in ("num_inputs", "num_ok", "wall_s", "images_per_s")},
-        tags={"job": "extract", "preset": preset, "fingerprint": summary["fingerprint"]},
-        artifacts=[*figures, folder / "summary.json"],
-    )
-    say(_epilogue(summary, metrics, figures, output.what, uri))
+    """Run the extraction, write figures and `summary.json`, tell MLflow and the user; return the summary."""
+    extraction = open_extraction(config)
+    with start_extraction(extraction, preset) as run:
+        summary = extract(extraction, say, run)
+        folder = Path(summary["output"])
+        output = ExtractionOutput(folder)
+        figures = write_figures(output) if output.samples else []
+        metrics = extraction_metrics(output, config) if output.samples else {}
+        summary |= {"preset": preset, "metrics": metrics}
+        OutputStore(folder).write_root("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        _tell(run, summary, [*figures, folder / "summary.json"], output.what)
+    say(_epilogue(summary, metrics, figures, output.what, run.browse))
     return summary
+
+
+def _tell(run: tracking.Run, summary: dict[str, Any], files: list[Path], what: str) -> None:
+    counts = {name: float(summary[name]) for name in ("num_inputs", "num_ok", "reject_rate")}
+    counts |= {f"rejects/{reason}": float(count) for reason, count in summary["rejects"].items()}
+    if summary["num_actors"]:  # else nothing was left to do, and there is no speed to speak of
+        counts |= {name: float(summary[name]) for name in ("wall_s", "images_per_s")}
+    run.metrics(summary["metrics"] | counts)
+    run.tags({"root_sha256": summary["root_sha256"]})
+    run.note(f"{MADE[what].format(**summary)} in `{summary['output']}`\n\n{summary_table(summary['metrics'])}")
+    run.files(files)
 
 
 MADE = {
@@ -86,37 +93,50 @@ def _epilogue(
 def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] = print) -> SeedTable:
     """Extract with every projection control, at guidance 1 and at the run's scale, over three seeds.
 
-    Writes one output per seed below `output.path`, and the table as markdown, CSV and picture there and to MLflow.
+    Writes one output per seed below `output.path`, and the table as markdown, CSV and picture there and to MLflow, with
+    the seeds' extractions nested in it.
     """
     root = Path(config.output.path).absolute()
     scales = sorted({1.0, config.decoding.guidance_scale})
     extras = ("original", *(f"{mode}@{scale:g}" for scale in scales for mode in PROJECTION_MODES))
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for seed in range(config.seed, config.seed + CONTROL_SEEDS):
-        changes: dict[str, Any] = {"seed": seed, "data.seed": seed, "data.digits.seed": seed, "output.extras": extras}
-        changes["output.path"] = str(root / f"seed-{seed}")
-        run = dotted.override(config, changes)
-        say(f"seed {seed}: {run.output.path}")
-        run_extraction(run, say)
-        metrics = extraction_metrics(ExtractionOutput(Path(run.output.path)), run)
-        for name in extras:
-            for column in CONTROL_COLUMNS:
+    with start_controls(config, preset) as run:
+        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for seed in range(config.seed, config.seed + CONTROL_SEEDS):
+            metrics = _controls_of_seed(config, preset, seed, extras, run.id, say)
+            for name, column in product(extras, CONTROL_COLUMNS):
                 key = f"{column}/{name}" if column.startswith("nmi") else f"judge/{name}/{column}"
                 values[name][column].append(metrics.get(key, float("nan")))
-    table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
-    (root / "controls.md").write_text(table.markdown() + "\n")
-    (root / "controls.csv").write_text(table.csv())
-    control_bars(table).savefig(root / "controls.png", dpi=130)
-    uri = tracking.log_run(
-        config.tracking,
-        f"controls {preset}",
-        root,
-        params=dotted.flatten(config),
-        metrics={f"{column}/{row}": mean_std(cells[column])[0] for row, cells in values.items() for column in cells},
-        tags={"job": "controls", "preset": preset},
-        artifacts=[root / name for name in ("controls.md", "controls.csv", "controls.png")],
-    )
+        table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
+        (root / "controls.md").write_text(table.markdown() + "\n")
+        (root / "controls.csv").write_text(table.csv())
+        control_bars(table).savefig(root / "controls.png", dpi=130)
+        run.metrics(
+            {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in values.items() for column in cells}
+        )
+        run.note(f"Mean and standard deviation over {CONTROL_SEEDS} seeds\n\n{table.markdown()}")
+        run.files(root / name for name in ("controls.md", "controls.csv", "controls.png"))
     say(f"\n{table.markdown()}\n\ntable and picture: {root}/controls.md, controls.csv, controls.png")
-    if uri:
-        say(f"browse: {uri}")
+    if run.browse:
+        say(f"browse: {run.browse}")
     return table
+
+
+def _controls_of_seed(
+    config: ExtractConfig,
+    preset: str,
+    seed: int,
+    extras: tuple[str, ...],
+    parent: str | None,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Extract with one seed and return the metrics."""
+    changes: dict[str, Any] = {"seed": seed, "data.seed": seed, "data.digits.seed": seed, "output.extras": extras}
+    changes["output.path"] = str(Path(config.output.path).absolute() / f"seed-{seed}")
+    seeded = dotted.override(config, changes)
+    say(f"seed {seed}: {seeded.output.path}")
+    extraction = open_extraction(seeded)
+    with start_extraction(extraction, f"{preset} seed {seed}", parent) as run:
+        summary = extract(extraction, say, run)
+        summary["metrics"] = extraction_metrics(ExtractionOutput(Path(seeded.output.path)), seeded)
+        _tell(run, summary, [], seeded.output.what)
+    return summary["metrics"]

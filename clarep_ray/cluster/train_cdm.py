@@ -9,7 +9,10 @@ from typing import Any
 
 from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.tracked import start_cdm
 from clarep_ray.config import TrainCdmConfig
+
+METRICS = "metrics.jsonl"
 
 
 def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
@@ -28,34 +31,24 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     mark, data_sha256, class_names = fingerprint(config, data), data.sha256, data.class_names
     del data  # the workers read it again
     check_checkpoints(output / "checkpoints", mark)
-    finished = _result(output / RESULT)
-    if finished.get("fingerprint") == mark:
-        return finished
-    runtime.train(
-        _loop,
-        {
-            "config": dotted.flatten(_absolute(config)),
-            "output": str(output),
-            "fingerprint": mark,
-            "data_sha256": data_sha256,
-            "class_names": list(class_names),
-        },
-        job="train_cdm",
-        output=output,
-        num_workers=config.num_workers,
-        use_gpu=config.use_gpu,
-    )
-    result = _result(output / RESULT)
-    tracking.log_run(
-        config.tracking,
-        f"train_cdm {mark[:8]}",
-        output,
-        params=dotted.flatten(config),
-        metrics={"loss": result["loss"], "steps": float(result["steps"])},
-        tags={"job": "train_cdm", "fingerprint": mark, "data_sha256": result["data_sha256"]},
-        artifacts=[output / RESULT, output / "metrics.jsonl"],
-    )
-    return result
+    with start_cdm(config, mark, data_sha256) as run, tracking.following(run, output / METRICS, "step"):
+        if _result(output / RESULT).get("fingerprint") != mark:
+            runtime.train(
+                _loop,
+                {
+                    "config": dotted.flatten(_absolute(config)),
+                    "output": str(output),
+                    "fingerprint": mark,
+                    "data_sha256": data_sha256,
+                    "class_names": list(class_names),
+                },
+                job="train_cdm",
+                output=output,
+                num_workers=config.num_workers,
+                use_gpu=config.use_gpu,
+            )
+        run.files([output / RESULT, output / METRICS])
+    return _result(output / RESULT)
 
 
 def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:
@@ -102,7 +95,7 @@ def _loop(arguments: dict[str, Any]) -> None:
             metrics = {"step": step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
                 checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
-                _append(output / "metrics.jsonl", metrics)
+                _append(output / METRICS, metrics)
             train.report(metrics)
     if rank == 0:
         cdm_networks.write_result(trainer, config, data, output, mark)

@@ -8,8 +8,8 @@ A server that is dead, slow, hanging or refusing costs one warning. What it did 
 same job, or by `uv run jobs/replay.py OUTPUT`.
 """
 
-from clarep_ray.tracking.follow import following
-from clarep_ray.tracking.run import Run, ServedModel, log_run, start_run
+from clarep_ray.tracking.follow import following, tell_lines
+from clarep_ray.tracking.run import Run, ServedModel, start_run
 from clarep_ray.tracking.sender import replay
 from clarep_ray.tracking.uri import in_submitted_job, pinned, tracking_uri
 
@@ -18,9 +18,9 @@ __all__ = [
     "ServedModel",
     "following",
     "in_submitted_job",
-    "log_run",
     "pinned",
     "replay",
     "start_run",
+    "tell_lines",
     "tracking_uri",
 ]

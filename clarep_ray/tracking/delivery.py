@@ -13,11 +13,12 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clarep_ray.tracking.outbox import Entry, Outbox
+from clarep_ray.tracking.uri import credentials_aside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
 
 RUN_TAG, PARENT_TAG, IMAGES_TAG = "clarep_run", "mlflow.parentRunId", "mlflow.loggedImages"
 CONTEXT_TAG = "mlflow.data.context"
-MAX_BATCH = 100
-"""Parameters or tags in one call; metrics may be ten times as many."""
+MAX_METRICS, MAX_OTHERS = 1000, 100
+"""Metrics, and parameters or tags, that MLflow takes in one call."""
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own retries would block for 247 s a call; ours are between calls. Its bars would run through our lines."""
+"""MLflow's own retries would block for 247 s a call; ours are between calls. Its bars, and its links with the password
+of the URL, would run through our lines."""
 FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 """Error codes with which a server says that it will never take this entry."""
 
@@ -60,29 +63,30 @@ class Delivery:
             self._run_id = runs[0].info.run_id if runs else ""
         return bool(self._run_id)
 
-    def deliver(self, entry: Entry) -> None:
-        """Send one entry. Raises Refused where it can never be sent."""
-        calls: dict[str, Callable[[Entry], None]] = {
+    def deliver(self, entries: Sequence[Entry]) -> None:
+        """Send one entry, or several of metrics. Raises Refused where they can never be sent."""
+        from mlflow.exceptions import MlflowException
+
+        calls: dict[str, Callable[[Entry], object]] = {
             "open": self._open,
             "reopen": lambda _: self.client.update_run(self._run_id, status="RUNNING"),
             "params": self._params,
             "tags": self._tags,
-            "metrics": self._metrics,
+            "metrics": lambda _: self._metrics(entries),
             "text": lambda entry: self.client.log_text(self._run_id, entry["text"], entry["name"]),
             "image": self._image,
-            "artifact": self._artifact,
+            "artifact": lambda entry: self.client.log_artifact(self._run_id, str(self._path(entry))),
             "dataset": self._dataset,
             "model": self._model,
             "close": self._close,
         }
-        from mlflow.exceptions import MlflowException
-
+        first = entries[0]
         try:
-            calls[entry["op"]](entry)
+            calls[first["op"]](first)
         except FileNotFoundError as error:
             raise Refused(str(error)) from None
         except MlflowException as error:
-            if entry["op"] != "open" and error.error_code in FINAL:
+            if first["op"] != "open" and error.error_code in FINAL:
                 raise Refused(str(error)) from None
             raise
 
@@ -95,7 +99,8 @@ class Delivery:
 
             for chatty in ("mlflow", "alembic"):  # after the import, which sets its own levels
                 logging.getLogger(chatty).setLevel(logging.ERROR)
-            self._client = MlflowClient(self._uri, registry_uri=self._uri)
+            uri = credentials_aside(self._uri)
+            self._client = MlflowClient(uri, registry_uri=uri)
         return self._client
 
     @property
@@ -134,32 +139,31 @@ class Delivery:
     def _params(self, entry: Entry) -> None:
         from mlflow.entities import Param
 
-        params = [Param(name, value) for name, value in entry["values"].items()]
-        for start in range(0, len(params), MAX_BATCH):
-            self.client.log_batch(self._run_id, params=params[start : start + MAX_BATCH])
+        for some in _batches([Param(name, value) for name, value in entry["values"].items()]):
+            self.client.log_batch(self._run_id, params=some)
 
     def _tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(name, value) for name, value in entry["values"].items()]
-        for start in range(0, len(tags), MAX_BATCH):
-            self.client.log_batch(self._run_id, tags=tags[start : start + MAX_BATCH])
+        for some in _batches([RunTag(name, value) for name, value in entry["values"].items()]):
+            self.client.log_batch(self._run_id, tags=some)
 
-    def _metrics(self, entry: Entry) -> None:
+    def _metrics(self, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, entry["time_ms"], entry["step"]) for name, value in entry["values"].items()]
-        for start in range(0, len(metrics), 10 * MAX_BATCH):
-            self.client.log_batch(self._run_id, metrics=metrics[start : start + 10 * MAX_BATCH])
+        points = [
+            Metric(name, value, entry["time_ms"], entry["step"])
+            for entry in entries
+            for name, value in entry["values"].items()
+        ]
+        for some in _batches(points, MAX_METRICS):
+            self.client.log_batch(self._run_id, metrics=some)
 
     def _path(self, entry: Entry) -> Path:
         """Return the path of a file, which an entry names relative to the output folder where it lies there."""
         path = self._outbox.output / entry["path"]
         path.stat()
         return path
-
-    def _artifact(self, entry: Entry) -> None:
-        self.client.log_artifact(self._run_id, str(self._path(entry)))
 
     def _image(self, entry: Entry) -> None:
         """Upload a picture and its small copy as `MlflowClient.log_image` names them, but for a name we can repeat."""
@@ -193,3 +197,8 @@ class Delivery:
         if not self.finds_run():  # asked again: a create call that was given up may have come through since
             raise ValueError("the run is gone")
         self.client.set_terminated(self._run_id, entry["status"], entry["time_ms"])
+
+
+def _batches(items: Sequence[Any], size: int = MAX_OTHERS) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

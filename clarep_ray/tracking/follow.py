@@ -23,7 +23,7 @@ def following(run: Run, path: Path, step: str) -> Generator[None]:
 
     def look() -> None:
         while not done.wait(LOOK_EVERY_S):
-            _tell(run, path, step)
+            tell_lines(run, path, step)
 
     thread = threading.Thread(target=look, name="metrics", daemon=True)
     thread.start()
@@ -32,11 +32,12 @@ def following(run: Run, path: Path, step: str) -> Generator[None]:
     finally:
         done.set()
         thread.join()
-        _tell(run, path, step)
+        tell_lines(run, path, step)
 
 
-def _tell(run: Run, path: Path, step: str) -> None:
+def tell_lines(run: Run, path: Path, step: str) -> None:
+    """Tell every whole line of `path`, as `following` does."""
     data = path.read_text() if path.is_file() else ""
     for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
         record = json.loads(line)
-        run.metrics({f"train/{name}": value for name, value in record.items() if name != step}, step=int(record[step]))
+        run.metrics({name: value for name, value in record.items() if name != step}, step=int(record[step]))

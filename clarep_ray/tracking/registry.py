@@ -53,8 +53,7 @@ def _save(folder: Path, entry: Mapping[str, Any], *, model_id: str, run_id: str)
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    for needless in (".*input example was not provided", ".*Add type hints to the `predict` method"):
-        warnings.filterwarnings("ignore", needless)  # the signature says all there is
+    warnings.filterwarnings("ignore", ".*input example was not provided")  # the signature says all there is
     inputs, outputs = (
         Schema([TensorSpec(np.dtype("float32"), tuple(entry[shape]))]) for shape in ("input_shape", "output_shape")
     )

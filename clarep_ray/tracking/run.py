@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 36
 """Characters that servers of any age take; `config.json` holds values in full."""
 UNNAMEABLE = r"[^\w\-. /]"
 """What MLflow refuses in the names of metrics and images, such as the @ of `random@1`."""
+PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
+"""How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
+five seconds, or in minutes where the cores are busy. What fails is not waited for."""
 CONFIG, NOTE = "config.json", "mlflow.note.content"
 
 
@@ -116,6 +119,14 @@ class Run:
             if self._told.artifacts.get(place) != version:
                 self._put("artifact", path=place, version=version)
 
+    def files(self, paths: Iterable[Path]) -> None:
+        """Tell what a job made: PNG pictures by their names for the image grid, everything else as artefacts."""
+        for path in paths:
+            if path.suffix == ".png":
+                self.image(path.stem, path)
+            else:
+                self.artifact(path)
+
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Tell what was read: the digest of our own manifest, where it lies, and what for (`training`, ...)."""
         entry = {"name": name, "digest": digest[:MAX_DIGEST], "source": redact(source), "context": context}
@@ -134,7 +145,8 @@ class Run:
         if self._told.status != status:
             self._put("close", status=status)
         sender, self._sender, self._outbox = self._sender, None, None
-        if sender is not None and (problem := sender.finish()):
+        patience_s = FILE_PATIENCE_S if self._uri.startswith("sqlite:") else PATIENCE_S
+        if sender is not None and (problem := sender.finish(patience_s)):
             warnings.warn(problem, stacklevel=2)
 
     def __enter__(self) -> Run:
@@ -204,29 +216,6 @@ def start_run(
         warnings.warn(f"this run is not in MLflow: {redact(str(error))}", stacklevel=2)
         return Run(None, None, uri, fingerprint)
     return Run(outbox, Sender(outbox, uri, config.experiment), uri, fingerprint)
-
-
-def log_run(
-    config: TrackingConfig,
-    name: str,
-    output: Path,
-    *,
-    params: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-    artifacts: list[Path],
-    model: ServedModel | None = None,
-) -> str | None:
-    """Log a finished run in one go and return where to look at it; None where tracking is off."""
-    about = {"job": tags.get("job", name), "fingerprint": tags.get("fingerprint", name)}
-    with start_run(config, name, output, tags=tags, **about) as run:
-        run.params(params)
-        run.metrics(metrics)
-        for path in artifacts:
-            run.artifact(path)
-        if model is not None:
-            run.model(model, config.registered_model)
-    return run.browse
 
 
 @contextmanager

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import TrackingConfig
-from clarep_ray.tracking.delivery import Delivery, Refused
-from clarep_ray.tracking.outbox import ENTRIES, FOLDER, Outbox, OutboxBusy
+from clarep_ray.tracking.delivery import MAX_METRICS, Delivery, Refused
+from clarep_ray.tracking.outbox import ENTRIES, FOLDER, Entry, Outbox, OutboxBusy
 from clarep_ray.tracking.uri import redact, tracking_uri, without_credentials
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """How long the thread lets a server be after a fault: twice as long after each."""
-PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
-"""How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
-five seconds, or in minutes where the cores are busy. What fails is not waited for."""
 LONGEST_PROBLEM = 300
 
 
@@ -34,11 +32,14 @@ class Sender:
         """Say that there are new entries."""
         self._news.set()
 
-    def finish(self) -> str | None:
-        """Send what can be sent, stop, and return what is wrong; None where the server has everything."""
+    def finish(self, patience_s: float | None = None) -> str | None:
+        """Send what can be sent, stop, and return what is wrong; None where the server has everything.
+
+        Without patience it lasts as long as the server takes entries.
+        """
         self._ending.set()
         self._news.set()
-        self._thread.join(FILE_PATIENCE_S if self._uri.startswith("sqlite:") else PATIENCE_S)
+        self._thread.join(patience_s)
         left = len(self._outbox.entries) - self._outbox.num_sent(self._uri, self._experiment)
         if not self._thread.is_alive():
             self._outbox.close()
@@ -64,17 +65,26 @@ class Sender:
 
     def _send_all(self) -> None:
         sent = self._outbox.num_sent(self._uri, self._experiment)
-        if sent < len(self._outbox.entries) and not self._delivery.finds_run():
+        if not self._delivery.finds_run():
             sent = 0  # the server has lost the run, or never had it
         while sent < len(self._outbox.entries):
-            entry = self._outbox.entries[sent]
-            try:
-                self._delivery.deliver(entry)
-            except Refused as refused:
-                self._refused.append(f"{entry['op']}: {refused}")
-            sent += 1
-            self._outbox.acknowledge(self._uri, self._experiment, sent)
+            for part in self._deliver(_together(self._outbox.entries, sent)):
+                sent += len(part)
+                self._outbox.acknowledge(self._uri, self._experiment, sent)
         self._problem = ""
+
+    def _deliver(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """Send entries together, or one by one where together they are refused; yield what has been dealt with."""
+        try:
+            self._delivery.deliver(entries)
+            yield entries
+        except Refused as refused:
+            if len(entries) == 1:
+                self._refused.append(f"{entries[0]['op']}: {refused}")
+                yield entries
+                return
+            for entry in entries:
+                yield from self._deliver([entry])
 
     def _describe(self, left: int) -> str | None:
         where = without_credentials(self._uri)
@@ -88,6 +98,17 @@ class Sender:
             shown = redact("; ".join(self._refused))[:LONGEST_PROBLEM]
             return f"MLflow at {where} refused {len(self._refused)} of {len(self._outbox.entries)} entries: {shown}"
         return None
+
+
+def _together(entries: Sequence[Entry], start: int) -> Sequence[Entry]:
+    """Return the next entry, or as many metrics as fit into one call."""
+    stop, count = start, 0
+    while stop < len(entries) and entries[stop]["op"] == "metrics":
+        count += len(entries[stop]["values"])
+        if count > MAX_METRICS:
+            break
+        stop += 1
+    return entries[start : max(stop, start + 1)]
 
 
 def replay(root: Path, config: TrackingConfig) -> dict[str, str | None]:

@@ -49,6 +49,19 @@ def without_credentials(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
+def credentials_aside(uri: str) -> str:
+    """Return a server's URI without user and password, which go where MLflow reads them without repeating them.
+
+    The URI of a database keeps them: there is no other place for them.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.password:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return without_credentials(uri)
+
+
 def redact(text: str) -> str:
     """Return a text without the passwords and tokens that the environment holds for MLflow."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -127,7 +127,9 @@ def test_precision_and_layout_change_rounding_only(option: str, files: Path, tmp
     assert other["loss"] == pytest.approx(plain["loss"], rel=0.02)
 
 
-def test_a_logged_student_is_served_without_pickles(files: Path, tmp_path: Path) -> None:
+def test_a_logged_student_is_served_without_pickles(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     from clarep_ray import tracking
@@ -143,12 +145,19 @@ def test_a_logged_student_is_served_without_pickles(files: Path, tmp_path: Path)
         output_shape=(-1, 10),
     )
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    options = {"params": {}, "metrics": {}, "tags": {}, "artifacts": [], "model": model}
-    assert tracking.log_run(TrackingConfig(uri=uri, experiment="e"), "run", tmp_path, **options)
-    mlflow.set_tracking_uri(uri)
-    (logged,) = mlflow.search_logged_models(output_format="list", experiment_ids=["1"])
+    for _ in range(2):  # a training that is run again adds no version
+        with tracking.start_run(
+            TrackingConfig(uri=uri, experiment="e"), "run", tmp_path, job="distill", fingerprint="f"
+        ) as run:
+            run.model(model, "clarep-ray-student", {"seed": "0"})
+    client = mlflow.MlflowClient(uri)
+    (version,) = client.search_model_versions("name = 'clarep-ray-student'")
+    assert version.tags == {"seed": "0"}
+    (output,) = client.get_run(version.run_id).outputs.model_outputs
+    assert f"/{output.model_id}/" in version.source
     assert not list(Path(tmp_path).rglob("*.pkl"))
-    served = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # as a user of the model has it
+    served = mlflow.pyfunc.load_model("models:/clarep-ray-student/1")
     pixels = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
     with torch.no_grad():
         assert np.allclose(served.predict(pixels), load_student(folder)(torch.from_numpy(pixels)).numpy(), atol=1e-6)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
-from clarep_ray import cli, tracking
+from clarep_ray import cli
 from clarep_ray.cluster import evaluate_units
 from clarep_ray.cluster.evaluate import open_session, verdict_units
 from clarep_ray.cluster.evaluate_report import run_evaluation
@@ -222,7 +223,7 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_student_is_evaluated_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
     """Two folders called `last` are told apart by what they lie in; what MLflow is told does not depend on it."""
     from clarep_ray.cadistill.students import Architecture, make_student, save_student
 
@@ -233,16 +234,15 @@ def test_a_student_is_evaluated_like_any_other(tmp_path: Path, monkeypatch: pyte
         save_student(make_student(architecture, seed), tmp_path / name / "last")
     weights = {"weights": str(tmp_path / "cadistill" / "last"), "compared": str(tmp_path / "vanilla" / "last")}
     changes = {f"classifier__{name}": path for name, path in weights.items()}
-    logged: dict[str, Any] = {}
-    monkeypatch.setattr(tracking, "log_run", lambda *_, **more: logged.update(more))
-    record = quiet(smoke(tmp_path / "out", **changes, attacks__names=("pgd",), trust__enabled=False))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    told = {"tracking__enabled": True, "tracking__uri": uri}
+    record = quiet(smoke(tmp_path / "out", **changes, **told, attacks__names=("pgd",), trust__enabled=False))
     assert list(record["figures"]) == ["cadistill/last", "vanilla/last"]
     assert len(record["paired"]) == 2
-    keys = ("test", "test/pgd", "pgd", "clean")
-    assert {f"{role}/spurious_digits/{key}" for role in ("evaluated", "compared") for key in keys} <= set(
-        logged["metrics"]
-    )
-    assert logged["metrics"]["speed/pictures"] == 2 * 2 * 32
+    (run,) = MlflowClient(uri).search_runs(["1"])
+    keys = ("test", "test/pgd/8", "pgd/8", "clean")
+    assert {f"{prefix}spurious_digits/{key}" for prefix in ("", "compared/") for key in keys} <= set(run.data.metrics)
+    assert run.data.metrics["speed/pictures"] == 2 * 2 * 32
 
 
 def test_answers_that_are_not_the_logits_are_not_attacked(tmp_path: Path) -> None:

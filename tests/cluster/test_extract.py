@@ -1,6 +1,7 @@
 """The engine against a plain loop: same bytes, every row accounted for, whatever is killed."""
 
 import io
+import json
 import os
 import signal
 import threading
@@ -244,6 +245,10 @@ def test_analysis_of_a_large_output_reads_an_even_spread(finished) -> None:
     assert some.index.num_rows == 28
 
 
+def summary_input(folder: Path) -> str:
+    return json.loads((folder / "MANIFEST.json").read_text())["input_sha256"]
+
+
 def test_publishing_draws_logs_and_tells_the_user(finished, tmp_path: Path) -> None:
     config, _ = finished
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -256,7 +261,14 @@ def test_publishing_draws_logs_and_tells_the_user(finished, tmp_path: Path) -> N
     assert str(folder) in lines[-1]
     pictures = {"contact_sheet.png", "evr_curves.png", "k_histogram.png"}
     assert all(Image.open(folder / name).size > (400, 300) for name in pictures)
-    run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
-    logged = {item.path for item in mlflow.MlflowClient(uri).list_artifacts(run.info.run_id)}
-    assert logged >= pictures | {"summary.json", "config.json"}
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs(["1"])
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config.json", "images", "summary.json"}
+    stems = {Path(item.path).name.partition("+")[0] for item in client.list_artifacts(run.info.run_id, "images")}
+    assert stems == {Path(name).stem for name in pictures}
     assert run.data.metrics["nmi/random_1"] == pytest.approx(summary["metrics"]["nmi/random@1"])
+    assert run.data.tags["fingerprint"] == summary["fingerprint"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == summary_input(folder)[:36]
+    extract_and_publish(shown, "digits_smoke", lines.append)
+    (again,) = client.search_runs(["1"])
+    assert again.info.end_time == run.info.end_time
