@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,24 @@ class Score:
     accuracy: float
     """The classifiers' mean accuracy on its pictures; NaN without classifiers."""
     mean_k: float
+
+
+@dataclass(frozen=True)
+class StepUnit:
+    """How times become the whole numbers that steps of a metric are."""
+
+    factor: int
+    suffix: str
+    """What the metric's name says of it."""
+
+    @staticmethod
+    def of(times: Iterable[float]) -> StepUnit:
+        """Return the unit of a model's times: as they are, or thousandths where some are no whole numbers (EDM)."""
+        whole = all(float(t).is_integer() for t in times)
+        return StepUnit(1, "") if whole else StepUnit(1000, "_in_1000th")
+
+    def step(self, t: float) -> int:
+        return round(t * self.factor)
 
 
 @dataclass
@@ -94,18 +112,14 @@ class Findings:
     def metrics(self) -> dict[str, float]:
         """Return {metric: value} for tracking."""
         found = {name: float(value) for name, value in self.settings.items() if isinstance(value, int | float)}
-        for pictures, scores in (("original", self.feature_map), ("canonical", self.canonical_map)):
-            for (layer, t, reading), nmi in scores.items():
-                found[f"feature_nmi/{pictures}/{reading}/{layer}/{t:g}"] = nmi.mean
-        for score in self.scores:
-            for reading, nmi in score.nmi.items():
-                found[f"projection_nmi/{reading}/{score.layer}/{score.t:g}/{score.variant}"] = nmi.mean
+        for reading, nmi in self.scores_here()["original"].nmi.items() if self.scores else ():
+            found[f"original_nmi/{reading}"] = nmi.mean
         return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def curves(self) -> Iterator[tuple[str, int, float]]:
-        """Yield (metric, step, value) of what is a curve for tracking: over M, over fixed k, over t_e.
+        """Yield (metric, step, value) of the curves for tracking: over M, over fixed k, over the model's times.
 
-        Steps are whole numbers: times of a model that are not (EDM's noise levels) have no curve.
+        Steps are whole numbers; times that are not (EDM's noise levels) are in thousandths, and the name says so.
         """
         for score in self.scores_here().values():
             kind, _, number = score.variant.partition("=")
@@ -113,9 +127,15 @@ class Findings:
                 name = {"M": "window", "k": "fixed_k"}[kind]
                 yield f"{name}/mean_num_removed", int(number), score.mean_k
                 yield from ((f"{name}/nmi/{reading}", int(number), nmi.mean) for reading, nmi in score.nmi.items())
-        if self.saturation is not None and all(float(t).is_integer() for t in self.saturation.times):
+        if self.saturation is not None:
+            at = StepUnit.of(self.saturation.times)
             for t, share in zip(self.saturation.times, self.saturation.mean, strict=True):
-                yield "two_stage_accuracy", int(t), float(share)
+                yield f"two_stage_accuracy{at.suffix}", at.step(t), float(share)
+        maps = {"original": self.feature_map, "canonical": self.canonical_map}
+        at = StepUnit.of([t for cells in maps.values() for _, t, _ in cells])
+        for pictures, cells in maps.items():
+            for (layer, t, reading), nmi in cells.items():
+                yield f"feature_nmi/{pictures}/{reading}/{layer}{at.suffix}", at.step(t), nmi.mean
 
     def text(self) -> str:
         """Return the page as markdown."""

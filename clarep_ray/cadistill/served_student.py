@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from mlflow.pyfunc.model import PythonModel
 from clarep_ray.cadistill.students import Student, load_student, read_architecture
 
 CODE = __file__
-warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # as said there
 
 
 def num_classes(folder: str | Path) -> int:
@@ -28,11 +26,12 @@ class ServedStudent(PythonModel):
     """Pixels in [0, 1], shape (b, 3, h, w), in; logits out."""
 
     student: Student
+    # MLflow takes hints for a schema and warns of those it does not know, and of none; the schema is the signature.
+    _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
         self.student = load_student(context.artifacts["student"])
 
-    # MLflow takes hints for a schema and warns of those it does not know; the schema is the logged signature.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return logits (b, c) as an array."""
         with torch.no_grad():

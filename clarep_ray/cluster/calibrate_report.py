@@ -44,8 +44,7 @@ def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], N
         settings={name: flat[name] for name in SETTINGS},
     )
     if len(session.draws) == 1:
-        most = session.config.draws.classes
-        findings.notes.append(f"one class draw: the input has no more classes than draws.classes ({most})")
+        findings.notes.append(f"one class draw: no more classes than draws.classes ({session.config.draws.classes})")
     with start_calibration(session, preset) as run:
         _first_phase(session, findings, say)
         if {"window", "interaction"} & set(session.config.parts):

@@ -13,8 +13,8 @@ from clarep_ray.cluster.evaluate import Session as Evaluation
 from clarep_ray.cluster.extract import Extraction
 from clarep_ray.config import DataConfig, DistillConfig, ExtractConfig, TrackingConfig, TrainCdmConfig
 
-SHOWN = 6
-"""Digits of the fingerprint in a run's name: two runs of one preset are told apart."""
+SHOWN = 4
+"""Digits of the fingerprint in a run's name, behind what fits into MLflow's lists: two runs of one preset differ."""
 
 
 def start_extraction(extraction: Extraction, title: str, parent: str | None = None) -> tracking.Run:
@@ -66,7 +66,7 @@ def start_student(
     config: DistillConfig, mark: str, sha256: Mapping[str, str], parent: str | None = None
 ) -> tracking.Run:
     """Open, or continue, the run of a student's training; `sha256` names what it reads, as `Opened` does."""
-    title, tags = f"distill {config.method} seed {config.seed}", _student_tags(config)
+    title, tags = f"{config.method} seed {config.seed}", _student_tags(config)
     run = _start(config, title, Path(config.output).absolute(), "distill", mark, tags, parent)
     _tell_data(run, config.data, sha256["data_sha256"], "training")
     _tell_data(run, config.val, sha256["val_sha256"], "validation")
@@ -80,7 +80,8 @@ def start_students(config: DistillConfig, job: str, seeds: Sequence[int]) -> tra
     if len(seeds) < 2:
         config = dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, enabled=False))
     mark = dotted.fingerprint({**dotted.fingerprint_fields(config), "seed": list(seeds)})
-    title, root = f"{job} {config.method} over {len(seeds)} seeds", Path(config.output).absolute()
+    title = f"{config.method if job == 'distill' else job} {len(seeds)} seeds"
+    root = Path(config.output).absolute()
     return _start(config, title, root, f"{job}_seeds", mark, _student_tags(config))
 
 

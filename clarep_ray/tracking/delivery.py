@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_TAG, PARENT_TAG, IMAGES_TAG = "clarep_run", "mlflow.parentRunId", "mlflow.loggedImages"
-CONTEXT_TAG = "mlflow.data.context"
+CONTEXT_TAG, KIND_TAG = "mlflow.data.context", "mlflow.experimentKind"
 MAX_METRICS, MAX_OTHERS = 1000, 100
 """Metrics, and parameters or tags, that MLflow takes in one call."""
 LIMITS = {
@@ -117,7 +117,8 @@ class Delivery:
         folder = None
         if self._uri.startswith("sqlite:"):  # artefacts beside the file, wherever a process works
             folder = (Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-        return self.client.create_experiment(self._experiment_name, artifact_location=folder)
+        tags = {KIND_TAG: "custom_model_development"}  # else MLflow's pages expect conversations, not trainings
+        return self.client.create_experiment(self._experiment_name, folder, tags)
 
     def _search(self, run: str) -> list[Run]:
         """Return the server's runs of an outbox, the first one made first."""

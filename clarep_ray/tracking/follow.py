@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,11 @@ def following(run: Run, path: Path, step: str) -> Generator[None]:
 
 
 def tell_lines(run: Run, path: Path, step: str) -> None:
-    """Tell every whole line of `path`, as `following` does."""
-    data = path.read_text() if path.is_file() else ""
-    for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
-        record = json.loads(line)
-        run.metrics({name: value for name, value in record.items() if name != step}, step=int(record[step]))
+    """Tell every whole line of `path`, as `following` does; one that cannot be read costs a warning."""
+    try:
+        data = path.read_text() if path.is_file() else ""
+        for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
+            record = json.loads(line)
+            run.metrics({name: value for name, value in record.items() if name != step}, step=int(record[step]))
+    except (OSError, ValueError, KeyError) as error:
+        warnings.warn(f"MLflow is not told all of {str(path)!r}: {error!r}", stacklevel=2)

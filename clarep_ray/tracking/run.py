@@ -26,8 +26,8 @@ from clarep_ray.tracking.told import Told
 from clarep_ray.tracking.uri import browse_hint, redact, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 36
-"""Characters that servers of any age take; `config.json` holds values in full."""
+MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 16
+"""Characters that servers of any age take and pages have room for; `config.json` holds values in full."""
 UNNAMEABLE = r"[^\w\-. /]"
 """What MLflow refuses in the names of metrics and images, such as the @ of `random@1`."""
 PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
@@ -123,7 +123,7 @@ class Run:
         """Tell what a job made: PNG pictures by their names for the image grid, everything else as artefacts."""
         for path in paths:
             if path.suffix == ".png":
-                self.image(path.stem, path)
+                self.image(f"pictures/{path.stem}", path)
             else:
                 self.artifact(path)
 

@@ -265,10 +265,10 @@ def test_publishing_draws_logs_and_tells_the_user(finished, tmp_path: Path) -> N
     (run,) = client.search_runs(["1"])
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config.json", "images", "summary.json"}
     stems = {Path(item.path).name.partition("+")[0] for item in client.list_artifacts(run.info.run_id, "images")}
-    assert stems == {Path(name).stem for name in pictures}
+    assert stems == {f"pictures~{Path(name).stem}" for name in pictures}
     assert run.data.metrics["nmi/random_1"] == pytest.approx(summary["metrics"]["nmi/random@1"])
     assert run.data.tags["fingerprint"] == summary["fingerprint"]
-    assert run.inputs.dataset_inputs[0].dataset.digest == summary_input(folder)[:36]
+    assert run.inputs.dataset_inputs[0].dataset.digest == summary_input(folder)[:16]
     extract_and_publish(shown, "digits_smoke", lines.append)
     (again,) = client.search_runs(["1"])
     assert again.info.end_time == run.info.end_time

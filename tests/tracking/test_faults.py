@@ -136,6 +136,25 @@ def test_a_run_that_the_server_made_after_the_client_had_given_up_is_not_doubled
     check(server.uri)
 
 
+def test_a_picture_that_was_taken_without_an_answer_is_not_doubled(server: FaultyServer, tmp_path: Path) -> None:
+    uploads = 0
+
+    def fault(path: str) -> Fault | None:
+        nonlocal uploads
+        uploads += "/images/" in path
+        return "500 after" if "/images/" in path and uploads < 4 else None
+
+    server.fault = fault
+    run = begin(server.uri, tmp_path / "out")
+    tell(run, range(1, EPOCHS + 1))
+    until = time.monotonic() + 60
+    while uploads < 7 and time.monotonic() < until:
+        time.sleep(0.1)
+    run.close()
+    assert uploads >= 7
+    check(server.uri)
+
+
 def test_what_the_server_will_never_take_does_not_block_the_rest(server: FaultyServer, tmp_path: Path) -> None:
     run = begin(server.uri, tmp_path / "out")
     server.heal()

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -10,7 +11,7 @@ import pytest
 from mlflow.entities import Run as LoggedRun
 
 from clarep_ray.config import TrackingConfig
-from clarep_ray.tracking import Run, start_run, tracking_uri
+from clarep_ray.tracking import Run, following, start_run, tracking_uri
 
 MARK = "f" * 64
 
@@ -70,7 +71,7 @@ def test_a_run_lands_in_sqlite_with_all_that_was_told(tmp_path: Path) -> None:
         f"images/sheets~all+step+{epoch}" for epoch in (1, 2, 3)
     ]
     (given,) = found.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest, given.tags[0].value) == ("digits", "0" * 36, "training")
+    assert (given.dataset.name, given.dataset.digest, given.tags[0].value) == ("digits", "0" * 16, "training")
 
 
 def test_the_uri_comes_from_config_then_environment_then_a_file(
@@ -215,3 +216,24 @@ def test_a_picture_of_another_kind_is_refused(tmp_path: Path) -> None:
         for wrong in (np.zeros((4, 4, 4), np.uint8), np.full((4, 4), 1.5), np.zeros((4, 4), np.int64)):
             with pytest.raises(ValueError, match=r"picture: an array .* is not valid"):
                 run.image("sheet", wrong)
+
+
+@pytest.mark.usefixtures("store")
+def test_lines_of_a_training_are_told_as_they_come_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clarep_ray.tracking.follow.LOOK_EVERY_S", 0.05)
+    path = tmp_path / "metrics.jsonl"
+    with begin(tmp_path) as run, following(run, path, "epoch"):
+        path.write_text('{"epoch": 1, "loss": 1.0}\n{"epoch": 2, "lo')
+        until = time.monotonic() + 30
+        entries = next((tmp_path / "out" / ".mlflow-outbox").glob("*/entries.jsonl"))
+        while b'"loss"' not in entries.read_bytes() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert b'"loss"' in entries.read_bytes()  # before the training ends
+        path.write_text('{"epoch": 1, "loss": 1.0}\n{"epoch": 2, "loss": 0.5}\n')
+    with begin(tmp_path) as run, following(run, path, "epoch"):
+        pass
+    (found,) = logged(tmp_path)
+    assert points(tmp_path, found, "loss") == [(1, 1.0), (2, 0.5)]
+    path.write_text('{"epoch": 3, "loss": "?"}\n')
+    with pytest.warns(UserWarning, match="not told all of"), begin(tmp_path) as run, following(run, path, "epoch"):
+        pass
