@@ -19,6 +19,7 @@ from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.store import OutputStore
 
+SUMMARY = "summary.json"
 CONTROL_SEEDS = 3
 CONTROL_COLUMNS = ("nmi", "nmi_null", "class_kept", "background_kept", "background_typical", "change_outside")
 
@@ -33,10 +34,18 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
         figures = write_figures(output) if output.samples else []
         metrics = extraction_metrics(output, config) if output.samples else {}
         summary |= {"preset": preset, "metrics": metrics}
-        OutputStore(folder).write_root("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-        _tell(run, summary, [*figures, folder / "summary.json"], output.what)
+        _write_summary(folder, summary)
+        _tell(run, summary, [*figures, folder / SUMMARY], output.what)
     say(_epilogue(summary, metrics, figures, output.what, run.browse))
     return summary
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write `summary.json`; where nothing was left to do, the one of the process that did the work stays."""
+    path = folder / SUMMARY
+    metrics = json.dumps(summary["metrics"])
+    if summary["num_actors"] or not path.is_file() or json.dumps(json.loads(path.read_bytes())["metrics"]) != metrics:
+        OutputStore(folder).write_root(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
 
 def _tell(run: tracking.Run, summary: dict[str, Any], files: list[Path], what: str) -> None:

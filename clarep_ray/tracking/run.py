@@ -33,6 +33,7 @@ UNNAMEABLE = r"[^\w\-. /]"
 PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
 """How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
 five seconds, or in minutes where the cores are busy. What fails is not waited for."""
+MAX_HASHED_BYTES = 32_000_000
 CONFIG, NOTE = "config.json", "mlflow.note.content"
 
 
@@ -105,7 +106,7 @@ class Run:
         pixels = picture if isinstance(picture, Path) else _as_uint8(picture)
         with _surviving():
             path = pixels if isinstance(pixels, Path) else _save(self._outbox.folder / IMAGES, pixels)
-            version = hashlib.sha256(path.read_bytes()).hexdigest()
+            version = _version(path)
             if self._told.images.get((_name(key), step)) != version:
                 self._put("image", key=_name(key), step=step, path=self._path(path), version=version)
 
@@ -114,8 +115,7 @@ class Run:
         if self._outbox is None:
             return
         with _surviving():
-            stat, place = path.stat(), self._path(path)
-            version = f"{stat.st_mtime_ns}-{stat.st_size}"
+            place, version = self._path(path), _version(path)
             if self._told.artifacts.get(place) != version:
                 self._put("artifact", path=place, version=version)
 
@@ -225,6 +225,14 @@ def _surviving() -> Generator[None]:
         yield
     except OSError as error:
         warnings.warn(f"MLflow is not told everything: {error}", stacklevel=4)
+
+
+def _version(path: Path) -> str:
+    """Return what tells a file from what was there before: its sha256, or size and time where that would take long."""
+    stat = path.stat()
+    if stat.st_size > MAX_HASHED_BYTES:
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _name(name: str) -> str:

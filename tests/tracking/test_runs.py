@@ -123,6 +123,8 @@ def test_a_job_that_finds_everything_done_changes_nothing(tmp_path: Path) -> Non
             run.metrics({"nmi": 0.5, "unknown": float("nan")})
             run.image("sheet", np.zeros((4, 4), np.float32))
             run.dataset("digits", "0" * 64, "/data", "training")
+            (tmp_path / "out" / "table.csv").write_text("a,b\n")  # the same again
+            run.artifact(tmp_path / "out" / "table.csv")
         ends.append([run.info.end_time for run in logged(tmp_path)])
     assert len(ends[0]) == 1
     assert ends[0] == ends[1]
