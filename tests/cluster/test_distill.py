@@ -33,7 +33,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process instead of on Ray."""
     from clarep_ray.cadistill.run import train_alone
 
-    monkeypatch.setattr(distilling, "distill", train_alone)
+    monkeypatch.setattr(distilling, "distill", lambda config, parent=None: train_alone(config))
 
 
 def test_inputs_that_cannot_be_used_are_refused_before_ray_starts(tmp_path: Path) -> None:
