@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-from clarep_ray.dotted import override
-from clarep_ray.presets import Origin, Preset, origin_table
+from clarep_ray.dotted import flatten, override
+from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
 USAGE_ERROR = 2
@@ -30,22 +30,32 @@ EXIT_CODES = {
 TOO_MANY_REJECTS = 10
 
 
-def parse(job: type[Job], presets: Mapping[str, Callable[[], Preset[Any]]], default: str) -> Job:
+def parse(
+    job: type[Job],
+    presets: Mapping[str, Callable[[], Preset[Any]]],
+    default: str,
+    sweeps: Mapping[str, Callable[[], Sweep]] | None = None,
+) -> Job:
     """Return the job of the command line: the named preset with the user's dotted overrides.
 
     `job` is a dataclass with the fields `config` (the preset's config) and `preset` (its name); one with the field
-    `calibration` also takes the settings of that file, which come before the user's. Exits with 2, naming the value
-    and the valid ones, for an unknown preset, key or value.
+    `calibration` also takes the settings of that file, which come before the user's, and one with the field `sweep`
+    what the named sweep changes. Exits with 2, naming the value and the valid ones, for an unknown preset, key or
+    value.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
     first.add_argument("--calibration", default=None)
+    first.add_argument("--sweep", default=next(iter(sweeps or ()), None))
     known = first.parse_known_args()[0]
     takes_calibration = any(item.name == "calibration" for item in dataclasses.fields(cast(Any, job)))
     more = {"calibration": known.calibration} if takes_calibration else {}
     with exit_codes():
         check_preset(presets, known.preset)
         preset = start_of(presets, known.preset, more.get("calibration"))
+        if sweeps is not None:
+            preset = start_of_sweep(preset, sweeps, known.sweep)
+            more["sweep"] = known.sweep
         start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
         return tyro.cli(job, default=start)
 
@@ -60,6 +70,16 @@ def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibr
     settings = read_calibration(calibration)["settings"]
     found: dict[str, Origin] = dict.fromkeys(settings, "calibrated")
     return Preset(override(preset.config, settings), {**preset.origins, **found})
+
+
+def start_of_sweep(preset: Preset[Any], sweeps: Mapping[str, Callable[[], Sweep]], name: str) -> Preset[Any]:
+    """Return the preset with what the named sweep changes of it, and an output folder of the sweep's own."""
+    if name not in sweeps:
+        raise ValueError(f"--sweep: {name!r} is unknown; valid: {', '.join(sweeps)}")
+    folder = "output.path" if "output.path" in flatten(preset.config) else "output"
+    kind = "clarid" if folder == "output.path" else "cadistill"
+    changes = {**sweeps[name]().changes, folder: f"outputs/sweep_{kind}_{name}"}
+    return preset.replaced(tuned=changes)
 
 
 def check_preset(presets: Mapping[str, Any], name: str) -> None:

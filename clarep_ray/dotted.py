@@ -122,3 +122,16 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_describe(option) for option in arguments)
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def check_value(kind: type, name: str, value: object) -> None:
+    """Raise ValueError where a value is of another type than the dotted field of a config class declares.
+
+    What values of several fields can be together is for the config itself to say.
+    """
+    hint: Any = kind
+    for part in name.split("."):
+        hint = typing.get_type_hints(hint)[part]
+    whole_for_float = hint is float and type(value) is int
+    if not whole_for_float and not _fits(value, hint):
+        raise ValueError(f"{name}: {value!r} is not valid; valid: {_describe(hint)}")

@@ -15,8 +15,8 @@ from clarep_ray.presets import CALIBRATE, DISTILL, EXTRACT, TRAIN_CDM
 README = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
 VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', README, re.MULTILINE))
 FILLED = re.sub(r"\$(\w+)", lambda found: VARIABLES.get(found[1], found[0]), README)
-COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"uv run (jobs/\w+\.py[^\n`&]*)", FILLED)]
-CONFIGURED = ("extract", "calibrate", "distill", "train_cdm")
+COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"uv run ((?:jobs|tune)/\w+\.py[^\n`&]*)", FILLED)]
+CONFIGURED = ("extract", "calibrate", "distill", "train_cdm", "clarid", "cadistill")
 SUBCOMMANDS = ("benchmark", "convert")
 
 
@@ -37,7 +37,7 @@ def parsed(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cli, "start_of", lambda presets, name, *_: presets[name]())
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(Parsed):
-        import_module(f"jobs.{Path(command[0]).stem}").main()
+        import_module(command[0].removesuffix(".py").replace("/", ".")).main()
     return found[0]
 
 

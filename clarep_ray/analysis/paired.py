@@ -10,6 +10,9 @@ from scipy import stats
 
 from clarep_ray.analysis.tables import SeedTable
 
+ROUNDING = 1e-12
+"""Differences that spread less than this, relative to their size, are equal."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
@@ -32,7 +35,7 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
     if len(values) != len(reference) or len(values) < 2:
         raise ValueError(f"seeds: {len(values)} and {len(reference)} make no pairs; valid: as many each, 2 or more")
     error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    if error == 0:
+    if error <= ROUNDING * np.abs(differences).max(initial=0.0):
         return PairedDifference(mean=float(differences.mean()), error=0.0, p=float(differences[0] == 0))
     return PairedDifference(
         mean=float(differences.mean()), error=error, p=float(stats.ttest_rel(values, reference).pvalue)

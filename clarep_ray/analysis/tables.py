@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class SeedTable:
     columns: tuple[str, ...]
     values: Mapping[str, Mapping[str, Sequence[float]]]
 
-    def markdown(self) -> str:
-        """Return the table with mean +- standard deviation in every cell."""
+    def markdown(self, confidence: float | None = None) -> str:
+        """Return the table with mean +- standard deviation in every cell, and a confidence interval where asked for."""
         lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
         for row, cells in self.values.items():
-            lines.append(f"| {row} | {' | '.join(_cell(cells[column]) for column in self.columns)} |")
+            lines.append(f"| {row} | {' | '.join(_cell(cells[column], confidence) for column in self.columns)} |")
         return "\n".join(lines)
 
     def csv(self) -> str:
@@ -42,8 +43,25 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _cell(values: Sequence[float]) -> str:
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return Student's confidence interval of the mean over seeds; NaN for fewer than two of them.
+
+    Raises ValueError for a confidence outside 0 to 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} is not valid; valid: between 0 and 1")
+    if len(values) < 2:
+        return float("nan"), float("nan")
     mean, std = mean_std(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def _cell(values: Sequence[float], confidence: float | None) -> str:
+    mean, std = mean_std(values) if len(values) else (math.nan, math.nan)
     if math.isnan(mean):
         return "-"
-    return f"{mean:.3f} +- {std:.3f}" if len(values) > 1 else f"{mean:.3f}"
+    if len(values) == 1:
+        return f"{mean:.3f}"
+    interval = "" if confidence is None else " [{:.3f}, {:.3f}]".format(*t_interval(values, confidence))
+    return f"{mean:.3f} +- {std:.3f}{interval}"

@@ -122,13 +122,13 @@ def write_result(trainer: Distiller, opened: Opened, output: Path, mark: str) ->
     return record
 
 
-def train_alone(config: DistillConfig) -> dict[str, Any]:
+def train_alone(config: DistillConfig, report: Report = lambda record: None) -> dict[str, Any]:
     """Train in this process, on the CPU or the first GPU, and return the result; as `prepare` and `run_training`."""
     opened, mark, finished = prepare(config)
     if finished:
         return finished
     device = "cuda" if config.use_gpu else "cpu"
-    run_training(config, opened, mark, wrap=lambda learner: learner.to(device))
+    run_training(config, opened, mark, wrap=lambda learner: learner.to(device), report=report)
     return read_result(Path(config.output))
 
 

@@ -98,8 +98,13 @@ def plan_runs(config: DistillConfig, seeds: Sequence[int]) -> dict[tuple[str, in
     return runs
 
 
-def evaluate_one(flat: Mapping[str, Any]) -> dict[str, float]:
-    """Train one student in this process and return its accuracies, {column: share}; read where it was done before."""
+def evaluate_one(
+    flat: Mapping[str, Any], report: Callable[[dict[str, Any]], None] = lambda record: None
+) -> dict[str, float]:
+    """Train one student in this process and return its accuracies, {column: share}; read where it was done before.
+
+    `report` is called as by `run_training`.
+    """
     import torch
 
     from clarep_ray.cadistill.evaluation import accuracy
@@ -109,7 +114,7 @@ def evaluate_one(flat: Mapping[str, Any]) -> dict[str, float]:
 
     torch.set_num_threads(1)
     config = dotted.from_flat(DistillConfig, flat)
-    result = train_alone(config)
+    result = train_alone(config, report)
     path = Path(config.output) / EVALUATION
     if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
         return kept["accuracy"]

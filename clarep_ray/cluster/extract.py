@@ -16,7 +16,7 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.plan import HasEngine, Plan, check_output, default_actors, gpus_per_actor, make_plan
-from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage
+from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
@@ -95,14 +95,22 @@ def open_extraction(config: ExtractConfig, damages: Sequence[Damage] = ()) -> Ex
 
 
 def run_extraction(
-    config: ExtractConfig, say: Callable[[str], None] = print, damages: Sequence[Damage] = ()
+    config: ExtractConfig,
+    say: Callable[[str], None] = print,
+    damages: Sequence[Damage] = (),
+    alone: bool = False,
 ) -> dict[str, Any]:
     """Extract, or continue an interrupted extraction, and return its summary; raises as `open_extraction` does."""
-    return extract(open_extraction(config, damages), say)
+    return extract(open_extraction(config, damages), say, alone=alone)
 
 
-def extract(extraction: Extraction, say: Callable[[str], None] = print, run: Run | None = None) -> dict[str, Any]:
-    """Do the units that are not done yet and return the summary; `run` is told the progress."""
+def extract(
+    extraction: Extraction, say: Callable[[str], None] = print, run: Run | None = None, alone: bool = False
+) -> dict[str, Any]:
+    """Do the units that are not done yet and return the summary; `run` is told the progress.
+
+    `alone` does the units one after the other in this process, a Ray worker.
+    """
     plan, store, manifest = extraction.plan, extraction.store, extraction.manifest
     config = plan.config
     done = {unit for unit, _ in store.each_committed()}
@@ -111,11 +119,15 @@ def extract(extraction: Extraction, say: Callable[[str], None] = print, run: Run
     workers = {"num_actors": 0}
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
-        resources = runtime.connect()
-        workers = worker_counts(config, resources, len(todo))
+        context = _context(plan, store)
+        if alone:
+            workers, reports = {"num_actors": 1}, units_here(context, todo)
+        else:
+            workers = worker_counts(config, runtime.connect(), len(todo))
+            reports = _stream(context, todo, workers)
         earlier = sum(manifest.unit_size(unit) for unit in done)
         progress = Progress(total=progress.total, earlier=earlier)
-        _drain(_stream(_context(plan, store), todo, workers), progress, say, run)
+        _drain(reports, progress, say, run)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.identity)
     return {

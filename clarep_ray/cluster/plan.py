@@ -107,7 +107,7 @@ def make_plan(config: ExtractConfig) -> Plan:
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
             "working folder; valid: an absolute path that every node sees"
         )
-    config = _self_contained(config)
+    config = self_contained(config)
     model = models.build(config.model)
     check_settings(model, config)
     if config.data.source == "spurious_digits" and config.data.digits.image_size != model.image_size:
@@ -147,7 +147,7 @@ def check_output(plan: Plan, store: OutputStore) -> bool:
     return check_same_run(plan.fields, store, "output.path")
 
 
-def _self_contained(config: ExtractConfig) -> ExtractConfig:
+def self_contained(config: ExtractConfig) -> ExtractConfig:
     """Return the config with absolute paths, for workers have working folders of their own, and classes by name."""
     paths = {
         "output.path": config.output.path,
@@ -183,6 +183,12 @@ def _check_neighbours(num_images: int, num_prompts: int, config: ExtractConfig) 
         )
 
 
+def bound_to_spectrum(name: str) -> bool:
+    """Say whether a spectrum belongs to one value of a field: a run from a side-car cannot change it."""
+    bound = ("model.", "inversion.", "spectrum.", "weights_", "input_", "engine.unit_size", "seed")
+    return name.startswith(bound) and name not in ("spectrum.num_directions", "spectrum.max_products")
+
+
 def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
     folder = Path(config.output.from_spectrum or "")
@@ -190,10 +196,8 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     earlier = json.loads((folder / RUN).read_text())["fields"]
     if not earlier["output.keep_spectrum"]:
         raise ValueError(f"output.from_spectrum: {str(folder)!r} was made without --output.keep-spectrum")
-    free = ("spectrum.num_directions", "spectrum.max_products")
-    bound = ("model.", "inversion.", "spectrum.", "weights_", "input_", "engine.unit_size", "seed")
     for name, value in earlier.items():
-        if name.startswith(bound) and name not in free and fields.get(name) != value:
+        if bound_to_spectrum(name) and fields.get(name) != value:
             raise ValueError(f"output.from_spectrum: {name} was {value!r} there and is {fields.get(name)!r} here")
     if config.spectrum.num_directions > earlier["spectrum.num_directions"]:
         raise ValueError(

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -94,6 +94,13 @@ class ExtractStage:
         count_attempt(ledger, f"{unit:06d}", f"unit {unit}", self.context.extract_config.engine.max_attempts)
         began = time.monotonic()
         return _row(unit, extract_unit(self.extractor, blob), timings | {"extract_s": time.monotonic() - began})
+
+
+def units_here(context: RunContext, todo: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Do units one after the other in this Ray worker and yield one report for each, as the engine's stages do."""
+    stage = ExtractStage(context)
+    for unit in todo:
+        yield from commit_stage(stage(decode_stage(pa.table({"unit": [unit]}), context)), context).to_pylist()
 
 
 def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:

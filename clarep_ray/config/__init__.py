@@ -65,6 +65,7 @@ from clarep_ray.config.extract import (
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.report import ReportConfig
+from clarep_ray.config.search import Block, Point, Range, SearchConfig, SearchMethod, Space
 from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
@@ -80,6 +81,7 @@ __all__ = [
     "AttacksConfig",
     "AugmentConfig",
     "BenchmarksConfig",
+    "Block",
     "CalibrateConfig",
     "CalibrationPart",
     "ClarepsConfig",
@@ -112,19 +114,24 @@ __all__ = [
     "OutputKind",
     "PathSolver",
     "PgdConfig",
+    "Point",
     "Precision",
     "ProductsBenchmarkConfig",
     "ProjectionConfig",
     "ProjectionMode",
+    "Range",
     "ReferenceBenchmarkConfig",
     "ReportConfig",
     "SamplingBenchmarkConfig",
     "SaturationConfig",
     "ScheduleConfig",
+    "SearchConfig",
+    "SearchMethod",
     "SecondStageConfig",
     "SizeBenchmarkConfig",
     "Solver",
     "Source",
+    "Space",
     "SpectrumConfig",
     "SquareConfig",
     "StudentConfig",

@@ -109,9 +109,10 @@ class OutputStore:
         return False
 
     def write_root(self, name: str, data: bytes) -> None:
-        """Write a root file (index, manifest, config) in one step, replacing an older one."""
-        self._write_temporary(data).replace(self.root / name)
-        _sync_folder(self.root)
+        """Write a root file (index, manifest, config), or one in a folder there, replacing an older one in one step."""
+        target = self.root / name
+        self._write_temporary(data).replace(target)
+        _sync_folder(target.parent)
 
     def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
         sha = hashlib.sha256(data).hexdigest()

@@ -140,13 +140,18 @@ class Run:
             shapes = {"input_shape": served.input_shape, "output_shape": served.output_shape}
             self._put("model", **settings, **shapes, name=name, tags=dict(tags or {}))
 
-    def close(self, status: Status = "FINISHED") -> None:
-        """End the run and send what can be sent now; warns once where something is left. A second call does nothing."""
+    def close(self, status: Status = "FINISHED", wait: bool = True) -> None:
+        """End the run and send what can be sent now; warns once where something is left. A second call does nothing.
+
+        Without `wait`, it is sent while the process goes on, and what a server did not take is not spoken of.
+        """
         if self._told.status != status:
             self._put("close", status=status)
         sender, self._sender, self._outbox = self._sender, None, None
         patience_s = FILE_PATIENCE_S if self._uri.startswith("sqlite:") else PATIENCE_S
-        if sender is not None and (problem := sender.finish(patience_s)):
+        if sender is not None and not wait:
+            sender.end()
+        elif sender is not None and (problem := sender.finish(patience_s)):
             warnings.warn(problem, stacklevel=2)
 
     def __enter__(self) -> Run:

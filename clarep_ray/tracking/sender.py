@@ -32,13 +32,17 @@ class Sender:
         """Say that there are new entries."""
         self._news.set()
 
+    def end(self) -> None:
+        """Stop once everything is sent, or at the next fault."""
+        self._ending.set()
+        self._news.set()
+
     def finish(self, patience_s: float | None = None) -> str | None:
         """Send what can be sent, stop, and return what is wrong; None where the server has everything.
 
         Without patience it lasts as long as the server takes entries.
         """
-        self._ending.set()
-        self._news.set()
+        self.end()
         self._thread.join(patience_s)
         left = len(self._outbox.entries) - self._outbox.num_sent(self._uri, self._experiment)
         if not self._thread.is_alive():
