@@ -15,7 +15,7 @@ from clarep_ray.cluster.sweep_clarid import ClaridStudy
 from clarep_ray.cluster.sweep_report import publish
 from clarep_ray.cluster.sweep_rows import CLAIMS, POINTS, ROWS, Row, asked_points, read_row, take_out_failed
 from clarep_ray.cluster.sweep_space import check_space, choices, fields_of, holds, planned_points, read_space
-from clarep_ray.cluster.sweep_study import Cell, Study, row_key
+from clarep_ray.cluster.sweep_study import Cell, Study, at_point, row_key
 from clarep_ray.cluster.sweep_tracking import SweepRun
 from clarep_ray.cluster.sweep_tune import Trials, line_of, tune_cells, tune_optuna
 from clarep_ray.config import DistillConfig, ExtractConfig, Point, Range, SearchConfig, Space
@@ -135,10 +135,8 @@ def _objective(study: Study, sweep: Sweep, search: SearchConfig) -> tuple[str, s
 def _check_points(study: Study, points: Sequence[Point], space: Space, search: SearchConfig) -> None:
     """Raise ValueError for a point that is no valid config or cannot be run, naming the point."""
     for point in points or _corners(study, space):
-        try:
+        with at_point(point):
             study.seeded(point, search.seeds[0])
-        except ValueError as error:
-            raise ValueError(f"{error} (at {point})") from None
     study.check(points or _corners(study, space), search.seeds)
     for name in fields_of(space):
         if any(isinstance(block.get(name), Range) for block in space) and study.has_basis(name):

@@ -11,7 +11,7 @@ from typing import Any
 from clarep_ray import dotted
 from clarep_ray.cluster.compare import COLUMNS, evaluate_one
 from clarep_ray.cluster.identity import environment_fields
-from clarep_ray.cluster.sweep_study import Cell, Report
+from clarep_ray.cluster.sweep_study import Cell, Report, at_point
 from clarep_ray.config import DistillConfig, Point
 
 TRAINING_CODE = ("cadistill/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/compare.py")
@@ -64,7 +64,8 @@ class CadistillStudy:
         if self.config.num_workers != 1:
             raise ValueError(f"num_workers: {self.config.num_workers} is not valid; valid: 1 (a trial is one process)")
         for point in points:
-            prepare(self.seeded(point, seeds[0]))
+            with at_point(point):
+                prepare(self.seeded(point, seeds[0]))
 
     def prepare(self, cells: Sequence[Cell], say: Callable[[str], None]) -> None:
         """Do nothing: trainings build on a finished extraction."""

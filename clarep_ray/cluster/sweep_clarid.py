@@ -14,7 +14,7 @@ from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.plan import bound_to_spectrum, gpus_per_actor, make_plan
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.cluster.sweep_space import choices, fields_of
-from clarep_ray.cluster.sweep_study import Cell, Report
+from clarep_ray.cluster.sweep_study import Cell, Report, at_point
 from clarep_ray.config import ExtractConfig, ModelConfig, Point, Space
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.models.adapter import Adapter
@@ -92,7 +92,8 @@ class ClaridStudy:
             for config in (self.seeded(point, seeds[0]), self.base(point, seeds[0])):
                 if config.model not in built:
                     built[config.model] = models.build(config.model)
-                check_settings(built[config.model], config)
+                with at_point(point):
+                    check_settings(built[config.model], config)
 
     def prepare(self, cells: Sequence[Cell], say: Callable[[str], None]) -> None:
         if self.config.output.from_spectrum:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +85,15 @@ class Study(Protocol):
     def replay(self, folder: Path, report: Report) -> None:
         """Report the epochs of a trial that was run before."""
         ...
+
+
+@contextmanager
+def at_point(point: Point) -> Generator[None]:
+    """Name the point in a ValueError that is raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error} (at {point})") from None
 
 
 def trial_name(study: Study, point: Point) -> str:
