@@ -102,7 +102,6 @@ def tune_optuna(trials: Trials, block: Block, mode: str, rows: Sequence[Row], do
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
     finished = by_trial(rows)
     missing = trials.search.num_trials - len(finished)
     if missing <= 0:
@@ -200,6 +199,9 @@ def _rows_callback(known: Trials, done: Callable[[Row], None]) -> Any:
     class Rows(Callback):
         seen: dict[str, tuple[int, float]] = {}  # noqa: RUF012  (one sweep, one instance)
 
+        def __reduce__(self) -> Any:
+            return Callback, ()  # Tune saves its callbacks to continue an experiment, which we do by the rows
+
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any):
             if OBJECTIVE in result:
                 self.seen[trial.trial_id] = (result[EPOCH], result[OBJECTIVE])
@@ -210,7 +212,7 @@ def _rows_callback(known: Trials, done: Callable[[Row], None]) -> Any:
             self.close(trial, "stopped" if known.search.asha else None, f"by ASHA after epoch {epoch}", reached)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any):
-            self.close(trial, "failed", _last_line(trial), {})
+            self.close(trial, "failed", _why(trial), {})
 
         def close(self, trial: Any, status: Status | None, reason: str, metrics: dict[str, float]) -> None:
             for point, seed in known.cells(trial.config):
@@ -224,10 +226,12 @@ def _rows_callback(known: Trials, done: Callable[[Row], None]) -> Any:
     return Rows()
 
 
-def _last_line(trial: Any) -> str:
-    error = trial.get_error()
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[-1].strip() if lines else "the trial's process died")[:MAX_REASON]
+def _why(trial: Any) -> str:
+    """Return why a trial was given up, in a line."""
+    lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
+    if any("ActorDiedError" in line or "worker process has died" in line for line in lines):
+        return f"its process died {MAX_FAILURES + 1} times"
+    return (lines[-1] if lines else "unknown")[:MAX_REASON]
 
 
 def line_of(row: Row, metric: str) -> str:
@@ -243,5 +247,5 @@ def quiet_tune() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     for name in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is a row, and is said as one
     warnings.filterwarnings("ignore", module=r"ray\.tune")
