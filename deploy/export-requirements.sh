@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Writes the hashed requirements of the images again, after a change of pyproject.toml: deploy/export-requirements.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+options=(--quiet --no-annotate --no-header --no-emit-project)
+uv lock --quiet
+# The image of jobs and Ray nodes: everything but the developers' tools.
+uv export "${options[@]}" --frozen --no-dev --output-file deploy/requirements.txt > /dev/null
+# The MLflow server: its own group and nothing of ours.
+uv export "${options[@]}" --frozen --only-group mlflow-server --output-file deploy/mlflow/requirements.txt > /dev/null
+# What builds the image and stays out of it.
+uv export "${options[@]}" --frozen --only-group image-build --output-file deploy/requirements-build.txt > /dev/null
