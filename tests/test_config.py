@@ -69,6 +69,8 @@ def test_every_field_changes_the_fingerprint_or_is_declared_execution(name: str)
     changes = {name: another(name, dotted.flatten(config)[name])}
     if name == "data.source":
         changes["data.path"] = "/x"
+    if name == "engine.autoscaling":
+        changes |= {"engine.num_actors": 3, "engine.gpus_per_actor": 1.0}
     changed = dotted.override(config, changes)
     same = dotted.fingerprint(dotted.fingerprint_fields(config)) == dotted.fingerprint(
         dotted.fingerprint_fields(changed)
@@ -80,6 +82,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
     assert dotted.execution_fields(ExtractConfig) == {
         "engine.num_actors",
         "engine.gpus_per_actor",
+        "engine.autoscaling",
         "engine.units_in_flight",
         "engine.max_attempts",
         "output.path",
@@ -118,6 +121,11 @@ def test_override_names_unknown_fields_and_keeps_the_rest() -> None:
         ({"elbow.rule": "fixed", "elbow.num_removed": 99}, "elbow.num_removed: 99 is not valid; valid: at most"),
         ({"output.extras": ("reconstruction", "shrink")}, "output.extras: 'shrink' is not valid; valid: original"),
         ({"spectrum.max_products": 3}, "spectrum.max_products: 3 is not valid; valid: spectrum.num_directions"),
+        ({"engine.autoscaling": True}, "engine.num_actors: None is not valid; valid: a number where"),
+        (
+            {"engine.autoscaling": True, "engine.num_actors": 8},
+            "engine.gpus_per_actor: None is not valid; valid: a number where",
+        ),
         ({"data.limit": 1.5}, "limit: 1.5 is not valid; valid: int or None"),
     ],
 )

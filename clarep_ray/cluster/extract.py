@@ -168,14 +168,17 @@ def _context(plan: Plan, store: OutputStore) -> RunContext:
 
 
 def worker_counts(config: HasEngine, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
-    """Return how many actors there are, at most one per unit, and what each reserves."""
+    """Return how many actors there are, at most one per unit, and what each reserves.
+
+    Raises ValueError where they need more GPUs than there are and the cluster does not grow.
+    """
     gpus = resources.get("GPU", 0.0)
     per_actor = gpus_per_actor(config, gpus)
     actors = default_actors(config, gpus, resources.get("CPU", 1.0))
-    if per_actor * actors > gpus:
+    if per_actor * actors > gpus and not config.engine.autoscaling:
         raise ValueError(
             f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
-            f"{int(gpus / per_actor)}"
+            f"{int(gpus / per_actor)}, or --engine.autoscaling where it grows"
         )
     return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 

@@ -22,6 +22,10 @@ class EngineConfig:
     """Model actors; None takes one per GPU, or one per CPU where there is no GPU."""
     gpus_per_actor: float | None = field(default=None, metadata=EXECUTION)
     """GPUs (or a fraction) of each actor; None takes 1 where the cluster has GPUs, else 0."""
+    autoscaling: bool = field(default=False, metadata=EXECUTION)
+    """The cluster grows to what the actors ask for, perhaps from nothing: num_actors and gpus_per_actor say it.
+
+    Off, more actors than the cluster has GPUs for are refused instead of waited for."""
     units_in_flight: int = field(default=2, metadata=EXECUTION)
     """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
     max_attempts: int = field(default=4, metadata=EXECUTION)
@@ -40,3 +44,6 @@ class EngineConfig:
             self.gpus_per_actor,
             "None, or 0 and more",
         )
+        for name in ("num_actors", "gpus_per_actor"):
+            given = getattr(self, name) is not None
+            require(given or not self.autoscaling, f"engine.{name}", None, "a number where engine.autoscaling is on")

@@ -8,6 +8,7 @@ import pytest
 
 from clarep_ray import models
 from clarep_ray.cluster.cost import estimate_cost
+from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.plan import make_plan, scan_images
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.data import manifest
@@ -112,3 +113,12 @@ def test_a_subset_keeps_its_name_in_the_plan(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_labels_stand_for_is_part_of_a_run() -> None:
     expected = hashlib.sha256("".join(f"{digit}\n" for digit in range(10)).encode()).hexdigest()
     assert make_plan(digits()).fields["label_map_sha256"] == expected
+
+
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+def test_a_cluster_that_grows_is_asked_for_more_gpus_than_it_has(gpus: float) -> None:
+    more = {"engine__num_actors": 8, "engine__gpus_per_actor": 1.0}
+    with pytest.raises(ValueError, match=rf"engine\.num_actors: 8 actors of 1 GPUs exceed the cluster's {gpus:g}; .*"):
+        worker_counts(digits(**more), {"GPU": gpus, "CPU": 4.0}, 100)
+    asked = worker_counts(digits(**more, engine__autoscaling=True), {"GPU": gpus, "CPU": 4.0}, 100)
+    assert (asked["num_actors"], asked["gpus_per_actor"]) == (8, 1.0)
