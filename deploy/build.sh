@@ -4,7 +4,8 @@
 # PYTHON_IMAGE is python:3.11-slim by digest, which keeps a build what it was:
 #   docker buildx imagetools inspect python:3.11-slim --format '{{.Manifest.Digest}}'
 #   deploy/build.sh python@sha256:DIGEST registry.example.com/clarep-ray
-# The last line is the image by digest, which deploy/kuberay/image/kustomization.yaml wants. ENGINE=podman works too.
+# The last line is the image by digest, which deploy/kuberay/image/kustomization.yaml wants. ENGINE=podman builds with it;
+# DOCKERFILE=deploy/mlflow/Dockerfile builds the MLflow server.
 set -euo pipefail
 if [[ $# -lt 1 || $# -gt 2 || ! $1 =~ @sha256:[0-9a-f]{64}$ ]]; then
   echo "error: image: '${1-}' is not valid; valid: NAME@sha256:DIGEST of a Python 3.11 image, then REGISTRY/NAME" >&2
@@ -19,7 +20,7 @@ if [[ -n $(git status --porcelain -- clarep_ray jobs deploy pyproject.toml) ]]; 
 fi
 revision=$(git rev-parse HEAD)
 tag=$name:${revision:0:12}
-"$engine" build --file deploy/Dockerfile --build-arg "PYTHON_IMAGE=$1" --build-arg "REVISION=$revision" --tag "$tag" .
+"$engine" build --file "${DOCKERFILE:-deploy/Dockerfile}" --build-arg "PYTHON_IMAGE=$1" --build-arg "REVISION=$revision" --tag "$tag" .
 if [[ $# == 2 ]]; then
   "$engine" push "$tag"
   "$engine" inspect --format '{{index .RepoDigests 0}}' "$tag"
