@@ -18,6 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXPORTS = {
     "requirements.txt": PROJECT["project"]["dependencies"],
     "requirements-build.txt": PROJECT["dependency-groups"]["image-build"],
+    "requirements-aws.txt": re.findall(r'<<< "(.*)"', (DEPLOY / "export-requirements.sh").read_text()),
     "mlflow/requirements.txt": PROJECT["dependency-groups"]["mlflow-server"],
 }
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
