@@ -34,8 +34,8 @@ def content(name: str) -> bytes:
 def is_exported(metric: str) -> bool:
     family = next(family for family in SOURCES if metric.startswith(family))
     short = re.sub(r"^(ray_data|ray|autoscaler)_", "", metric)
-    defined = short.removesuffix("_total")  # which Prometheus' client puts behind every counter
-    return any(re.search(rb"\b" + defined.encode() + rb"\b", content(name)) for name in SOURCES[family])
+    defined = rb"\b(" + short.encode() + b"|" + short.removesuffix("_total").encode() + rb")\b"  # added to counters
+    return any(re.search(defined, content(name)) for name in SOURCES[family])
 
 
 @pytest.mark.parametrize("metric", sorted({name for query in QUERIES for name in METRIC.findall(query)}))
