@@ -41,23 +41,27 @@ def dit_xl_network(depth: int) -> nn.Module:
 
 def sd21(depth: int | None = None) -> StableDiffusion:
     """Return Stable Diffusion 2.1's UNet at 768 pixels under random prompts; `depth` is its layers per block, of 2."""
+    schedule = scaled_linear_schedule(steps_offset=1)
+    prompts: Any = _RandomPrompts()
+    names = {str(label): (str(label),) for label in range(1000)}
+    return StableDiffusion(sd21_network(depth or 2), Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
+
+
+def sd21_network(depth: int) -> nn.Module:
+    """Return the network alone."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     blocks: dict[str, Any] = {
         "block_out_channels": (320, 640, 1280, 1280),
         "attention_head_dim": (5, 10, 20, 20),
     }
-    network = UNet2DConditionModel(
+    return UNet2DConditionModel(
         **blocks,
         sample_size=96,
         cross_attention_dim=TEXT_CHANNELS,
-        layers_per_block=depth or 2,
+        layers_per_block=depth,
         use_linear_projection=True,
     )
-    schedule = scaled_linear_schedule(steps_offset=1)
-    prompts: Any = _RandomPrompts()
-    names = {str(label): (str(label),) for label in range(1000)}
-    return StableDiffusion(network, Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
 
 
 FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {"dit_xl": dit_xl, "sd21": sd21}

@@ -17,7 +17,7 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = [f"kuberay/overlays/{name}" for name in ("single-node", "gpu-8", "gpu-64")]
 JOBS = [f"kuberay/jobs/{name}" for name in ("extract", "calibrate", "distill", "evaluate")]
-MLFLOW = "mlflow/kubernetes"
+LOADER, MLFLOW = "kuberay/loader", "mlflow/kubernetes"
 KUBERNETES = "1.32"
 """Oldest version of Kubernetes the manifests are checked against; what it knows, later ones know."""
 CRDS = {kind: Path(__file__).parent / "crds" / f"{kind.lower()}.json" for kind in ("RayCluster", "RayJob")}
@@ -54,6 +54,8 @@ def pod_templates(document: Document) -> Iterator[tuple[str, Document]]:
             yield "worker", group["template"]
     elif document["kind"] == "RayJob":
         yield "submitter", spec["submitterPodTemplate"]
+    elif document["kind"] == "Pod":
+        yield "Pod", document
     elif document["kind"] in POD_KINDS:
         yield document["kind"], spec["template"]
 

@@ -8,9 +8,9 @@ import pytest
 import tyro
 
 from tests.deploy import rules
-from tests.deploy.manifests import JOBS, MLFLOW, OVERLAYS, rendered, schema_errors
+from tests.deploy.manifests import JOBS, LOADER, MLFLOW, OVERLAYS, rendered, schema_errors
 
-FOLDERS = [*OVERLAYS, *JOBS, MLFLOW]
+FOLDERS = [*OVERLAYS, *JOBS, LOADER, MLFLOW]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

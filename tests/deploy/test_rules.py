@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.deploy import rules
-from tests.deploy.manifests import JOBS, MLFLOW, OVERLAYS, Document, rendered
+from tests.deploy.manifests import JOBS, LOADER, MLFLOW, OVERLAYS, Document, rendered
 
 REMOVED = object()
 HEAD = "RayCluster/clarep/spec/headGroupSpec/template/spec"
@@ -26,6 +26,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
     ("no_secret_is_in_a_file", f"{SERVER}/containers/0/env", PASSWORD),
     ("no_secret_is_in_a_file", "ConfigMap/clarep-size/kind", "Secret"),
     ("no_secret_is_in_a_file", "ConfigMap/clarep-size/data/admin-password", "hunter2"),
+    ("no_container_is_privileged", "Pod/clarep-loader/spec/containers/0/securityContext/privileged", True),
     ("no_container_is_privileged", f"{GPU}/containers/0/securityContext/privileged", True),
     ("no_container_gains_privileges", f"{GPU}/containers/0/securityContext/allowPrivilegeEscalation", REMOVED),
     (
@@ -107,7 +108,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
 
 
 def documents() -> list[Document]:
-    return [item for folder in (OVERLAYS[1], *JOBS, MLFLOW) for item in rendered(folder)]
+    return [item for folder in (OVERLAYS[1], *JOBS, LOADER, MLFLOW) for item in rendered(folder)]
 
 
 def change(found: list[Document], path: str, value: Any) -> None:
