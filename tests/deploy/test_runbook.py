@@ -1,0 +1,76 @@
+"""RUNBOOK.md: its arithmetic, its exit codes, and that what it names is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from clarep_ray import cli
+from tests.deploy import rules, sizing
+
+ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
+IMAGES = 128_117
+PEAKS = {"A100": (19.5, 312), "L40S": (91.6, 362), "H100": (67, 989)}
+"""Published TFLOP/s of float32 and, dense, of bfloat16."""
+SHARES = (0.6, 0.3)
+
+
+def rows(header: str) -> list[list[str]]:
+    """Return the cells of the table whose header begins so."""
+    table = RUNBOOK[RUNBOOK.index(header) :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table]
+
+
+COUNTED = {row[0]: tuple(map(float, row[1:])) for row in rows("| preset | GFLOP")}
+
+
+@pytest.mark.parametrize("preset", COUNTED)
+def test_the_sizing_tables_follow_from_each_other(preset: str) -> None:
+    gflop, evaluations, tflop = COUNTED[preset]
+    assert tflop == round(gflop * evaluations / 1000)
+    rates = [
+        share * peak / (gflop * evaluations / 1000)
+        for peaks in PEAKS.values()
+        for peak, share in zip(peaks, SHARES, strict=True)
+    ]
+    (written,) = [row[1:] for row in rows("| preset | A100") if row[0] == preset]
+    for cell, rate in zip(written, rates, strict=True):
+        images_per_s, hours = map(float, re.fullmatch(r"([\d.]+), (\d+) h", cell).groups())
+        assert images_per_s == round(rate, 2)
+        assert hours == pytest.approx(IMAGES / rate / 3600, abs=0.51)
+    for gpu, peaks in PEAKS.items():
+        assert f"{gpu} {peaks[0]:g} and {peaks[1]}" in RUNBOOK
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("preset", COUNTED)
+def test_operations_and_evaluations_are_the_counted_ones(preset: str) -> None:
+    gflop, evaluations, _ = COUNTED[preset]
+    assert round(sizing.gflop_per_evaluation(preset)) == gflop
+    assert round(sizing.evaluations(preset)) == evaluations
+
+
+def test_every_exit_code_of_the_jobs_is_explained() -> None:
+    codes = {int(row[0]) for row in rows("| code | you see")}
+    assert {0, 1, cli.USAGE_ERROR, cli.TOO_MANY_REJECTS, *cli.EXIT_CODES.values(), 137, 143} == codes
+
+
+def test_what_it_names_is_in_the_repository() -> None:
+    named = set(re.findall(r"(?<![\w@/-])(?:deploy|jobs|kuberay|mlflow)/[\w./-]*\w", RUNBOOK))
+    assert len(named) > 20
+    missing = {
+        name
+        for name in named
+        if not any((ROOT / folder / name).exists() for folder in ("", "deploy", "deploy/kuberay"))
+        and name not in ("deploy/kuberay/overlays/NAME", "kuberay/kuberay-operator")
+    }
+    assert missing == set()
+
+
+def test_its_figures_are_those_of_the_files() -> None:
+    assert f"{len(rules.RULES)} rules" in RUNBOOK
+    lock = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert any(pin == "torch==2.15.0" for pin in lock)
+    assert "torch 2.15.0" in RUNBOOK
