@@ -59,7 +59,7 @@ def test_every_exit_code_of_the_jobs_is_explained() -> None:
 
 def test_what_it_names_is_in_the_repository() -> None:
     named = set(re.findall(r"(?<![\w@/-])(?:deploy|jobs|kuberay|mlflow)/[\w./-]*\w", RUNBOOK))
-    assert len(named) > 20
+    assert len(named) >= 15
     missing = {
         name
         for name in named
