@@ -14,8 +14,11 @@ fi
 engine=${ENGINE:-docker}
 name=${2:-clarep-ray}
 cd "$(dirname "$0")/.."
-if [[ -n $(git status --porcelain -- clarep_ray jobs deploy pyproject.toml) ]]; then
-  echo "error: checkout: uncommitted changes are not valid; valid: a clean one, so that the revision says what it is" >&2
+inside=(clarep_ray jobs pyproject.toml README.md LICENSE deploy/Dockerfile deploy/install.sh deploy/mlflow/serve.sh)
+inside+=(deploy/requirements.txt deploy/requirements-build.txt deploy/mlflow/Dockerfile deploy/mlflow/requirements.txt)
+changed=$(git status --porcelain -- "${inside[@]}")
+if [[ -n $changed ]]; then
+  echo "error: checkout: changed files are not valid; valid: committed ones, which the revision names: ${changed//$'\n'/;}" >&2
   exit 2
 fi
 revision=$(git rev-parse HEAD)
