@@ -32,6 +32,9 @@ limit=${CLAREP_MAX_REQUEUES:-20}
 
 # The loopback where nobody else has to reach it; else one address, never all of them.
 address=127.0.0.1
+if ((nodes == 1)) && [[ -z ${CLAREP_INTERFACE-} ]]; then
+  export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # Ray takes the machine's own address for the loopback, but where it is off
+fi
 if [[ -n ${CLAREP_INTERFACE-} ]]; then
   address=$(ip -4 -o addr show dev "$CLAREP_INTERFACE" 2> /dev/null | awk '{sub("/.*", "", $4); print $4; exit}') || true
   [[ -n $address ]] || fail CLAREP_INTERFACE "$CLAREP_INTERFACE" "an interface with an IPv4 address: ip -4 addr"
@@ -47,6 +50,7 @@ mkdir -p "$private"
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$private/token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 OMP_NUM_THREADS=1
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=2 # the job is over when Ray is told to end
 export PATH=$CLAREP_VENV/bin:$PATH
 port=$((20000 + SLURM_JOB_ID % 10000))
 export RAY_ADDRESS=$address:$port

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ if sys.argv[1] == "sleep":
 if sys.argv[1] == "finish":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     time.sleep(60)
+sys.exit(int(sys.argv[1]))
+"""
+
+LISTENERS = """
+import os, sys
+import ray  # which brings psutil
+import psutil
+ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False)
+assert ray.get(ray.remote(lambda: 41).remote()) == 41
+for process in psutil.process_iter(["cmdline"]):
+    if "/tmp/ray-4711" in str(process.info["cmdline"]):
+        for socket in process.net_connections("tcp"):
+            if socket.status == psutil.CONN_LISTEN:
+                print("listens", socket.laddr.ip.replace("::ffff:", "").replace("::1", "127.0.0.1"), socket.laddr.port)
 sys.exit(int(sys.argv[1]))
 """
 
@@ -71,8 +86,8 @@ def start(site: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+def ended(process: subprocess.Popen[str], within_s: float = 60) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=within_s)
     return process.returncode, out, err
 
 
@@ -143,6 +158,27 @@ def test_the_time_limit_queues_the_job_again(
     assert found == code
     assert ("scontrol requeue 4711" in calls(site)) == requeued
     assert ("queued again (1 of 20)" in out) == requeued
+
+
+@pytest.mark.nightly
+def test_ray_itself_listens_on_the_loopback_and_ends_with_the_job(site: dict[str, str], tmp_path: Path) -> None:
+    """The real Ray; it wants the cores to itself."""
+    Path(site["JOB"]).write_text(LISTENERS)
+    venv = str(Path(sys.executable).parents[1])
+    code, out, err = ended(start(site | {"CLAREP_VENV": venv, "SLURM_CPUS_ON_NODE": "2"}, "7"), 240)
+    found = {line.split()[1] for line in out.splitlines() if line.startswith("listens ")}
+    assert (code, found) == (7, {"127.0.0.1"}), err[-3000:]
+    assert not list((tmp_path / "home" / ".clarep-ray").iterdir())
+    assert not [line for line in commands() if "/tmp/ray-4711" in line]
+
+
+def commands() -> list[str]:
+    """Return the command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_bytes().decode(errors="replace"))
+    return found
 
 
 @pytest.mark.parametrize("script", sorted(DEPLOY.rglob("*.sh")), ids=lambda path: path.name)
