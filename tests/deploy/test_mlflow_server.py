@@ -179,6 +179,7 @@ def run(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Generator[s
             logged.params({"seed": 3})
             logged.metrics({"images_per_s": 2.5}, step=7)
             logged.artifact(output / "summary.json")
+        assert tracking.replay(output, TrackingConfig()) == {str(output): None}  # what a busy machine left for later
         client = MlflowClient(server.uri)
         experiment = client.get_experiment_by_name("clarep-ray")
         assert experiment is not None
