@@ -18,7 +18,11 @@ RAY = (
     + 'stat -c %a "$RAY_AUTH_TOKEN_PATH" > "$SEEN/token-mode"; wc -c < "$RAY_AUTH_TOKEN_PATH" > "$SEEN/token-size"\n'
 )
 PYTHON = f"""#!/bin/bash
-if [[ $1 == - ]]; then cat > /dev/null; exit "${{WAIT_CODE:-0}}"; fi
+if [[ $1 == - ]]; then # waits for all nodes, as the real one
+  cat > /dev/null
+  until [[ -s $SEEN/token-size ]] && {{ [[ $2 == 1 ]] || grep -q ^srun "$SEEN/calls"; }}; do sleep 0.05; done
+  exit "${{WAIT_CODE:-0}}"
+fi
 echo "python $*" >> "$SEEN/calls"
 exec {sys.executable} "$@"
 """
