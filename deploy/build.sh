@@ -14,7 +14,7 @@ fi
 engine=${ENGINE:-docker}
 name=${2:-clarep-ray}
 cd "$(dirname "$0")/.."
-inside=(clarep_ray jobs pyproject.toml README.md LICENSE deploy/Dockerfile deploy/install.sh deploy/mlflow/serve.sh)
+inside=(clarep_ray jobs tune pyproject.toml README.md LICENSE deploy/Dockerfile deploy/install.sh deploy/mlflow/serve.sh)
 inside+=(deploy/requirements.txt deploy/requirements-build.txt deploy/mlflow/Dockerfile deploy/mlflow/requirements.txt)
 changed=$(git status --porcelain -- "${inside[@]}")
 if [[ -n $changed ]]; then

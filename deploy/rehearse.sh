@@ -22,7 +22,7 @@ chmod 1777 "$root/tmp"
 "$root/build/deploy/install.sh" "$root/opt/venv"
 
 # Second stage.
-cp -r "$source/jobs" "$root/opt/clarep-ray/"
+cp -r "$source/jobs" "$source/tune" "$root/opt/clarep-ray/"
 rm -rf "$root/build"
 
 as_user=()

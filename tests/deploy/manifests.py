@@ -16,7 +16,7 @@ import yaml
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = [f"kuberay/overlays/{name}" for name in ("single-node", "gpu-8", "gpu-64")]
-JOBS = [f"kuberay/jobs/{name}" for name in ("extract", "calibrate", "distill", "evaluate")]
+JOBS = [f"kuberay/jobs/{name}" for name in ("extract", "calibrate", "distill", "evaluate", "sweep")]
 LOADER, MLFLOW = "kuberay/loader", "mlflow/kubernetes"
 KUBERNETES = "1.32"
 """Oldest version of Kubernetes the manifests are checked against; what it knows, later ones know."""
