@@ -51,17 +51,23 @@ class Delivery:
         self._outbox, self._uri, self._experiment_name = outbox, uri, experiment
         self._client: MlflowClient | None = None
         self._experiment_id = ""
-        self._run_id = ""
+        self.run_id = ""
+        """The server's id of the run; empty before it is known."""
 
     def finds_run(self) -> bool:
-        """Say whether the server knows the run, which is asked once; of several, from answers that came too late, the
-        first one made stays."""
-        if not self._run_id:
+        """Say whether the server knows the run, which is asked once.
+
+        Where a create call that was given up came through late, there are two: the one that has entries stays.
+        """
+        if not self.run_id:
             runs = self._search(self._outbox.run)
-            for double in runs[1:]:
-                self.client.delete_run(double.info.run_id)
-            self._run_id = runs[0].info.run_id if runs else ""
-        return bool(self._run_id)
+            _, known = self._outbox.sent(self._uri, self._experiment_name)
+            kept = next((run for run in runs if run.info.run_id == known), runs[0] if runs else None)
+            for run in runs:
+                if run is not kept:
+                    self.client.delete_run(run.info.run_id)
+            self.run_id = kept.info.run_id if kept else ""
+        return bool(self.run_id)
 
     def deliver(self, entries: Sequence[Entry]) -> None:
         """Send one entry, or several of metrics. Raises Refused where they can never be sent."""
@@ -69,13 +75,13 @@ class Delivery:
 
         calls: dict[str, Callable[[Entry], object]] = {
             "open": self._open,
-            "reopen": lambda _: self.client.update_run(self._run_id, status="RUNNING"),
+            "reopen": lambda _: self.client.update_run(self.run_id, status="RUNNING"),
             "params": self._params,
             "tags": self._tags,
             "metrics": lambda _: self._metrics(entries),
-            "text": lambda entry: self.client.log_text(self._run_id, entry["text"], entry["name"]),
+            "text": lambda entry: self.client.log_text(self.run_id, entry["text"], entry["name"]),
             "image": self._image,
-            "artifact": lambda entry: self.client.log_artifact(self._run_id, str(self._path(entry))),
+            "artifact": lambda entry: self.client.log_artifact(self.run_id, str(self._path(entry))),
             "dataset": self._dataset,
             "model": self._model,
             "close": self._close,
@@ -141,13 +147,13 @@ class Delivery:
         from mlflow.entities import Param
 
         for some in _batches([Param(name, value) for name, value in entry["values"].items()]):
-            self.client.log_batch(self._run_id, params=some)
+            self.client.log_batch(self.run_id, params=some)
 
     def _tags(self, entry: Entry) -> None:
         from mlflow.entities import RunTag
 
         for some in _batches([RunTag(name, value) for name, value in entry["values"].items()]):
-            self.client.log_batch(self._run_id, tags=some)
+            self.client.log_batch(self.run_id, tags=some)
 
     def _metrics(self, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
@@ -158,7 +164,7 @@ class Delivery:
             for name, value in entry["values"].items()
         ]
         for some in _batches(points, MAX_METRICS):
-            self.client.log_batch(self._run_id, metrics=some)
+            self.client.log_batch(self.run_id, metrics=some)
 
     def _path(self, entry: Entry) -> Path:
         """Return the path of a file, which an entry names relative to the output folder where it lies there."""
@@ -177,27 +183,27 @@ class Delivery:
         with Image.open(self._path(entry), formats=("PNG",)) as picture, tempfile.TemporaryDirectory() as folder:
             picture.save(Path(folder) / f"{stem}.png")
             compress_image_size(picture).save(Path(folder) / f"{stem}+compressed.webp")
-            self.client.log_artifacts(self._run_id, folder, "images")
-        self.client.set_tag(self._run_id, IMAGES_TAG, "True")
+            self.client.log_artifacts(self.run_id, folder, "images")
+        self.client.set_tag(self.run_id, IMAGES_TAG, "True")
 
     def _dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = json.dumps({"uri": entry["source"]})
         data = Dataset(name=entry["name"], digest=entry["digest"], source_type="local", source=source)
-        self.client.log_inputs(self._run_id, [DatasetInput(data, [InputTag(CONTEXT_TAG, entry["context"])])])
+        self.client.log_inputs(self.run_id, [DatasetInput(data, [InputTag(CONTEXT_TAG, entry["context"])])])
 
     def _model(self, entry: Entry) -> None:
         from clarep_ray.tracking.registry import log_model, register
 
-        model = log_model(self.client, self._experiment, self._run_id, entry)
-        register(self.client, self._run_id, model, entry)
+        model = log_model(self.client, self._experiment, self.run_id, entry)
+        register(self.client, self.run_id, model, entry)
 
     def _close(self, entry: Mapping[str, Any]) -> None:
-        self._run_id = ""
+        self.run_id = ""
         if not self.finds_run():  # asked again: a create call that was given up may have come through since
             raise ValueError("the run is gone")
-        self.client.set_terminated(self._run_id, entry["status"], entry["time_ms"])
+        self.client.set_terminated(self.run_id, entry["status"], entry["time_ms"])
 
 
 def _batches(items: Sequence[Any], size: int = MAX_OTHERS) -> Iterator[Sequence[Any]]:

@@ -61,15 +61,16 @@ class Outbox:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / ENTRIES))
         self.entries.append(json.loads(line))
 
-    def num_sent(self, uri: str, experiment: str) -> int:
-        """Return how many entries a server has acknowledged."""
-        return min(_read_counts(self.folder / SENT).get(_server(uri, experiment), 0), len(self.entries))
+    def sent(self, uri: str, experiment: str) -> tuple[int, str]:
+        """Return how many entries a server has acknowledged, and its id of the run that has them."""
+        count, run_id = _read_sent(self.folder / SENT).get(_server(uri, experiment), (0, ""))
+        return min(count, len(self.entries)), run_id
 
-    def acknowledge(self, uri: str, experiment: str, count: int) -> None:
-        """Note in one step that a server has the first `count` entries."""
-        counts = _read_counts(self.folder / SENT) | {_server(uri, experiment): count}
+    def acknowledge(self, uri: str, experiment: str, count: int, run_id: str) -> None:
+        """Note in one step that a server has the first `count` entries, in its run of that id."""
+        sent = _read_sent(self.folder / SENT) | {_server(uri, experiment): (count, run_id)}
         work = self.folder / f".tmp-{SENT}"
-        work.write_text(json.dumps(counts))
+        work.write_text(json.dumps(sent))
         work.replace(self.folder / SENT)
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ def _whole_entries(path: Path, *, cut: bool = True) -> Iterator[Entry]:
     yield from map(json.loads, whole.splitlines())
 
 
-def _read_counts(path: Path) -> dict[str, int]:
+def _read_sent(path: Path) -> dict[str, tuple[int, str]]:
     return json.loads(path.read_bytes()) if path.is_file() else {}
 
 

@@ -44,7 +44,7 @@ class Sender:
         """
         self.end()
         self._thread.join(patience_s)
-        left = len(self._outbox.entries) - self._outbox.num_sent(self._uri, self._experiment)
+        left = len(self._outbox.entries) - self._outbox.sent(self._uri, self._experiment)[0]
         if not self._thread.is_alive():
             self._outbox.close()
         return self._describe(left)
@@ -68,13 +68,13 @@ class Sender:
                 self._news.set()
 
     def _send_all(self) -> None:
-        sent = self._outbox.num_sent(self._uri, self._experiment)
+        sent, _ = self._outbox.sent(self._uri, self._experiment)
         if not self._delivery.finds_run():
             sent = 0  # the server has lost the run, or never had it
         while sent < len(self._outbox.entries):
             for part in self._deliver(_together(self._outbox.entries, sent)):
                 sent += len(part)
-                self._outbox.acknowledge(self._uri, self._experiment, sent)
+                self._outbox.acknowledge(self._uri, self._experiment, sent, self._delivery.run_id)
         self._problem = ""
 
     def _deliver(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

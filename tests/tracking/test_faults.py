@@ -10,9 +10,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Run as LoggedRun
 
 from clarep_ray.config import TrackingConfig
 from clarep_ray.tracking import Run, replay, start_run
+from clarep_ray.tracking.delivery import Delivery
 from tests.tracking.faults import Fault, FaultyServer
 
 EPOCHS, MANY = 20, 200
@@ -115,24 +117,38 @@ def test_nothing_is_lost_or_doubled_whatever_fails_when(seed: int, server: Fault
     check(server.uri)
 
 
+def _num_params(run: LoggedRun) -> int:
+    return len(run.data.params)
+
+
+@pytest.mark.parametrize("late_is_first", [False, True])
 def test_a_run_that_the_server_made_after_the_client_had_given_up_is_not_doubled(
-    server: FaultyServer, tmp_path: Path
+    late_is_first: bool, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    creates = 0
+    """Whichever of the two the server lists first."""
+    plain = Delivery._search
+    monkeypatch.setattr(
+        Delivery, "_search", lambda *given: sorted(plain(*given), key=_num_params, reverse=not late_is_first)
+    )
+    seen: list[str] = []
+    until = time.monotonic() + 60
 
     def fault(path: str) -> Fault | None:
-        nonlocal creates
-        creates += path.endswith("runs/create")
-        return "late" if path.endswith("runs/create") and creates == 1 else None
+        seen.append(path)
+        if path.endswith("runs/create") and seen.count(path) == 1:  # done when the second run has entries already
+            while sum(each.endswith("log-batch") for each in seen) < 3 and time.monotonic() < until:
+                time.sleep(0.01)
+            seen.append("late")
+        return None
 
     server.fault = fault
     run = begin(server.uri, tmp_path / "out")
     tell(run, range(1, EPOCHS + 1))
-    until = time.monotonic() + 60
-    while creates < 2 and time.monotonic() < until:
+    while "late" not in seen and time.monotonic() < until:
         time.sleep(0.1)
+    time.sleep(1)  # until it is in the store
+    assert len(mlflow.MlflowClient(server.uri).search_runs(["1"])) == 2
     run.close()
-    assert creates == 2
     check(server.uri)
 
 
