@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.untrusted import read_json_object
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
@@ -33,8 +33,8 @@ def check_same_run(fields: Mapping[str, Any], store: OutputStore, setting: str) 
             raise ValueError(f"{setting}: {str(store.root)!r} is not empty and holds no run; choose another folder")
         return False
     try:
-        earlier = json.loads(path.read_bytes())["fields"]
-    except (ValueError, KeyError):
+        earlier = dict(read_json_object(path)["fields"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{setting}: {str(path)!r} cannot be read; choose another folder") from None
     names = sorted(earlier.keys() | fields.keys())
     changed = [name for name in names if earlier.get(name) != fields.get(name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.units import decode_row
+from clarep_ray.data.untrusted import read_json_object
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
@@ -193,7 +193,7 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
     folder = Path(config.output.from_spectrum or "")
     root = read_root(folder)
-    earlier = json.loads((folder / RUN).read_text())["fields"]
+    earlier = _spectrum_fields(folder)
     if not earlier["output.keep_spectrum"]:
         raise ValueError(f"output.from_spectrum: {str(folder)!r} was made without --output.keep-spectrum")
     for name, value in earlier.items():
@@ -205,6 +205,18 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
             f"{earlier['spectrum.num_directions']} that {str(folder)!r} kept"
         )
     return root["root_sha256"]
+
+
+def _spectrum_fields(folder: Path) -> dict[str, Any]:
+    """Return the identity of an earlier run; ValueError where its record is damaged."""
+    try:
+        fields = read_json_object(folder / RUN)["fields"]
+        bound = ("output.keep_spectrum", "spectrum.num_directions")
+        if not isinstance(fields["spectrum.num_directions"], int) or any(name not in fields for name in bound):
+            raise ValueError("it lacks settings")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"output.from_spectrum: {str(folder / RUN)!r} cannot be read: {error}") from None
+    return fields
 
 
 def default_actors(config: HasEngine, gpus: float, cpus: float) -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray.data.store import OutputStore
+from clarep_ray.data.untrusted import read_json_object
 
 CALIBRATION = "calibration.json"
 VERSION = 1
+MAX_BYTES = 64 * 2**20
+"""Its curves are in it."""
 SETTINGS = (
     "inversion.num_steps",
     "inversion.project_t",
@@ -47,12 +50,14 @@ def write_calibration(
 def read_calibration(path: str) -> dict[str, Any]:
     """Return the file's record; ValueError naming the file where it is none."""
     try:
-        record = json.loads(Path(path).read_bytes())
+        record = read_json_object(Path(path), MAX_BYTES)
         if record["version"] != VERSION or not isinstance(record["settings"], dict):
             raise ValueError("another version")
         other = sorted(record["settings"].keys() - set(SETTINGS))
         if other:
             raise ValueError(f"it sets {other[0]!r}; valid: {', '.join(SETTINGS)}")
+        if not isinstance(record["model"], dict) or not {"name", "weights_sha256"} <= record["model"].keys():
+            raise ValueError("it does not say for which model it is")
         return {name: record[name] for name in ("settings", "model", "fingerprint", "notes", "curves")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error!r}") from None

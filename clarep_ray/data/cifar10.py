@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clarep_ray.data.pickle_ops import check_pickle, look_up
+from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import read_bounded
+
 CIFAR10_NAMES: tuple[str, ...] = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -19,20 +24,36 @@ CIFAR10_NAMES: tuple[str, ...] = (
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 FOLDER = "cifar-10-batches-py"
 SIDE = 32
-_ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
+MAX_BYTES = 64 * 2**20
+"""Of one batch; CIFAR-10's have 31 MB."""
+
+
+def _text_as_bytes(text: str, encoding: str) -> bytes:
+    """Stand in for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    if encoding != "latin1":
+        raise ValueError(f"it asks for the encoding {encoding[:40]!r}")
+    return text.encode("latin1")
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
+    """Stand in for numpy's `_reconstruct`: an array without elements, which its state then replaces."""
+    if kind is not np.ndarray or shape != (0,):
+        raise ValueError("it makes an array of its own")
+    return np.ndarray((0,), np.uint8)
+
+
+_ALLOWED: dict[str, Any] = {
+    "numpy.core.multiarray._reconstruct": _empty_array,
+    "numpy._core.multiarray._reconstruct": _empty_array,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "_codecs.encode": _text_as_bytes,
 }
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in _ARRAYS:
-            raise ValueError(f"it asks for {module_name}.{global_name}; only arrays are loaded")
-        return super().find_class(module_name, global_name)
+        return look_up(_ALLOWED, module_name, global_name, "arrays")
 
 
 @dataclass(frozen=True)
@@ -46,15 +67,21 @@ class Batch:
 def read_batch(path: Path) -> Batch:
     """Return one batch file. Raises ValueError, naming the file, for anything but arrays of the known shapes."""
     try:
-        with path.open("rb") as file:
-            stored = _ArraysOnly(file, encoding="bytes").load()
-        planes, labels = np.asarray(stored[b"data"]), np.asarray(stored[b"labels"], dtype=np.int64)
+        data = read_bounded(path, MAX_BYTES)
+        check_pickle(data)
+        stored = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
+        planes, numbers = stored[b"data"], stored[b"labels"]
+        if type(numbers) is not list or not all(type(number) is int for number in numbers):
+            raise ValueError("its labels are no list of whole numbers")
+        labels = np.array(numbers, dtype=np.int64)
+        if type(planes) is not np.ndarray:
+            raise ValueError("its data are no array")
         if planes.dtype != np.uint8 or planes.shape != (len(labels), 3 * SIDE**2):
             raise ValueError(f"its data are {planes.dtype} {planes.shape}; valid: uint8 (n, {3 * SIDE**2})")
     except OSError as error:
         raise ValueError(f"data.path: {str(path)!r} cannot be read: {error.strerror}") from None
     except Exception as error:  # an unpickler raises many kinds for damaged bytes
-        raise ValueError(f"data.path: {str(path)!r} is no CIFAR-10 batch: {error}") from None
+        raise ValueError(f"data.path: {str(path)!r} is no CIFAR-10 batch: {shown(str(error))}") from None
     return Batch(planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels)
 
 

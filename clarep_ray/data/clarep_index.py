@@ -16,10 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.data.manifest import InputManifest
+from clarep_ray.data.parquet_files import read_table
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
+from clarep_ray.data.untrusted import read_json_object
 
 INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
+MAX_ROOT_BYTES = 256 * 2**20
+"""Of the root manifest: it names every unit's hash and files; a million units take some 250 MB."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -93,17 +97,17 @@ def root_sha256(root: dict[str, Any]) -> str:
 
 
 def read_root(folder: Path) -> dict[str, Any]:
-    """Return the root manifest of a finished output; ValueError where there is none."""
+    """Return the root manifest of a finished output; ValueError where there is none, or one that is no JSON object."""
     path = folder / ROOT
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no {ROOT}: no extraction was finished there")
-    return json.loads(path.read_text())
+    return read_json_object(path, MAX_ROOT_BYTES)
 
 
 def read_index(folder: Path) -> pa.Table:
-    """Return the index of a finished output."""
+    """Return the index of a finished output; ValueError where it is damaged or has other columns."""
     read_root(folder)
-    return pq.read_table(folder / INDEX, schema=INDEX_SCHEMA)
+    return read_table(folder / INDEX, INDEX_SCHEMA)
 
 
 @dataclass

@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
+from clarep_ray.data.parquet_files import read_table
 from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import SHARDS, OutputStore
+from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
 from clarep_ray.data.tar_index import DamagedTar, tar_index
+from clarep_ray.data.untrusted import read_json_object
 
 MEMBERS = "members.parquet"
 """What a first opening found and the stamps of the files it checked; can be deleted at any time."""
@@ -104,7 +106,7 @@ def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
         damaged(folder, INDEX)
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         units = list(pool.map(lambda item: _unit_members(folder, *item), enumerate(root["unit_sha256"])))
-    index = pq.read_table(folder / INDEX, columns=["status", "key", "id", "prompt", *ABOUT], schema=INDEX_SCHEMA)
+    index = read_table(folder / INDEX, INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT])
     index = index.filter(pc.field("status") == OK)
     found = [unit for unit in units if unit["key"]]
     if not found:
@@ -128,7 +130,7 @@ def _unit_members(folder: Path, unit: int, sha256: str) -> dict[str, list[Any]]:
     path = OutputStore(folder).unit_path(unit)
     if sha256_file(path) != sha256:
         damaged(folder, str(path.relative_to(folder)))
-    manifest = json.loads(path.read_bytes())
+    manifest = read_json_object(path, MAX_UNIT_BYTES)
     shard = manifest["files"][SHARDS]
     if sha256_file(folder / shard["name"]) != shard["sha256"]:
         damaged(folder, shard["name"])

@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.parquet_files import open_parquet
 from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
 from clarep_ray.data.sources import Listed, Source
+from clarep_ray.data.untrusted import read_text
 from clarep_ray.seeding import draw_rank
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
@@ -50,7 +52,7 @@ class InputManifest:
 
     @cached_property
     def file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path)
+        return open_parquet(self.path, SCHEMA)
 
     @property
     def num_units(self) -> int:
@@ -147,8 +149,8 @@ def read_class_files(classes: Sequence[str]) -> list[str]:
 
 def _lines(name: str) -> list[str]:
     try:
-        lines = Path(name[1:]).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(Path(name[1:])).splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
     listed = [text for line in lines if (text := line.partition("#")[0].strip())]
     if not listed:  # no classes would mean all classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,23 @@ from clarep_ray.data.records import RejectedImage, RejectReason
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 32 * 2**20
-MAX_PIXELS = 32 * 10**6
+MAX_PIXELS = {"JPEG": 32 * 10**6, "PNG": 32 * 10**6, "WEBP": 12 * 10**6}
+"""A decoder takes up to 8 bytes of memory per pixel; WebP's takes 16, for it keeps two canvases."""
+MAX_SIDE = 65535
+"""JPEG's own limit; a PNG of one row could be a billion pixels wide."""
+STRIP_PIXELS = 10**6
+"""How much of a picture is converted at a time: whole, a transparent one would be in memory four times."""
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright; 1, and numbers that stand for nothing, change nothing."""
 BACKDROP = (128, 128, 128)
 """What shows through transparent pixels."""
 
@@ -30,10 +47,20 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
 
 def open_rgb(data: bytes) -> Image.Image:
     """Return a picture as it is stored, by the same rules and of its own size. Raises RejectedImage."""
-    return _to_rgb(_open(data))
+    picture, orientation = _open(data)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    if picture.mode == "RGB" and turn is None and "transparency" not in picture.info:
+        return picture
+    bands = _rgb_bands(picture)
+    del picture  # Pillow keeps 4 bytes per pixel of it, and as many of what is made here
+    if turn is not None:
+        for number, band in enumerate(bands):
+            bands[number] = band.transpose(turn)
+    return Image.merge("RGB", bands)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> tuple[Image.Image, Any]:
+    """Return a loaded picture as it is stored, and what its EXIF says about its orientation."""
     if not data:
         raise RejectedImage(RejectReason.EMPTY_FILE)
     if len(data) > MAX_BYTES:
@@ -42,10 +69,10 @@ def _open(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
+        if picture.width * picture.height > MAX_PIXELS[str(picture.format)] or max(picture.size) > MAX_SIDE:
             raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        return picture, picture.getexif().get(ORIENTATION)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise RejectedImage(RejectReason.TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
@@ -57,6 +84,17 @@ def _open(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow raises many kinds for damaged data; all of them concern this image alone
         cut = "truncated" in str(error).lower()
         raise RejectedImage(RejectReason.TRUNCATED if cut else RejectReason.CORRUPT) from None
+
+
+def _rgb_bands(picture: Image.Image) -> list[Image.Image]:
+    """Return red, green and blue of any picture, converted strip by strip."""
+    bands = [Image.new("L", picture.size) for _ in "RGB"]
+    height = max(1, STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, height):
+        strip = picture.crop((0, top, picture.width, min(top + height, picture.height)))
+        for band, part in zip(bands, _to_rgb(strip).split(), strict=True):
+            band.paste(part, (0, top))
+    return bands
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clarep_ray.data.untrusted import read_json_object
+
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
+SUFFIXES = {SHARDS: "tar", SPECTRA: "safetensors"}
+MAX_UNIT_BYTES = 64 * 2**20
+"""Of a unit's manifest, which has some 400 bytes a row."""
 RUN = "run.json"
 """The resolved config of a run and its fingerprint: the first file of an output."""
 ABANDONED_S = 3600.0
@@ -76,10 +81,10 @@ class OutputStore:
     def committed_unit(self, unit: int) -> dict[str, Any]:
         """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
         try:
-            manifest = json.loads(self.unit_path(unit).read_bytes())
+            manifest = read_json_object(self.unit_path(unit), MAX_UNIT_BYTES)
             if manifest["manifest_sha256"] != _manifest_sha256(manifest):
                 raise ValueError("its manifest does not match its own hash")
-            for entry in manifest["files"].values():
+            for entry in check_entries(manifest).values():
                 if (self.root / entry["name"]).stat().st_size != entry["bytes"]:
                     raise ValueError(f"{entry['name']} has another size")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -116,8 +121,7 @@ class OutputStore:
 
     def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
         sha = hashlib.sha256(data).hexdigest()
-        suffix = {SHARDS: "tar", SPECTRA: "safetensors"}[folder]
-        target = self.root / folder / f"{unit:06d}-{sha[:12]}.{suffix}"
+        target = self.root / folder / f"{unit:06d}-{sha[:12]}.{SUFFIXES[folder]}"
         temporary = self._write_temporary(data)
         # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
         temporary.replace(target)
@@ -141,6 +145,16 @@ class OutputStore:
             temporary.unlink()
         _sync_folder(target.parent)
         return True
+
+
+def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the files of a unit's manifest; ValueError for one that lies elsewhere, whoever wrote the manifest."""
+    entries: dict[str, dict[str, Any]] = manifest["files"]
+    for folder, entry in entries.items():
+        kind = SUFFIXES.get(folder)
+        if kind is None or not re.fullmatch(rf"{folder}/[0-9]{{6,}}-[0-9a-f]{{12}}\.{kind}", entry["name"], re.ASCII):
+            raise ValueError(f"it names the file {str(entry['name'])[:100]!r}")
+    return entries
 
 
 def _manifest_sha256(manifest: Mapping[str, Any]) -> str:

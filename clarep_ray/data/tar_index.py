@@ -42,24 +42,24 @@ def tar_index(path: Path) -> list[Member]:
             file.seek(position)
             header = file.read(BLOCK)
             if len(header) < BLOCK:
-                raise DamagedTar(f"{path}: no end mark at byte {position}: the tar is truncated")
+                raise DamagedTar(f"{str(path)!r}: no end mark at byte {position}: the tar is truncated")
             if not any(header):
                 if any(file.read(BLOCK)) or file.tell() != position + 2 * BLOCK:
-                    raise DamagedTar(f"{path}: no end mark at byte {position}: the tar is truncated")
+                    raise DamagedTar(f"{str(path)!r}: no end mark at byte {position}: the tar is truncated")
                 return members
             name, size, kind = _parse(header, path, position)
             start = position + BLOCK
             position = start + -(-size // BLOCK) * BLOCK
             if position > total:
-                raise DamagedTar(f"{path}: member {name!r} reaches past the end: the tar is truncated")
+                raise DamagedTar(f"{str(path)!r}: member {name!r} reaches past the end: the tar is truncated")
             if kind == PAX and _overrides(file, start, size):
-                raise DamagedTar(f"{path}: a pax header at byte {start} renames or resizes its member")
+                raise DamagedTar(f"{str(path)!r}: a pax header at byte {start} renames or resizes its member")
             if kind in REGULAR:
                 members.append(Member(name, start, size))
             elif kind not in SKIPPED:
-                raise DamagedTar(f"{path}: member {name!r} is a link, a device or another special entry")
+                raise DamagedTar(f"{str(path)!r}: member {name!r} is a link, a device or another special entry")
             if len(members) > MAX_MEMBERS:
-                raise DamagedTar(f"{path}: more than {MAX_MEMBERS} members")
+                raise DamagedTar(f"{str(path)!r}: more than {MAX_MEMBERS} members")
 
 
 def _overrides(file: BinaryIO, start: int, size: int) -> bool:
@@ -75,12 +75,14 @@ def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:
         name = header[:100].split(b"\0")[0].decode()
         prefix = header[345:500].split(b"\0")[0].decode() if header[257:263] == b"ustar\0" else ""
     except (ValueError, UnicodeDecodeError):
-        raise DamagedTar(f"{path}: malformed header at byte {position}") from None
+        raise DamagedTar(f"{str(path)!r}: malformed header at byte {position}") from None
     if stored != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
-        raise DamagedTar(f"{path}: wrong header checksum at byte {position}")
+        raise DamagedTar(f"{str(path)!r}: wrong header checksum at byte {position}")
     full = f"{prefix}/{name}" if prefix else name
     if size < 0 or size > MAX_MEMBER_BYTES:
-        raise DamagedTar(f"{path}: member {full!r} claims {size} bytes; at most {MAX_MEMBER_BYTES}")
+        raise DamagedTar(f"{str(path)!r}: member {full!r} claims {size} bytes; at most {MAX_MEMBER_BYTES}")
+    if not full:
+        raise DamagedTar(f"{str(path)!r}: member without a name at byte {position}")
     if full.startswith("/") or ".." in full.split("/"):
-        raise DamagedTar(f"{path}: member name {full!r} leaves the tar")
+        raise DamagedTar(f"{str(path)!r}: member name {full!r} leaves the tar")
     return full, size, header[156:157]

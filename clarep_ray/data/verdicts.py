@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clarep_ray.data.parquet_files import read_table
+from clarep_ray.data.untrusted import read_json
+
 VERDICT = pa.schema(
     [
         ("key", pa.string()),
@@ -59,11 +62,11 @@ class VerdictParts:
 
     def verdicts(self, units: Iterable[str]) -> pa.Table:
         """Return the verdicts of some units, one after another."""
-        return pa.concat_tables([pq.ParquetFile(self.folder / f"{unit}.parquet").read() for unit in units])
+        return pa.concat_tables([read_table(self.folder / f"{unit}.parquet", VERDICT) for unit in units])
 
     def findings(self, unit: str) -> list[dict[str, Any]]:
         """Return what trust checks found."""
-        return json.loads((self.folder / f"{unit}.json").read_bytes())
+        return read_json(self.folder / f"{unit}.json")
 
     def _write(self, name: str, data: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,11 @@ from clarep_ray import dotted
 from clarep_ray.data.clarep_index import INDEX, ROOT, TIMM_INFO, read_root, root_sha256
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.shards import read_shard, sha256_file
-from clarep_ray.data.store import RUN, SHARDS, UNITS, DamagedUnit, OutputStore
+from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, UNITS, DamagedUnit, OutputStore, check_entries
+from clarep_ray.data.tar_index import DamagedTar
+from clarep_ray.data.untrusted import read_json_object
+
+ORPHAN = " belongs to no unit"
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,26 @@ def verify(folder: Path) -> list[Damage]:
     if not (folder / ROOT).is_file() and (folder / RUN).is_file():
         return [Damage(None, f"{ROOT} is missing: the extraction was not finished"), *_unfinished(OutputStore(folder))]
     store = OutputStore(folder)
+    if not (folder / ROOT).is_file():
+        read_root(folder)  # says that there is none
     try:
         root = read_root(folder)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        units, shards = root_units(root)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return [Damage(None, f"{ROOT} cannot be read"), *_unfinished(store)]
     found = list(_check_root(folder, root))
     if any(damage.what.startswith(ROOT) for damage in found):
         return [*found, *_unfinished(store)]  # nothing can be held against a root that is itself damaged
-    shards = {entry["name"] for entry in root["files"]}
-    for unit, sha in enumerate(root["unit_sha256"]):
+    for unit, sha in enumerate(units):
         found += [Damage(unit, what) for what in _check_unit(store, unit, sha)]
-    listed = {f"{path.parent.name}/{path.name}" for path in (folder / SHARDS).glob("*")}
-    found += [Damage(None, f"{name} belongs to no unit") for name in sorted(listed - shards)]
+    listed = {f"{path.parent.name}/{path.name}" for path in (folder / SHARDS).glob("*") if not path.is_dir()}
+    found += [Damage(None, f"{name}{ORPHAN}") for name in sorted(listed - shards)]
     return found
+
+
+def root_units(root: dict[str, Any]) -> tuple[list[str], set[str]]:
+    """Return the hash of every unit's manifest and the names of all files; KeyError or TypeError where they lack."""
+    return [str(sha) for sha in root["unit_sha256"]], {str(entry["name"]) for entry in root["files"]}
 
 
 def _unfinished(store: OutputStore) -> Iterator[Damage]:
@@ -68,8 +78,8 @@ def withdraw(folder: Path, damages: Sequence[Damage]) -> list[int]:
         for path in folder.glob(f"*/{unit:06d}-*"):
             path.unlink()
     for damage in damages:
-        if damage.unit is None and damage.what.endswith("belongs to no unit"):
-            (folder / damage.what.split()[0]).unlink()
+        if damage.unit is None and damage.what.endswith(ORPHAN):
+            (folder / damage.what.removesuffix(ORPHAN)).unlink()
     return units
 
 
@@ -77,20 +87,20 @@ def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
     if root.get("root_sha256") != root_sha256(root):
         yield Damage(None, f"{ROOT} does not match its own hash")
         return
-    if not (folder / INDEX).is_file() or sha256_file(folder / INDEX) != root["index_sha256"]:
+    if not (folder / INDEX).is_file() or sha256_file(folder / INDEX) != root.get("index_sha256"):
         yield Damage(None, f"{INDEX} is missing or has another hash")
-    if not (folder / TIMM_INFO).is_file() or sha256_file(folder / TIMM_INFO) != root["timm_info_sha256"]:
+    if not (folder / TIMM_INFO).is_file() or sha256_file(folder / TIMM_INFO) != root.get("timm_info_sha256"):
         yield Damage(None, f"{TIMM_INFO} is missing or has another hash")
     try:
-        fields = json.loads((folder / RUN).read_bytes())["fields"]
-        intact = dotted.fingerprint(fields) == root["fingerprint"]
+        fields = read_json_object(folder / RUN)["fields"]
+        intact = dotted.fingerprint(fields) == root.get("fingerprint")
         intact &= fields.get("label_map_sha256") == root.get("label_map_sha256")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         yield Damage(None, f"{RUN} is missing or has another fingerprint")
     try:
-        same_input = InputManifest(folder / MANIFEST).digest() == root["input_sha256"]
+        same_input = InputManifest(folder / MANIFEST).digest() == root.get("input_sha256")
     except Exception:  # whatever the Parquet reader makes of damaged bytes
         same_input = False
     if not same_input:
@@ -102,15 +112,26 @@ def _check_unit(store: OutputStore, unit: int, sha: str) -> Iterator[str]:
     if not path.is_file() or sha256_file(path) != sha:
         yield f"{path.name} is missing or has another hash"
         return
-    manifest = json.loads(path.read_text())
-    for entry in manifest["files"].values():
+    manifest = read_json_object(path, MAX_UNIT_BYTES)
+    try:
+        entries = check_entries(manifest)
+        keys = [row["key"] for row in manifest["rows"] if row["status"] == "ok"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{path.name} is no manifest of a unit: {error!r}"
+        return
+    for entry in entries.values():
         file = store.root / entry["name"]
         if not file.is_file():
             yield f"{entry['name']} is missing"
         elif sha256_file(file) != entry["sha256"]:
             yield f"{entry['name']} has sha256 {sha256_file(file)[:12]}, committed was {entry['sha256'][:12]}"
-    shard = store.root / manifest["files"][SHARDS]["name"]
-    expected = [row["key"] for row in manifest["rows"] if row["status"] == "ok"]
-    intact = shard.is_file() and sha256_file(shard) == manifest["files"][SHARDS]["sha256"]
-    if intact and [sample.key for sample in read_shard(shard)] != expected:
+    shard = store.root / entries[SHARDS]["name"]
+    if not shard.is_file() or sha256_file(shard) != entries[SHARDS]["sha256"]:
+        return
+    try:
+        held = [sample.key for sample in read_shard(shard)]
+    except DamagedTar as error:
+        yield f"{shard.name} is no shard: {error}"
+        return
+    if held != keys:
         yield f"{shard.name} does not hold the samples its manifest names"

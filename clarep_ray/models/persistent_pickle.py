@@ -16,6 +16,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from clarep_ray.data.pickle_ops import check_pickle, look_up
+from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import read_bounded
+
+MAX_BYTES = 8 * 2**30
+"""Of a file; EDM2-XXL's network has 3 GB."""
+
 
 class Inert:
     """Stands in for an object of the file: the name of its class and its state, and no behaviour."""
@@ -54,6 +61,8 @@ def _persistent(meta: Any, *_ignored: Any) -> Inert:
 
 
 def _storage(content: bytes) -> _Stored:
+    if content[:2] == b"PK":
+        raise ValueError("it has an archive in place of a storage")
     found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(found, torch.TypedStorage):
         raise ValueError(f"it has a {type(found).__name__} in place of a storage")
@@ -93,28 +102,36 @@ _ALLOWED: dict[str, Callable[..., Any]] = {
 
 class _StandIns(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        name = f"{module_name}.{global_name}"
-        if name not in _ALLOWED:
-            raise ValueError(f"it asks for {name}; only networks and their tensors are read")
-        return _ALLOWED[name]
+        return look_up(_ALLOWED, module_name, global_name, "networks and their tensors")
 
 
 def read_network(path: Path) -> Inert:
     """Return the `ema` network of a file. Raises ValueError, naming the file, for anything else than such a file."""
     try:
-        with path.open("rb") as file:
-            network = _StandIns(file).load()["ema"]
+        data = read_bounded(path, MAX_BYTES)
+        check_pickle(data)
+        network = _StandIns(io.BytesIO(data)).load()["ema"]
         if not isinstance(network, Inert) or not network.kind:
             raise ValueError("its ema is no network")
     except OSError as error:
         raise ValueError(f"checkpoint: {str(path)!r} cannot be read: {error.strerror}") from None
     except Exception as error:  # an unpickler raises many kinds for damaged bytes
-        raise ValueError(f"checkpoint: {str(path)!r} is no network pickle: {str(error)[:300]}") from None
+        raise ValueError(f"checkpoint: {str(path)!r} is no network pickle: {shown(str(error))}") from None
     return network
 
 
-def tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and persistent buffers of a module and those inside it, by dotted name."""
+def tensors(module: Inert) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and persistent buffers of a module and those inside it, by dotted name.
+
+    Raises ValueError where a module lies inside itself, or in two places: such a tree can be endless.
+    """
+    yield from _tensors(module, "", set())
+
+
+def _tensors(module: Inert, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if id(module) in seen:
+        raise ValueError(f"it has one module in two places, first: {shown(prefix)}")
+    seen.add(id(module))
     state = module.state
     for part in ("_parameters", "_buffers"):
         for name, value in state[part].items():
@@ -122,4 +139,4 @@ def tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}{name}", cast(Tensor, value.content)
     for name, inner in state["_modules"].items():
         if inner is not None:
-            yield from tensors(inner, f"{prefix}{name}.")
+            yield from _tensors(inner, f"{prefix}{name}.", seen)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clarep_ray.data.sources.imagenet_devkit import STEM, devkit_file, read_devkit
+from clarep_ray.data.untrusted import read_text
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ def read_image_labels(path: str | None) -> ImageLabels:
 def _read_csv(path: str | None) -> dict[str, str]:
     """Return {image name without suffix: class}; of the second column the first word counts (boxes follow it)."""
     try:
-        lines = Path(path or "").read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(Path(path or "")).splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"data.labels_file: {path!r} cannot be read: {error}") from None
     classes: dict[str, str] = {}
     for number, row in enumerate(csv.reader(lines), 1):

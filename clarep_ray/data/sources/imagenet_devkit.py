@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from clarep_ray.data.untrusted import read_bounded, read_text
+
 GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 STEM = "ILSVRC2012_val_"
 LAYOUT = f"valid: the devkit's folder with data/{GROUND_TRUTH} and data/{META}"
@@ -43,8 +45,8 @@ def read_devkit(ground_truth: Path) -> dict[str, str]:
         raise ValueError(f"data.labels_file: {str(ground_truth)!r} has no {META} beside it; {LAYOUT}")
     wordnet_ids = read_meta(meta)
     try:
-        lines = ground_truth.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(ground_truth).splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"data.labels_file: {str(ground_truth)!r} cannot be read: {error}") from None
     classes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -78,10 +80,7 @@ def read_meta(path: Path) -> dict[int, str]:
 def _load_synsets(path: Path) -> Any:
     from scipy.io import loadmat
 
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    data = read_bounded(path, MAX_BYTES)
     _check_inflated(data)
     synsets = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
     if synsets.dtype.names is None or not {"ILSVRC2012_ID", "WNID", "num_children"} <= set(synsets.dtype.names):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.untrusted import check_plain_file
 
 UNKNOWN = -1
 
@@ -54,6 +55,19 @@ def root_folder(config: DataConfig) -> Path:
     if not root.is_dir():
         raise ValueError(f"data.path: {config.path!r} is not a folder")
     return root.absolute()
+
+
+def files_below(root: Path, suffix: str) -> list[Path]:
+    """Return the files below `root` with a suffix, in order; folders may have it too (Spark's do) and are not read.
+
+    Raises ValueError where there is none, or naming one that is neither: a pipe, or a link that leads nowhere.
+    """
+    found = [path for path in sorted(root.rglob(f"*{suffix}")) if not path.is_dir()]
+    for path in found:
+        check_plain_file(path)
+    if not found:
+        raise ValueError(f"data.path: {str(root)!r} has no {suffix} files")
+    return found
 
 
 def known_label(label: int, class_names: Sequence[str]) -> int:

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.sources.listed import Listed, Source, class_of, known_label, root_folder
+from clarep_ray.data.parquet_files import leaves, open_parquet, read_group
+from clarep_ray.data.records import shown
+from clarep_ray.data.sources.listed import Listed, Source, class_of, files_below, known_label, root_folder
 
 
 class Parquet(Source):
@@ -26,18 +28,14 @@ class Parquet(Source):
         self._last_group: tuple[tuple[Path, int], pa.ChunkedArray] | None = None
 
     def files(self) -> list[Path]:
-        files = sorted(self.root.rglob("*.parquet"))
-        if not files:
-            raise ValueError(f"data.path: {str(self.root)!r} has no .parquet files")
-        return files
+        return files_below(self.root, ".parquet")
 
     def rows(self) -> Iterator[Listed]:
         for path in self.files():
             source = path.relative_to(self.root).as_posix()
-            labels = self._open(path).read([self.label_column]).column(0).to_pylist()
-            for number, label in enumerate(labels):
+            for number, label in enumerate(self._labels(path)):
                 if label is None:
-                    raise ValueError(f"{path}: row {number} has no {self.label_column}")
+                    raise ValueError(f"{str(path)!r}: row {number} has no {self.label_column}")
                 yield Listed(
                     id=f"{source}/{number:08d}",
                     source=source,
@@ -56,7 +54,12 @@ class Parquet(Source):
                 value = self._column_of(self.root / source, group)[offset].as_py()
                 return (value["bytes"] if isinstance(value, dict) else value) or b""
             offset -= rows
-        raise ValueError(f"{source}: has no row {offset}")
+        raise ValueError(f"{source!r} has no row {offset}")
+
+    def _labels(self, path: Path) -> Iterator[int | None]:
+        file = self._open(path)
+        for group in range(file.num_row_groups):
+            yield from read_group(path, file, group, [self.label_column]).column(0).to_pylist()
 
     def _open_last(self, path: Path) -> pq.ParquetFile:
         """Open a file, or return it where it is the one opened last: neighbouring rows come one after another."""
@@ -69,26 +72,39 @@ class Parquet(Source):
         """Return the images of a row group, decoded once for all its rows."""
         with self._lock:
             if self._last_group is None or self._last_group[0] != (path, group):
-                column = self._open(path).read_row_group(group, [self.image_column]).column(0)
-                self._last_group = ((path, group), column)
+                file = self._open(path)
+                wanted = [name for name in self._images if name in leaves(file.schema)]  # nothing else of a struct
+                self._last_group = ((path, group), read_group(path, file, group, wanted).column(0))
             return self._last_group[1]
+
+    @property
+    def _images(self) -> tuple[str, str]:
+        """The paths under which the encoded images may lie."""
+        return self.image_column, f"{self.image_column}.bytes"
 
     def _open(self, path: Path) -> pq.ParquetFile:
         """Open a file after checking the two columns' types; no other column is ever converted."""
-        file = pq.ParquetFile(path)
+        file = open_parquet(path, dictionaries=self._images)
         schema = file.schema_arrow
         for name, fits, valid in (
             (self.image_column, _holds_image, "binary, or a struct with `bytes`"),
             (self.label_column, pa.types.is_integer, "integer"),
         ):
-            if name not in schema.names:
-                raise ValueError(f"{path}: no column {name!r}; valid: {', '.join(schema.names)}")
-            if not fits(schema.field(name).type):
-                raise ValueError(f"{path}: column {name!r} is {schema.field(name).type}; valid: {valid}")
+            if schema.names.count(name) != 1:
+                many = "several columns" if name in schema.names else "no column"
+                raise ValueError(f"{str(path)!r}: {many} {name!r}; valid: {shown(', '.join(schema.names))}")
+            kind = _decoded(schema.field(name).type)
+            if not fits(kind):
+                raise ValueError(f"{str(path)!r}: column {name!r} is {shown(str(kind))}; valid: {valid}")
         return file
+
+
+def _decoded(kind: Any) -> Any:
+    """Return the type of a column's values, which may be kept as a dictionary (`open_parquet`)."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _holds_image(kind: Any) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_image(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        kind = _decoded(kind.field("bytes").type) if kind.get_field_index("bytes") >= 0 else None
+    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.sources.listed import Listed, Source, class_of, known_label, root_folder
+from clarep_ray.data.sources.listed import Listed, Source, class_of, files_below, known_label, root_folder
 from clarep_ray.data.tar_index import Member, tar_index
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -20,10 +20,7 @@ class WebDataset(Source):
         self.class_names = tuple(known_classes)
 
     def files(self) -> list[Path]:
-        tars = sorted(self.root.rglob("*.tar"))
-        if not tars:
-            raise ValueError(f"data.path: {str(self.root)!r} has no .tar files")
-        return tars
+        return files_below(self.root, ".tar")
 
     def rows(self) -> Iterator[Listed]:
         for path in self.files():
@@ -31,8 +28,8 @@ class WebDataset(Source):
             for key, members in _samples(path):
                 image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
                 if image is None or ".cls" not in members:
-                    raise ValueError(f"{path}: sample {key!r} lacks an image (.jpg .png .webp) or .cls")
-                label = _class_number(self._slice(path, members[".cls"]), f"{path}: sample {key!r}")
+                    raise ValueError(f"{str(path)!r}: sample {key!r} lacks an image (.jpg .png .webp) or .cls")
+                label = _class_number(self._slice(path, members[".cls"]), f"{str(path)!r}: sample {key!r}")
                 yield Listed(
                     id=f"{source}/{key}",
                     source=source,
@@ -64,9 +61,11 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
             if key is not None:
                 yield key, members
             if current in seen:
-                raise ValueError(f"{path}: sample {current!r} appears twice, not in one run")
+                raise ValueError(f"{str(path)!r}: sample {current!r} appears twice, not in one run")
             seen.add(current)
             key, members = current, {}
+        if (dot + suffix).lower() in members:
+            raise ValueError(f"{str(path)!r}: sample {current!r} has several members {(dot + suffix).lower()!r}")
         members[(dot + suffix).lower()] = member
     if key is not None:
         yield key, members

@@ -1,0 +1,93 @@
+"""The one place where Parquet files are opened: what they hold is checked before anything is converted.
+
+A process that has imported Ray Data makes objects of columns of some extension types by unpickling them. Here no
+column is read whose type was not asked for, and none before its size is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clarep_ray.data.untrusted import check_plain_file
+
+MAX_GROUP_BYTES = 256 * 2**20
+"""Of one column of a row group, unpacked: it is read whole. A hundred of ImageNet's images take 11 MB."""
+
+
+def open_parquet(path: Path, schema: pa.Schema | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """Return a Parquet file of which only the footer was read.
+
+    With a `schema`, of just these columns and types. `dictionaries` are columns, by path of fields, that stay encoded
+    as dictionaries, so that one value that comes a million times is in memory once. Raises ValueError, naming the
+    file, for anything else, and for one with more rows than bytes: such rows are all the same.
+    """
+    check_plain_file(path)
+    try:
+        metadata = pq.read_metadata(path)
+        there = [name for name in dictionaries if name in leaves(metadata.schema)]
+        file = pq.ParquetFile(path, metadata=metadata, read_dictionary=there)
+        found = file.schema_arrow
+        counts = [file.metadata.num_rows, *(_num_values(file, group) for group in range(file.num_row_groups))]
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise damaged(path, error) from None
+    if max(counts) > path.stat().st_size:
+        raise ValueError(f"{str(path)!r} claims {max(counts)} rows in {path.stat().st_size} bytes")
+    if schema is not None:
+        _check_schema(path, found, schema)
+    return file
+
+
+def read_group(path: Path, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Return columns, by path of fields, of one row group; ValueError naming a file that is damaged or too large."""
+    about = file.metadata.row_group(group)
+    for number in range(about.num_columns):
+        chunk = about.column(number)
+        if chunk.path_in_schema in columns and chunk.total_uncompressed_size > MAX_GROUP_BYTES:
+            raise ValueError(
+                f"{str(path)!r}: column {chunk.path_in_schema!r} of row group {group} has "
+                f"{chunk.total_uncompressed_size} bytes; valid: at most {MAX_GROUP_BYTES}, in smaller row groups"
+            )
+    try:
+        return file.read_row_group(group, list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a file of ours, or some of its columns; ValueError as `open_parquet`."""
+    file = open_parquet(path, schema)
+    try:
+        return file.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def leaves(schema: pq.ParquetSchema) -> list[str]:
+    """Return the paths of the columns that hold values: `image.bytes` of a struct."""
+    return [schema.column(number).path for number in range(len(schema.names))]
+
+
+def damaged(path: Path, error: BaseException) -> ValueError:
+    """Return the error of a file that Arrow cannot read."""
+    return ValueError(f"{str(path)!r} cannot be read as Parquet: {str(error)[:200]!r}")
+
+
+def _num_values(file: pq.ParquetFile, group: int) -> int:
+    """Return the largest number of rows or values that a row group claims."""
+    about = file.metadata.row_group(group)
+    return max([about.num_rows, *(about.column(number).num_values for number in range(about.num_columns))])
+
+
+def _check_schema(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    for name in sorted({*found.names, *schema.names}):
+        here, there = _types(found, name), _types(schema, name)
+        if here != there:
+            raise ValueError(f"{str(path)!r}: column {name[:100]!r} is {here or 'missing'}; valid: {there or 'none'}")
+
+
+def _types(schema: pa.Schema, name: str) -> str:
+    return ", ".join(str(item.type) for item in schema if item.name == name)

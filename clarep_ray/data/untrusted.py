@@ -1,0 +1,85 @@
+"""Files that others may have written, read within bounds: plain files alone, of a known size at most, strict JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_TEXT_BYTES = 64 * 2**20
+"""Of lists of names and labels; ImageNet's 1.28 million names take 45 MB."""
+MAX_JSON_BYTES = 8 * 2**20
+"""Of settings and manifests of one unit; JSON takes some ten times its size in memory."""
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a plain file.
+
+    Raises ValueError naming it where it is something else (a pipe would never end) or larger, OSError where it cannot
+    be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for somebody who writes
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{str(path)!r} is no plain file")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"{str(path)!r} has more than {max_bytes} bytes")
+    return data
+
+
+def check_plain_file(path: Path) -> None:
+    """Raise ValueError naming a path that is no plain file, before a library opens it and waits, or makes no sense."""
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is no plain file")
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Return a text file in UTF-8; raises as `read_bounded` does, and ValueError for other bytes."""
+    try:
+        return read_bounded(path, max_bytes).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{str(path)!r} is not UTF-8") from None
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Return what a JSON file holds; raises as `read_bounded` and `parse_json` do, naming the file."""
+    data = read_bounded(path, max_bytes)
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from None
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the object a JSON file holds; raises as `read_json` does, and ValueError for something else."""
+    found = read_json(path, max_bytes)
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} holds no JSON object")
+    return found
+
+
+def parse_json(data: bytes) -> Any:
+    """Return what JSON text in UTF-8 holds.
+
+    Raises ValueError where it is none, for a key that comes twice, which parsers understand differently, and for
+    brackets nested so deeply that Python's own parser ends in a RecursionError.
+    """
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unique)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:100]!r} comes twice")
+    return found

@@ -1,0 +1,64 @@
+"""Every reader of the product as a function of one path, by family; a family is judged in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Reader = Callable[[Path], Any]
+
+
+def pictures() -> dict[str, Reader]:
+    """Readers of encoded pictures."""
+    from clarep_ray.data.pixels import decode_image, open_rgb
+
+    return {
+        "decode_image": lambda path: decode_image(path.read_bytes(), 16),
+        "open_rgb": lambda path: open_rgb(path.read_bytes()),
+    }
+
+
+def containers() -> dict[str, Reader]:
+    """Readers of files that hold pictures and labels, and of outputs. Ray Data is imported, as in its workers."""
+    from clarep_ray.cluster.runtime import prepare_environment
+
+    prepare_environment()
+    import ray.data  # noqa: F401  (its types of Parquet columns unpickle)
+
+    from clarep_ray.data.cifar10 import read_batch
+    from clarep_ray.data.clarep_index import INDEX_SCHEMA
+    from clarep_ray.data.manifest import InputManifest
+    from clarep_ray.data.parquet_files import read_table
+    from clarep_ray.data.shards import read_npy, read_shard
+    from clarep_ray.data.sources.image_labels import read_image_labels
+    from clarep_ray.data.tar_index import tar_index
+    from clarep_ray.data.verdicts import VERDICT
+
+    return {
+        "tar_index": tar_index,
+        "read_shard": lambda path: list(read_shard(path)),
+        "webdataset": lambda path: inputs("webdataset", path),
+        "parquet": lambda path: inputs("parquet", path),
+        "index": lambda path: read_table(path, INDEX_SCHEMA).to_pylist(),
+        "input manifest": lambda path: InputManifest(path).digest(),
+        "verdicts": lambda path: read_table(path, VERDICT).to_pylist(),
+        "cifar10": read_batch,
+        "npy": lambda path: read_npy(path.read_bytes()),
+        "labels file": lambda path: read_image_labels(str(path)),
+    }
+
+
+def inputs(source: str, path: Path) -> None:
+    """Freeze the folder that holds `path` and decode its rows, as planning and the decode stage do."""
+    from clarep_ray.config import DataConfig
+    from clarep_ray.data.manifest import freeze, select
+    from clarep_ray.data.sources import open_source
+    from clarep_ray.data.units import decode_unit
+
+    config = DataConfig(source=source, path=str(path.parent))  # type: ignore[arg-type]
+    opened = open_source(config, ())
+    decode_unit(opened, freeze(opened, select(opened.rows(), config)), 8, config)
+
+
+FAMILIES: dict[str, Callable[[], dict[str, Reader]]] = {"pictures": pictures, "containers": containers}
