@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
+from clarep_ray.cluster import guards
+from clarep_ray.data.records import printable
 from clarep_ray.dotted import flatten, override
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
@@ -95,8 +97,8 @@ def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
-    """Print one line to stderr and exit."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one line to stderr and exit; names of files in it cannot write on the terminal."""
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -117,6 +119,7 @@ def exit_codes() -> Generator[None]:
     mean nothing (trust checks). Anything else keeps its traceback and exits with 1.
     """
     try:
+        guards.check_start()
         yield
     except Exception as error:
         known = known_fault(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
 from clarep_ray.data.clarep_index import read_index
-from clarep_ray.data.shards import Sample, read_shard, sha256_file
+from clarep_ray.data.pixels import open_rgb
+from clarep_ray.data.shards import Sample, read_npy, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 
 FIRST = ("original", "reconstruction", "guidance")
@@ -79,13 +78,12 @@ class ExtractionOutput:
         """Return features (n, channels) of the Canonical Samples or an extra, read with or without the label."""
         suffix = "null_feature.npy" if null else "feature.npy"
         member = f"{name}.{suffix}" if name else suffix
-        return np.stack([np.load(io.BytesIO(s.members[member]), allow_pickle=False) for s in self.samples])
+        return np.stack([read_npy(sample.members[member]) for sample in self.samples])
 
     def pictures(self, name: str = "") -> NDArray[np.uint8]:
         """Return pictures (n, h, w, 3) of the Canonical Samples or an extra."""
         member = f"{name}.png" if name else "png"
-        decoded = (Image.open(io.BytesIO(s.members[member]), formats=("PNG",)) for s in self.samples)
-        return np.stack([np.asarray(picture) for picture in decoded])
+        return np.stack([np.asarray(open_rgb(sample.members[member])) for sample in self.samples])
 
     @cached_property
     def extras(self) -> tuple[str, ...]:

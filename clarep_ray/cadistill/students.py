@@ -16,11 +16,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from clarep_ray import dotted
+from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.models.weight_files import check_fits, load_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "clarep_ray student 1"
+MAX_SIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +193,22 @@ def save_student(student: Student, folder: Path) -> None:
 
 
 def read_architecture(folder: str | Path) -> Architecture | None:
-    """Return what a folder says of its student; None where it holds something else."""
+    """Return what a folder says of its student; None where it holds something else, ValueError where it is damaged."""
     path = Path(folder) / CONFIG
-    record = json.loads(path.read_text()) if path.is_file() else {}
+    record = read_json_object(path) if path.is_file() else {}
     if record.pop("format", None) != FORMAT:
         return None
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }
-    return Architecture(**values)
+    try:
+        made = Architecture(**values)
+        dotted.check_types(made)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"student: {str(path)!r} describes no student: {error}") from None
+    if not 0 < made.image_size <= MAX_SIDE or not made.class_names or len(made.mean) != 3 or len(made.std) != 3:
+        raise ValueError(f"student: {str(path)!r} has a side, classes or statistics that no student has")
+    return made
 
 
 def load_student(folder: str | Path) -> Student:
@@ -206,8 +219,18 @@ def load_student(folder: str | Path) -> Student:
         raise ValueError(
             f"student: {str(folder)!r} holds no student; valid: a folder of jobs/distill.py, such as last/"
         )
+    tensors = load_tensors(weights)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        check_name(architecture.name)
+    except ValueError as error:
+        raise ValueError(f"student: {str(Path(folder) / CONFIG)!r}: {error}") from None
+    check_fits(lambda: _make_network(architecture), shapes, f"student: {str(Path(folder) / CONFIG)!r}")
     student = Student(architecture)
-    student.network.load_state_dict(load_file(weights))
+    try:
+        student.network.load_state_dict(tensors)
+    except RuntimeError as error:  # of names and shapes, one a line
+        raise ValueError(f"student: {str(weights)!r} fits not its config.json: {shown(str(error))}") from None
     return student.eval()
 
 

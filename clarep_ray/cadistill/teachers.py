@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clarep_ray.cadistill.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
 from clarep_ray.data.shards import sha256_file
+from clarep_ray.models.timm_folder import load_timm
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,8 @@ def load_teacher(folder: str | None) -> Teacher:
         student = load_student(root)
         known = student.architecture
         return Teacher(student.network, known.mean, known.std, known.image_size)
-    from timm import create_model
     from timm.data.config import resolve_data_config
 
-    network: Any = create_model(f"local-dir:{root}", pretrained=True)
+    network: Any = load_timm(root, "teacher.network")
     found = resolve_data_config(model=network)
     return Teacher(network, found["mean"], found["std"], int(found["input_size"][-1]))

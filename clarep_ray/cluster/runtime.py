@@ -12,48 +12,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-UNSAFE_ENVIRONMENT = (
-    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
-    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
-    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
-    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
-    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
-    "GOPEN_REWRITE",
-    "USE_AIS_FOR",
-)
-"""Switches of our libraries that would let data run code."""
+from clarep_ray.cluster import guards
 
 TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate")
 """The machine's faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle."""
 MAX_RETRIES = 3
-
-
-def check_environment() -> None:
-    """Raise ValueError, naming the variable, where the environment would let input data run code."""
-    for name in UNSAFE_ENVIRONMENT:
-        if os.environ.get(name):
-            raise ValueError(f"environment: {name} is set; unset it: it lets input data run code")
+LOCAL: dict[str, Any] = {
+    "address": "local",  # never a cluster that happens to run on this machine
+    "include_dashboard": False,
+    "dashboard_host": "127.0.0.1",
+    "object_store_memory": 2_000_000_000,
+}
+"""How a cluster is started here."""
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
-    A cluster started here listens on the loopback only and asks for a token that only this user can read.
+    A cluster started here listens on the loopback only and asks for a token that only this user can read. Raises
+    ValueError for an environment that would open it, or where the cluster to be joined asks for no token.
     """
     prepare_environment()
+    guards.check_authentication()
     import ray
 
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
-            options |= {
-                "address": "local",  # never a cluster that happens to run on this machine
-                "num_cpus": num_cpus,
-                "num_gpus": num_gpus,
-                "include_dashboard": False,
-                "object_store_memory": 2_000_000_000,
-                "_temp_dir": os.environ.get("RAY_TMPDIR") or None,
-            }
+            options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
+            options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
         ray.init(**options)
     return dict(ray.cluster_resources())
 
@@ -66,9 +53,9 @@ def joins_cluster() -> bool:
 def prepare_environment() -> None:
     """Set what Ray reads from the environment; Ray caches it when it is imported.
 
-    Does nothing where `ray` is imported already. Raises ValueError for an unsafe environment.
+    Does nothing where `ray` is imported already. Raises ValueError as `guards.check_start` does.
     """
-    check_environment()
+    guards.check_start()
     if "ray" in sys.modules:
         return
     defaults = {
@@ -82,6 +69,8 @@ def prepare_environment() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if not joins_cluster():
+        # Else Ray takes the machine's outer address for its own, and most of its ports listen on all of them.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not os.environ.get("RAY_AUTH_TOKEN") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(_private_token())

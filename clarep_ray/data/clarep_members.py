@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
-from clarep_ray.data.parquet_files import read_table
+from clarep_ray.data.parquet_files import open_parquet, read_table
 from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
@@ -82,11 +82,18 @@ def _stamps(folder: Path, root: dict[str, Any]) -> dict[str, list[int]]:
 
 def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]) -> pa.Table | None:
     with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing or damaged: checked again
-        table = pq.read_table(folder / MEMBERS)
-        notes = json.loads(table.schema.metadata[b"checked"])
-        if notes == _notes(root, stamps):
-            return table
+        file = open_parquet(folder / MEMBERS)
+        notes = json.loads(file.schema_arrow.metadata[b"checked"])
+        if notes == _notes(root, stamps) and all(map(_is_ours, file.schema_arrow)):
+            return file.read()
     return None
+
+
+def _is_ours(column: pa.Field) -> bool:
+    """Say whether a column is one of plain values: one of another type could be code."""
+    if column.name == "shard":
+        return column.type == pa.dictionary(pa.int32(), pa.string())
+    return column.type == (pa.string() if column.name in ("image_key", "class_name") else pa.int64())
 
 
 def _remember(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]], table: pa.Table) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections import OrderedDict
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from clarep_ray.data.clarep_members import damaged
+from clarep_ray.data.pixels import open_rgb
+from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.shards import read_npy
 
 FEATURES_IN_MEMORY = 256 * 2**20
@@ -105,8 +105,10 @@ class Pictures(Members):
     def __getitem__(self, row: np.int64) -> NDArray[np.uint8]:
         picture = self._decoded.get(int(row))
         if picture is None:
-            with Image.open(io.BytesIO(self.read(int(row))), formats=("PNG",)) as opened:
-                picture = np.asarray(opened)
+            try:
+                picture = np.asarray(open_rgb(self.read(int(row))))
+            except RejectedImage:
+                damaged(self.files.folder, self.names[self.shards[row]])
             self._decoded.put(int(row), picture, picture.nbytes)
         return picture
 

@@ -90,5 +90,10 @@ def safe_key(identity: str) -> str:
 
 
 def shown(name: str) -> str:
-    """Return a file name fit for a log line: no control characters, at most 200 characters."""
-    return repr(name)[1:-1][:200]
+    """Return a name or a library's message fit for a log line: no control characters, at most 200 characters."""
+    return printable(name)[:200]
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, in which nothing can write on a terminal: other characters are escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

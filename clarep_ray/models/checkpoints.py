@@ -15,7 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from clarep_ray.data.untrusted import read_json_object
+
 KEPT_CHECKPOINTS = 2
+MAX_STATE_BYTES = 64 * 2**20
+"""Of a checkpoint's notes, which hold the training's history."""
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -111,7 +115,7 @@ def restore_optimizer(optimizer: Optimizer, network: nn.Module, tensors: Mapping
 def _state(folder: Path) -> dict[str, Any] | None:
     """Return what a checkpoint says about itself, or None where that cannot be read."""
     try:
-        state = json.loads((folder / "state.json").read_bytes())
+        state = read_json_object(folder / "state.json", MAX_STATE_BYTES)
         return state if {"step", "fingerprint", "sha256", *state["names"]} <= state.keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

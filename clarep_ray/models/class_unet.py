@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
+from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
@@ -82,8 +83,8 @@ def _names(path: Path, num_classes: int | None) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        names = [str(name) for name in json.loads(path.read_bytes())]
-    except (ValueError, TypeError):
+        names = [str(name) for name in read_json(path)]
+    except (ValueError, TypeError, OSError):
         raise ValueError(f"model.weights: {str(path)!r} is not a JSON list") from None
     if len(names) != num_classes:
         raise ValueError(f"model.weights: {str(path)!r} names {len(names)} classes; valid: {num_classes}")

@@ -15,9 +15,10 @@ from torch import Tensor
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
+from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
+from clarep_ray.models.weight_files import stored_shapes
 
 SHIPPED = "digits"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @runtime_checkable
@@ -33,11 +34,10 @@ class TimmClassifier:
     """A timm model with its own preprocessing, from a folder as the Hugging Face hub has it."""
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
-        from timm import create_model
         from timm.data.config import resolve_data_config
         from timm.data.transforms_factory import create_transform
 
-        network: Any = create_model(f"local-dir:{folder}", pretrained=True)
+        network: Any = load_timm(folder, "classifiers")
         self.device = device
         self._network = network.eval().requires_grad_(False).to(device)
         self._transform: Any = create_transform(**resolve_data_config(model=network), is_training=False)
@@ -87,9 +87,13 @@ def _label_names(folder: Path) -> list[str]:
     """Return what the labels of a timm model stand for, numbers where its config does not say."""
     from timm.models._hub import load_model_config_from_path
 
-    pretrained, _, arguments = load_model_config_from_path(folder)
-    count = int(arguments.get("num_classes") or pretrained.get("num_classes", 1000))
-    return [str(name) for name in pretrained.get("label_names") or range(count)]
+    check_timm_config(folder, "classifiers", len(stored_shapes(folder / WEIGHTS)))
+    try:
+        pretrained, _, arguments = load_model_config_from_path(folder)
+        count = int(arguments.get("num_classes") or pretrained.get("num_classes", 1000))
+        return [str(name) for name in pretrained.get("label_names") or range(count)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"classifiers: {str(folder / CONFIG)!r} is no config of a timm model: {error!r}") from None
 
 
 def classifiers_sha256(names: Sequence[str]) -> str:

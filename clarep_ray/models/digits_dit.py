@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clarep_ray import dotted
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.records import shown
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.weight_files import check_fits, load_tensors, read_sizes
 
 SHIPPED = Path(__file__).parent / "weights"
 SHIPPED_NAMES = ("rho90", "rho10")
@@ -87,24 +90,42 @@ def weights_folder(weights: str) -> Path:
 
 def build(config: ModelConfig) -> DigitsDit:
     """Return the model of a shipped name or a folder with config.json and model.safetensors."""
-    from safetensors.torch import load_file
-
     folder = weights_folder(config.weights)
-    architecture = DigitsDitArchitecture(**json.loads((folder / "config.json").read_text()))
+    stored = load_tensors(folder / "model.safetensors")
+    architecture = _read_architecture(folder / "config.json", stored)
     network = make_network(architecture)
-    stored = load_file(folder / "model.safetensors")
-    load_parameters(network, stored)
+    try:
+        load_parameters(network, stored)
+    except ValueError as error:
+        raise ValueError(f"model.weights: {str(folder)!r}: {error}") from None
     model = DigitsDit(network, architecture)
     model.set_precision(getattr(torch, config.precision))
     return model
 
 
+def _read_architecture(path: Path, stored: Mapping[str, Tensor]) -> DigitsDitArchitecture:
+    """Return the sizes of a config.json; ValueError where they are no sizes, or not those of the stored tensors."""
+    where = f"model.weights: {str(path)!r}"
+    sizes = read_sizes(path, len(stored))
+    try:
+        architecture = DigitsDitArchitecture(**sizes)
+        dotted.check_types(architecture)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} describes no network: {shown(str(error))}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    check_fits(lambda: make_network(architecture), shapes, where)
+    return architecture
+
+
 def load_parameters(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
     """Copy the stored parameters into the network; ValueError naming a missing or an unexpected one."""
     parameters = dict(network.named_parameters())
-    wrong = sorted(parameters.keys() ^ stored.keys())
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    wrong = sorted(
+        name for name in shapes.keys() | stored.keys() if name not in stored or shapes.get(name) != stored[name].shape
+    )
     if wrong:
-        raise ValueError(f"weights: parameter {wrong[0]!r} is missing or unexpected")
+        raise ValueError(f"parameter {shown(wrong[0])!r} is missing, unexpected or of another shape")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(stored[name])

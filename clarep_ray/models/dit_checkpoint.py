@@ -30,6 +30,7 @@ from torch import Tensor
 
 from clarep_ray.models.diffusers_schedule import write_linear_schedule
 from clarep_ray.models.dit import FREQ_SHIFT
+from clarep_ray.models.weight_files import check_state, read_checkpoint
 
 TIME_CHANNELS, MLP_RATIO, NORM_EPS = 256, 4, 1e-6
 ORIGINAL_FREQ_SHIFT = 0
@@ -70,7 +71,7 @@ def convert(checkpoint: Path, folder: Path, num_heads: int = 16) -> DitArchitect
     state = _read(checkpoint)
     try:
         sizes = _sizes_of(state, num_heads)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"checkpoint: {str(checkpoint)!r} holds no DiT: {error!r}") from None
     if sizes.hidden_size % num_heads:
         raise ValueError(f"num_heads: {num_heads} is not valid; valid: a divisor of {sizes.hidden_size}")
@@ -84,18 +85,10 @@ def convert(checkpoint: Path, folder: Path, num_heads: int = 16) -> DitArchitect
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
-    try:
-        # DiT's own trainings keep their options in a plain Namespace beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            stored: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the restricted unpickler objects to
-        raise ValueError(f"checkpoint: {str(checkpoint)!r} is not a plain state dict: {str(error)[:200]}") from None
+    # DiT's own trainings keep their options in a plain Namespace beside the weights.
+    stored: Any = read_checkpoint(checkpoint, [argparse.Namespace])
     state: Any = stored.get("ema", stored) if isinstance(stored, Mapping) else stored
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise ValueError(f"checkpoint: {str(checkpoint)!r} is not a plain state dict, nor a dict with one as 'ema'")
-    return dict(state)
+    return check_state(state, f"checkpoint: {str(checkpoint)!r}")
 
 
 def _sizes_of(state: Mapping[str, Tensor], num_heads: int) -> DitArchitecture:

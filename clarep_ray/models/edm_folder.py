@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from clarep_ray import dotted
+from clarep_ray.data.records import shown
+from clarep_ray.models.weight_files import load_tensors, read_sizes
 
 GUIDE = "guide"
 """Folder, beside the weights, of an unconditional network that serves as the null branch."""
@@ -24,8 +26,6 @@ def load_network(folder: Path, kind: type[Network], sizes_kind: type[Any], preci
 
     Raises ValueError naming what is missing, unknown in config.json, or unexpected among the weights.
     """
-    from safetensors.torch import load_file
-
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(
@@ -33,11 +33,11 @@ def load_network(folder: Path, kind: type[Network], sizes_kind: type[Any], preci
                 "as jobs/convert.py makes it of a released .pkl"
             )
     try:
-        sizes = dotted.from_flat(sizes_kind, json.loads((folder / CONFIG).read_bytes()))
-        state = load_file(folder / WEIGHTS)
+        state = load_tensors(folder / WEIGHTS)
+        sizes = dotted.from_flat(sizes_kind, read_sizes(folder / CONFIG, len(state)))
         network = empty_network(kind, sizes, state)
     except Exception as error:  # sizes that make no network fail in many ways
-        raise ValueError(f"model.weights: {str(folder)!r} holds no {kind.__name__}: {error}") from None
+        raise ValueError(f"model.weights: {str(folder)!r} holds no {kind.__name__}: {shown(str(error))}") from None
     network.load_state_dict(state, assign=True)
     cast_parameters(network, getattr(torch, precision))
     for module in network.modules():
@@ -60,7 +60,7 @@ def empty_network(kind: type[Network], sizes: Any, state: dict[str, Tensor]) -> 
     found = {name: tensor.shape for name, tensor in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
-        raise ValueError(f"parameter {wrong[0]!r} is missing, unexpected or of another shape")
+        raise ValueError(f"parameter {wrong[0][:100]!r} is missing, unexpected or of another shape")
     return network
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, scaled_linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import read_json, read_json_object
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_unet import unet_layers
@@ -108,7 +109,14 @@ def build(config: ModelConfig) -> StableDiffusion:
     network = load_component(UNet2DConditionModel, config.weights, "unet", config.precision)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
     encoder = load_component(CLIPTextModel, config.weights, "text_encoder", "float32")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    try:
+        for path in sorted((folder / "tokenizer").glob("*.json")):
+            read_json_object(path)
+        tokenizer = CLIPTokenizer.from_pretrained(
+            str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever the tokenizer's own reader objects to
+        raise ValueError(f"model.weights: {str(folder / 'tokenizer')!r} is no tokenizer: {shown(str(error))}") from None
     prompts = read_prompts(config)
     return StableDiffusion(network, Autoencoder(vae), Prompts(tokenizer, encoder), schedule, prediction, prompts)
 
@@ -130,7 +138,7 @@ def read_prompts(config: ModelConfig) -> dict[str, tuple[str, ...]]:
 
 def _read_prompt_file(path: str) -> dict[str, tuple[str, ...]]:
     try:
-        given = json.loads(Path(path).read_bytes())
+        given = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"model.prompts: {path!r} cannot be read: {error}") from None
     if not isinstance(given, dict) or not given or not all(map(_are_prompts, given.values())):

@@ -16,11 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clarep_ray import dotted
 from clarep_ray.clarid.schedule import scaled_linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.diffusers_folder import imagenet_names, load_component
+from clarep_ray.models.edm_folder import empty_network
+from clarep_ray.models.weight_files import check_state, load_tensors, read_checkpoint, read_sizes
 
 NUM_EXTRAS = 2
 """Tokens before the patches: label, then time."""
@@ -177,7 +181,6 @@ def build(config: ModelConfig) -> Uvit:
     Raises ValueError naming what is missing, unknown in config.json, or unexpected among the weights.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from safetensors.torch import load_file
 
     folder = Path(config.weights)
     for name in ("config.json", "model.safetensors"):
@@ -186,26 +189,34 @@ def build(config: ModelConfig) -> Uvit:
                 f"model.weights: {config.weights!r} has no {name}; valid: a folder with config.json (sizes), "
                 "model.safetensors (a released .pth converted by jobs/convert.py) and vae/"
             )
-    network = UvitNetwork(read_architecture(folder / "config.json"))
-    found = network.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    wrong = [*found.missing_keys, *found.unexpected_keys]
-    if wrong:
-        raise ValueError(f"model.weights: parameter {wrong[0]!r} of {config.weights!r} is missing or unexpected")
+    state = load_tensors(folder / "model.safetensors")
+    sizes = read_architecture(folder / "config.json", len(state))
+    try:
+        empty_network(UvitNetwork, sizes, state)
+    except Exception as error:  # sizes that make no network fail in many ways
+        raise ValueError(f"model.weights: {config.weights!r} holds no U-ViT: {shown(str(error))}") from None
+    network = UvitNetwork(sizes)
+    network.load_state_dict(state)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
     return Uvit(network.to(getattr(torch, config.precision)), Autoencoder(vae))
 
 
-def read_architecture(path: Path) -> UvitArchitecture:
-    """Return the sizes of a config.json; ValueError naming an unknown one and the valid ones."""
+def read_architecture(path: Path, num_tensors: int) -> UvitArchitecture:
+    """Return the sizes of a config.json; ValueError naming an unknown one and the valid ones, or one too large."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError:
-        raise ValueError(f"model.weights: {str(path)!r} is not JSON") from None
+        stored = read_sizes(path, num_tensors)
+    except ValueError as error:
+        raise ValueError(f"model.weights: {error}") from None
     valid = [item.name for item in fields(UvitArchitecture)]
     unknown = [name for name in stored if name not in valid]
     if unknown:
-        raise ValueError(f"model.weights: {str(path)!r} has {unknown[0]!r}; valid: {', '.join(valid)}")
-    return UvitArchitecture(**stored)
+        raise ValueError(f"model.weights: {str(path)!r} has {unknown[0][:100]!r}; valid: {', '.join(valid)}")
+    sizes = UvitArchitecture(**stored)
+    try:
+        dotted.check_types(sizes)
+    except ValueError as error:
+        raise ValueError(f"model.weights: {str(path)!r}: {error}") from None
+    return sizes
 
 
 def save(model: Uvit, folder: Path) -> None:
@@ -222,15 +233,12 @@ def convert(checkpoint: Path, folder: Path, num_heads: int = 16) -> UvitArchitec
     Only tensors are read: torch's restricted unpickler refuses anything else. `num_heads` is the one size that the
     tensors do not tell. Raises ValueError where the file holds no U-ViT.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the restricted unpickler objects to
-        raise ValueError(f"checkpoint: {str(checkpoint)!r} is not a plain state dict: {str(error)[:200]}") from None
+    state = check_state(read_checkpoint(checkpoint), f"checkpoint: {str(checkpoint)!r}")
     try:
         sizes = _sizes_of(state, num_heads)
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in UvitNetwork(sizes).state_dict().items()}
-    except (KeyError, AttributeError, TypeError, IndexError, ValueError) as error:
+    except Exception as error:  # sizes that make no network fail in many ways
         raise ValueError(f"checkpoint: {str(checkpoint)!r} holds no U-ViT: {error!r}") from None
     found = {name: tensor.shape for name, tensor in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

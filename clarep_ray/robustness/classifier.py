@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from clarep_ray.config import ClassifierConfig
 from clarep_ray.models import digit_classifier
-from clarep_ray.models.classifiers import CONFIG, SHIPPED, WEIGHTS
+from clarep_ray.models.classifiers import SHIPPED
+from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, load_timm
 
 
 class NormalisedClassifier(nn.Module):
@@ -47,9 +48,8 @@ def _timm(folder: Path) -> NormalisedClassifier:
                 f"classifier.weights: {str(folder)!r} has no {file}; valid: {SHIPPED}, or a folder of a "
                 f"timm model with {CONFIG} and {WEIGHTS}"
             )
-    from timm import create_model
     from timm.data.config import resolve_data_config
 
-    network: Any = create_model(f"local-dir:{folder}", pretrained=True)
+    network: Any = load_timm(folder, "classifier.weights")
     data = resolve_data_config(model=network)
     return NormalisedClassifier(network, data["mean"], data["std"])

@@ -44,7 +44,8 @@ class Verdict:
     def line(self) -> str:
         """What to read where a case fails."""
         name = Path(self.path).name
-        return f"{self.reader} {self.outcome} {name!r}: {self.message} ({self.cpu_s:.2f} s, {self.growth >> 20} MiB) {self.events}"
+        spent = f"{self.cpu_s:.2f} s, {self.growth >> 20} MiB, {self.events}"
+        return f"{self.reader} {self.outcome} {name!r}: {self.message} ({spent})"
 
     @property
     def within(self) -> bool:
@@ -69,6 +70,7 @@ def judge(family: str, cases: Sequence[tuple[str, Path]]) -> list[Verdict]:
 def _verdicts(child: subprocess.Popen[bytes], cases: Sequence[tuple[str, Path]]) -> Iterator[Verdict]:
     assert child.stdin is not None
     assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
     for reader, path in cases:
         child.stdin.write((json.dumps([reader, str(path)]) + "\n").encode())
         ready, _, _ = select.select([child.stdout], [], [], HANG_S)
@@ -84,6 +86,7 @@ def serve(family: str) -> None:
 
     watched = _watch()
     chosen = readers.FAMILIES[family]()
+    print("ready", file=sys.__stdout__, flush=True)
     limited = False
     for line in sys.stdin:
         name, text = json.loads(line)

@@ -61,4 +61,31 @@ def inputs(source: str, path: Path) -> None:
     decode_unit(opened, freeze(opened, select(opened.rows(), config)), 8, config)
 
 
-FAMILIES: dict[str, Callable[[], dict[str, Reader]]] = {"pictures": pictures, "containers": containers}
+def weights() -> dict[str, Reader]:
+    """Readers of folders with networks."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import logging
+
+    import torch
+
+    torch.set_num_threads(1)
+    logging.disable(logging.ERROR)
+    from clarep_ray import models
+    from clarep_ray.cadistill.students import load_student
+    from clarep_ray.config import ModelConfig
+    from clarep_ray.models.timm_folder import load_timm
+
+    def family(name: str) -> Reader:
+        return lambda path: models.build(ModelConfig(name=name, weights=str(path)))
+
+    families = {name: family(name) for name in ("digits_dit", "class_unet", "uvit", "edm", "stable_diffusion")}
+    return families | {"student": load_student, "timm": lambda path: load_timm(path, "classifier.weights")}
+
+
+FAMILIES: dict[str, Callable[[], dict[str, Reader]]] = {
+    "pictures": pictures,
+    "containers": containers,
+    "models": weights,
+}

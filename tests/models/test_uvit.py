@@ -79,11 +79,11 @@ def test_wrong_folders_are_named(tiny: Uvit, tmp_path: Path) -> None:
     save(tiny, tmp_path)
     sizes = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"mlp_time_embed": False}))
-    with pytest.raises(ValueError, match=r"parameter 'time_embed\.0\.bias' .* is missing or unexpected"):
+    with pytest.raises(ValueError, match=r"parameter 'time_embed\.0\.bias' is missing, unexpected or of another"):
         models.build(ModelConfig(name="uvit", weights=str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"width": 3}))
     with pytest.raises(ValueError, match="has 'width'; valid: img_size, patch_size"):
-        read_architecture(tmp_path / "config.json")
+        read_architecture(tmp_path / "config.json", 99)
 
 
 def test_a_released_checkpoint_is_converted_from_its_tensors_alone(tiny: Uvit, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -15,6 +14,8 @@ from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.pixels import open_rgb
+from clarep_ray.data.records import RejectedImage, RejectReason
+from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
     IMAGENET_CLASSES,
     Benchmark,
@@ -34,6 +35,8 @@ from clarep_ray.robustness.benchmarks.labels import IMAGENET_A, class_folders, w
 VALIDATION_IMAGES, IMAGENET_A_IMAGES = 50_000, 7_500
 GROUPS = ("blur", "digital", "noise", "weather")
 """Folders of ImageNet-C's archives, which some leave in the tree and some do not."""
+MAX_RESIZED = 32 * 10**6
+"""Pixels of a picture before it is cut; a tenth of it is more than any photograph has."""
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -194,14 +197,16 @@ class ImageNetC(ImageNetPictures):
 def _read_real(path: Path) -> list[tuple[int, ...]]:
     """Return the labels of the 50,000 validation pictures in the order of their numbers."""
     try:
-        stored: Any = json.loads(path.read_bytes())
+        stored: Any = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"benchmarks.imagenet_real: {str(path)!r} cannot be read: {error}") from None
     if not isinstance(stored, list) or len(stored) != VALIDATION_IMAGES:
         raise ValueError(
             f"benchmarks.imagenet_real: {str(path)!r} is not valid; valid: {VALIDATION_IMAGES} lists of labels"
         )
-    labels = [tuple(int(label) for label in entry) for entry in stored]
+    if not all(isinstance(entry, list) and all(type(label) is int for label in entry) for entry in stored):
+        raise ValueError(f"benchmarks.imagenet_real: {str(path)!r} is not valid; valid: lists of whole numbers")
+    labels = [tuple(entry) for entry in stored]
     if any(not 0 <= label < IMAGENET_CLASSES for entry in labels for label in entry):
         raise ValueError(f"benchmarks.imagenet_real: {str(path)!r} has a label outside 0 to {IMAGENET_CLASSES - 1}")
     return labels
@@ -221,6 +226,8 @@ def _resized(picture: Image.Image, shorter: int, interpolation: str) -> Image.Im
     width, height = picture.size
     scale = shorter / min(width, height)
     size = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
+    if size[0] * size[1] > MAX_RESIZED:  # a line of a few pixels, scaled until it is as wide as the picture asked for
+        raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
     kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
     return picture if size == picture.size else picture.resize(size, kind)
 

@@ -1,0 +1,123 @@
+"""Weights that others have made: safetensors and, once, torch's archives; and whether a config fits them.
+
+A config of a few bytes can ask for any network. What it asks for is held against the tensors that lie beside it
+before anything is built.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import check_plain_file, read_json_object
+
+MAX_NUMBER = 2**24
+"""Of a size in a config; the largest known, a vocabulary, has 2^18."""
+COUNTS = ("layer", "depth", "block", "repeat", "stage")
+"""Words in the names of settings that say how often something is built; each of them has at least one tensor."""
+SPARE = 2
+"""How many times its stored parameters a network may have: tied ones are stored once."""
+
+
+def read_sizes(path: Path, num_tensors: int) -> dict[str, Any]:
+    """Return a config.json for weights of `num_tensors`; ValueError naming the file and a number that is too large."""
+    config = read_json_object(path)
+    for name, number in _numbers(config):
+        counts = any(word in name for word in COUNTS)
+        limit = num_tensors if counts else MAX_NUMBER
+        if not -MAX_NUMBER * (not counts) <= number <= limit:  # refuses what is no number, too
+            raise ValueError(f"{str(path)!r}: {shown(name)} is {number:.4g}; valid: at most {limit}")
+    return config
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a safetensors file by name; ValueError naming one that is damaged."""
+    from safetensors import safe_open
+
+    check_plain_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # its own error class, and Rust's panics
+        raise ValueError(f"{str(path)!r} is no safetensors file: {shown(str(error))}") from None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; ValueError naming one that is damaged."""
+    from safetensors.torch import load_file
+
+    check_plain_file(path)
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file: {shown(str(error))}") from None
+
+
+def check_fits(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]], where: str) -> None:
+    """Raise ValueError where the network that `make` builds cannot be, or has more parameters than are stored.
+
+    It is built without storage. `where` is what the message begins with.
+    """
+    try:
+        with torch.device("meta"):
+            asked = sum(parameter.numel() for parameter in make().parameters())
+    except Exception as error:  # sizes that make no network fail in many ways
+        raise ValueError(f"{where} describes no network: {type(error).__name__}: {shown(str(error))}") from None
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if asked > SPARE * stored:
+        raise ValueError(f"{where} describes a network of {asked} parameters; {stored} are stored")
+
+
+def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> Any:
+    """Return what a file of `torch.save` holds: tensors, numbers, texts and containers, and `allowed` classes.
+
+    torch's restricted unpickler refuses anything else. Raises ValueError, naming the file, for that, for an archive
+    that is packed (torch writes none; a megabyte would become a gigabyte), and for a tensor larger than its storage.
+    """
+    where = f"checkpoint: {str(path)!r}"
+    try:
+        check_plain_file(path)
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the restricted unpickler objects to
+        raise ValueError(f"{where} is not a plain state dict: {shown(str(error))}") from None
+
+
+def check_state(state: Any, where: str) -> dict[str, Tensor]:
+    """Return a dictionary of tensors by name; ValueError for anything else, and for tensors beyond their storage."""
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ValueError(f"{where} is not a plain state dict, nor a dict with one as 'ema'")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{where}: {shown(name)} is larger than its storage, or sparse")
+    return dict(state)
+
+
+def _check_archive(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+        total = sum(item.file_size for item in archive.infolist())
+    if packed:
+        raise ValueError(f"{packed[0][:100]!r} in it is packed")
+    if total > path.stat().st_size:
+        raise ValueError(f"its parts have {total} bytes, more than it has itself")
+
+
+def _numbers(value: Any, name: str = "") -> list[tuple[str, int | float]]:
+    """Return every number of a config with the name of its setting."""
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in _numbers(inner, str(key))]
+    if isinstance(value, list):
+        return [found for inner in value for found in _numbers(inner, name)]
+    return [(name, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
