@@ -107,7 +107,7 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
     rows = origin_table(preset, resolved)
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:
-        print(f"  {name:<{width}}  {value!s:<24}  {origin}")
+        print(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}")
 
 
 @contextmanager

@@ -23,11 +23,12 @@ class VerifyJob:
 def main() -> None:
     job = tyro.cli(VerifyJob)
     with cli.exit_codes():
+        from clarep_ray.data.records import printable
         from clarep_ray.data.verify import verify
 
         damages = verify(job.output)
         for damage in damages:
-            print(f"damaged: {'' if damage.unit is None else f'unit {damage.unit}: '}{damage.what}")
+            print(printable(f"damaged: {'' if damage.unit is None else f'unit {damage.unit}: '}{damage.what}"))
         if damages and job.repair:
             from clarep_ray.cluster.repair import repair
 

@@ -69,8 +69,8 @@ def check_authentication() -> None:
     mode = os.environ.get(AUTH_MODE)
     if mode != "token":
         raise ValueError(
-            f"environment: {AUTH_MODE} is {mode!r}; valid: token, on the head, its nodes and here: a cluster without it "
-            "runs the code of whoever reaches it"
+            f"environment: {AUTH_MODE} is {mode!r}; valid: token, on the head, its nodes and here: a cluster "
+            "without it runs the code of whoever reaches it"
         )
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
@@ -81,8 +81,8 @@ def check_authentication() -> None:
         raise ValueError(f"environment: the token file {str(path)!r} cannot be read: {error.strerror}") from None
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ValueError(
-            f"environment: the token file {str(path)!r} has mode {stat.S_IMODE(found.st_mode):04o}; valid: 0600, for who "
-            f"reads it runs code on the cluster: chmod 600 {path}"
+            f"environment: the token file {str(path)!r} has mode {stat.S_IMODE(found.st_mode):04o}; valid: 0600, "
+            f"for who reads it runs code on the cluster: chmod 600 {path}"
         )
     if found.st_uid != os.geteuid():
         raise ValueError(f"environment: the token file {str(path)!r} belongs to user {found.st_uid}; valid: to you")

@@ -119,7 +119,10 @@ class Features(Members):
     def __init__(self, files: ShardFiles, table: pa.Table, suffix: str) -> None:
         super().__init__(files, table, suffix)
         first = self.read(0)
-        array = read_npy(first)
+        try:
+            array = read_npy(first)
+        except ValueError:  # no array, or one of objects
+            damaged(files.folder, self.names[self.shards[0]])
         if array.ndim != 1 or array.dtype != np.float32:
             raise ValueError(f"{suffix} of {str(files.folder)!r} is {array.dtype} {array.shape}; valid: float32 (D,)")
         self.dim = array.size

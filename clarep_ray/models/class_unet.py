@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
+from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.diffusers_folder import load_component
@@ -76,7 +77,11 @@ def build(config: ModelConfig) -> ClassUnet:
     folder = Path(config.weights)
     schedule, prediction = read_schedule(folder / "scheduler")
     network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision)
-    return ClassUnet(network, schedule, prediction, _names(folder / NAMES, network.config.num_class_embeds))
+    names = _names(folder / NAMES, network.config.num_class_embeds)
+    try:
+        return ClassUnet(network, schedule, prediction, names)
+    except (TypeError, ValueError) as error:  # a size that is no number
+        raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
 
 
 def _names(path: Path, num_classes: int | None) -> list[str] | None:

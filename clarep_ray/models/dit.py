@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.diffusers_folder import imagenet_names, load_component
@@ -58,7 +59,10 @@ def build(config: ModelConfig) -> Dit:
     network = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
     _set_frequencies(network, config.weights)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
-    return Dit(network, Autoencoder(vae), schedule, prediction)
+    try:
+        return Dit(network, Autoencoder(vae), schedule, prediction)
+    except (TypeError, ValueError) as error:  # a size that is no number
+        raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
 
 
 def _set_frequencies(network: Any, weights: str) -> None:

@@ -25,6 +25,9 @@ COUNTS = ("layer", "depth", "block", "repeat", "stage")
 SPARE = 2
 """How many times its stored parameters a network may have: tied ones are stored once."""
 
+MAX_TABLES = 2**24
+"""Numbers that a network computes for itself, such as its positions, beyond as many as are stored."""
+
 
 def read_sizes(path: Path, num_tensors: int) -> dict[str, Any]:
     """Return a config.json for weights of `num_tensors`; ValueError naming the file and a number that is too large."""
@@ -67,12 +70,16 @@ def check_fits(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]
     """
     try:
         with torch.device("meta"):
-            asked = sum(parameter.numel() for parameter in make().parameters())
+            network = make()
+            asked = sum(parameter.numel() for parameter in network.parameters())
+            tables = sum(buffer.numel() for buffer in network.buffers())
     except Exception as error:  # sizes that make no network fail in many ways
         raise ValueError(f"{where} describes no network: {type(error).__name__}: {shown(str(error))}") from None
     stored = sum(math.prod(shape) for shape in shapes.values())
-    if asked > SPARE * stored:
-        raise ValueError(f"{where} describes a network of {asked} parameters; {stored} are stored")
+    if asked > SPARE * stored or tables > stored + MAX_TABLES:
+        raise ValueError(
+            f"{where} describes a network of {asked} parameters and {tables} numbers in tables; {stored} are stored"
+        )
 
 
 def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> Any:

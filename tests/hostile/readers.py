@@ -24,6 +24,7 @@ def containers() -> dict[str, Reader]:
     from clarep_ray.cluster.runtime import prepare_environment
 
     prepare_environment()
+    import pyarrow.parquet as pq
     import ray.data  # noqa: F401  (its types of Parquet columns unpickle)
 
     from clarep_ray.data.cifar10 import read_batch
@@ -43,6 +44,7 @@ def containers() -> dict[str, Reader]:
         "index": lambda path: read_table(path, INDEX_SCHEMA).to_pylist(),
         "input manifest": lambda path: InputManifest(path).digest(),
         "verdicts": lambda path: read_table(path, VERDICT).to_pylist(),
+        "plain pyarrow": lambda path: pq.read_table(path).to_pylist(),
         "cifar10": read_batch,
         "npy": lambda path: read_npy(path.read_bytes()),
         "labels file": lambda path: read_image_labels(str(path)),
@@ -80,12 +82,32 @@ def weights() -> dict[str, Reader]:
     def family(name: str) -> Reader:
         return lambda path: models.build(ModelConfig(name=name, weights=str(path)))
 
+    from clarep_ray.data.calibration_file import read_calibration
+    from clarep_ray.models import dit_checkpoint, edm_convert, uvit
+    from clarep_ray.models.stable_diffusion import read_prompts
+
+    def prompts(path: Path) -> Any:
+        return read_prompts(ModelConfig(name="stable_diffusion", weights="tiny", prompts=str(path)))
+
+    files: dict[str, Reader] = {
+        "convert dit": lambda path: dit_checkpoint.convert(path, path.with_name("out")),
+        "convert uvit": lambda path: uvit.convert(path, path.with_name("out")),
+        "convert edm": lambda path: edm_convert.convert(path, path.with_name("out")),
+        "calibration": lambda path: read_calibration(str(path)),
+        "prompts": prompts,
+    }
     families = {name: family(name) for name in ("digits_dit", "class_unet", "uvit", "edm", "stable_diffusion")}
-    return families | {"student": load_student, "timm": lambda path: load_timm(path, "classifier.weights")}
+    return families | files | {"student": load_student, "timm": lambda path: load_timm(path, "classifier.weights")}
+
+
+def everything() -> dict[str, Reader]:
+    """All of them, in one process."""
+    return pictures() | containers() | weights()
 
 
 FAMILIES: dict[str, Callable[[], dict[str, Reader]]] = {
     "pictures": pictures,
     "containers": containers,
     "models": weights,
+    "everything": everything,
 }

@@ -153,7 +153,7 @@ def _listening(pids: set[int]) -> Iterator[tuple[str, str]]:
     for pid in pids:
         for entry in Path(f"/proc/{pid}/fd").glob("*"):
             try:
-                held.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+                held.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
             except OSError:
                 continue
     for table in ("tcp", "tcp6"):
