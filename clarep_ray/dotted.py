@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ def check_types(config: object) -> None:
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(typing.cast(Any, config)):
         value = getattr(config, item.name)
-        if hints[item.name] is float and type(value) is int:
+        if hints[item.name] is float and type(value) is int and abs(value) < 2**63:
             object.__setattr__(config, item.name, float(value))
         elif not _fits(value, hints[item.name]):
             raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
@@ -109,9 +110,9 @@ def _fits(value: object, hint: Any) -> bool:
             _fits(entry, arguments[0]) for entry in typing.cast(tuple[object, ...], value)
         )
     if hint is float:
-        return isinstance(value, float)
+        return isinstance(value, float) and math.isfinite(value)  # every comparison with NaN is passed by
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)
 
 

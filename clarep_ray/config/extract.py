@@ -133,7 +133,7 @@ class InversionConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(self.num_steps >= 1, "inversion.num_steps", self.num_steps, "1 or more")
+        require(1 <= self.num_steps <= 10_000, "inversion.num_steps", self.num_steps, "1 to 10000")
         require(self.num_refinements >= 0, "inversion.num_refinements", self.num_refinements, "0 or more")
         require(
             self.solver == "ddim" or self.num_refinements == 0,

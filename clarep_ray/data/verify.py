@@ -105,6 +105,8 @@ def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
         same_input = False
     if not same_input:
         yield Damage(None, f"{MANIFEST} is missing or has another hash")
+    elif InputManifest(folder / MANIFEST).num_units != len(root["unit_sha256"]):
+        yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
 
 
 def _check_unit(store: OutputStore, unit: int, sha: str) -> Iterator[str]:

@@ -53,24 +53,43 @@ class Verdict:
         return self.cpu_s <= MAX_CPU_S and self.growth <= MAX_GROWTH and not self.events
 
 
-def judge(family: str, cases: Sequence[tuple[str, Path]]) -> list[Verdict]:
+_children: list[subprocess.Popen[bytes]] = []
+"""The process at work, if any: importing every reader takes longer than most of what they do."""
+
+
+def judge(cases: Sequence[tuple[str, Path]]) -> list[Verdict]:
     """Return the verdict on every (reader, path), in order; a reader that hangs or dies is a failure naming it."""
-    command = [sys.executable, "-m", "tests.hostile.judge", family]
+    if not _children:
+        _children.append(_start())
+    try:
+        return list(_verdicts(_children[0], cases))
+    except BaseException:
+        stop()
+        raise
+
+
+def stop() -> None:
+    """End the process at work."""
+    while _children:
+        child = _children.pop()
+        child.kill()
+        child.wait()
+
+
+def _start() -> subprocess.Popen[bytes]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, "-m", "tests.hostile.judge"]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**plain, **PLAIN}, bufsize=0
     )
-    try:
-        return list(_verdicts(child, cases))
-    finally:
-        child.kill()
-        child.wait()
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    return child
 
 
 def _verdicts(child: subprocess.Popen[bytes], cases: Sequence[tuple[str, Path]]) -> Iterator[Verdict]:
     assert child.stdin is not None
     assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
     for reader, path in cases:
         child.stdin.write((json.dumps([reader, str(path)]) + "\n").encode())
         ready, _, _ = select.select([child.stdout], [], [], HANG_S)
@@ -80,12 +99,12 @@ def _verdicts(child: subprocess.Popen[bytes], cases: Sequence[tuple[str, Path]])
         yield Verdict(**json.loads(line))
 
 
-def serve(family: str) -> None:
-    """Answer one line per case; the first case of a reader should be a good file, which warms it up."""
+def serve() -> None:
+    """Answer one line per case; a reader's first one should be a good file, which imports what the reader needs."""
     from tests.hostile import readers
 
     watched = _watch()
-    chosen = readers.FAMILIES[family]()
+    chosen = readers.everything()
     print("ready", file=sys.__stdout__, flush=True)
     limited = False
     for line in sys.stdin:
@@ -140,4 +159,4 @@ def _watch() -> list[str]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()

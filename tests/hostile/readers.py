@@ -1,4 +1,4 @@
-"""Every reader of the product as a function of one path, by family; a family is judged in one process."""
+"""Every reader of the product as a function of one path, by what it reads."""
 
 from __future__ import annotations
 
@@ -103,11 +103,3 @@ def weights() -> dict[str, Reader]:
 def everything() -> dict[str, Reader]:
     """All of them, in one process."""
     return pictures() | containers() | weights()
-
-
-FAMILIES: dict[str, Callable[[], dict[str, Reader]]] = {
-    "pictures": pictures,
-    "containers": containers,
-    "models": weights,
-    "everything": everything,
-}

@@ -42,7 +42,6 @@ WEIGHTS: dict[str, Callable[[bytes], bytes]] = {
 
 SIZES: dict[str, Callable[[str, Any], Any]] = {
     "a million": lambda name, value: 10**6,
-    "2^40": lambda name, value: 2**40,
     "-1": lambda name, value: -1,
     "text": lambda name, value: "; touch canary",
 }
@@ -66,9 +65,11 @@ def replaced(good: Path, root: Path, name: str, data: bytes) -> Path:
     return folder
 
 
-def spoiled(good: Path, root: Path, config: str, weights: str, sizes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Yield (what is wrong, folder) of copies of a model's folder."""
-    for label, data in CORRUPT.items():
+def spoiled(
+    good: Path, root: Path, config: str, weights: str, sizes: tuple[str, ...], every: int
+) -> Iterator[tuple[str, Path]]:
+    """Yield (what is wrong, folder) of copies of a model's folder, of corrupt JSON `every` one."""
+    for label, data in list(CORRUPT.items())[::every]:
         yield f"{config} {label}", replaced(good, root, config, data)
     stored = (good / weights).read_bytes()
     for label, change in WEIGHTS.items():

@@ -32,7 +32,7 @@ def test_no_canary_sings(tmp_path: Path) -> None:
         FOLDERS[family][0](folders[family])
     cases = canaries.write(tmp_path / "cases", folders)
     assert len(cases) >= 25
-    verdicts = judge("everything", list(cases.values()))
+    verdicts = judge(list(cases.values()))
     assert list((tmp_path / "cases" / "canaries").iterdir()) == []
     wrong = [
         f"{name}: {verdict.line}"[:500]
@@ -50,7 +50,7 @@ def test_parquet_canaries_would_sing_where_ray_data_is_imported(tmp_path: Path) 
     for inside in (False, True):
         paths.append(tmp_path / f"{inside}.parquet")
         paths[-1].write_bytes(parquet.pickled(pickle.dumps(canaries.touch(canary)), inside))
-    verdicts = judge("containers", [("plain pyarrow", path) for path in paths])
+    verdicts = judge([("plain pyarrow", path) for path in paths])
     assert [any("os.system" in event for event in verdict.events) for verdict in verdicts] == [True, True]
     assert canary.exists()
 

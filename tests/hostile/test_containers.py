@@ -40,7 +40,7 @@ def test_every_tar_is_refused(tmp_path: Path) -> None:
     (good,) = placed(tmp_path / "good", {"good": tars.good()}, ".tar")
     malformed = [path for path in paths if not path.parent.name.startswith(("label", *READ_BY_INDEX))]
     cases = [("webdataset", path) for path in paths] + [("tar_index", path) for path in malformed]
-    first, second, *verdicts = judge("containers", [("webdataset", good), ("tar_index", good), *cases])
+    first, second, *verdicts = judge([("webdataset", good), ("tar_index", good), *cases])
     assert (first.outcome, second.outcome) == ("read", "read")
     assert not unlike(verdicts), "\n".join(unlike(verdicts))
 
@@ -53,7 +53,7 @@ def test_every_parquet_file_is_refused(tmp_path: Path) -> None:
     (bomb,) = placed(tmp_path / "bomb", {"bomb": parquet.dictionary_bomb()}, ".parquet")
     ours = [(reader, path) for reader in ("index", "input manifest", "verdicts") for path in [*paths, good]]
     cases = [("parquet", good), ("parquet", bomb), *(("parquet", path) for path in paths), *ours]
-    first, second, *verdicts = judge("containers", cases)
+    first, second, *verdicts = judge(cases)
     assert first.outcome == "read", first.line
     assert second.outcome == "read", second.line
     assert second.within, second.line
@@ -70,6 +70,6 @@ def test_a_pipe_is_refused_and_a_folder_passed_over(tmp_path: Path, suffix: str)
     reader = {".tar": "webdataset", ".parquet": "parquet"}[suffix]
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / f"red\nline{suffix}")
-    read, refused = judge("containers", [(reader, good), (reader, tmp_path / "pipe" / "x")])
+    read, refused = judge([(reader, good), (reader, tmp_path / "pipe" / "x")])
     assert read.outcome == "read", read.line
     assert not unlike([refused])

@@ -23,7 +23,7 @@ def test_every_picture_is_read_or_rejected_in_time(tmp_path: Path) -> None:
     names = list(corpus)
     large = [path for path, name in zip(paths, names, strict=True) if "large" in name or "px" in name]
     cases = [("decode_image", path) for path in paths] + [("open_rgb", path) for path in large]
-    wrong = [verdict for verdict in judge("pictures", cases) if not right(verdict, paths[Path(verdict.path)])]
+    wrong = [verdict for verdict in judge(cases) if not right(verdict, paths[Path(verdict.path)])]
     assert not wrong, "\n".join(f"{names[int(Path(each.path).name)]}: {each.line}" for each in wrong)
 
 

@@ -1,0 +1,147 @@
+"""Outputs of other people: `verify` names what is not as it says, and no manifest reaches beyond its folder."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clarep_ray.data.clarep_index import INDEX, ROOT, finish, root_sha256
+from clarep_ray.data.manifest import InputManifest, write_manifest
+from clarep_ray.data.records import InputRow, printable
+from clarep_ray.data.shards import shard_bytes
+from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.verify import verify, withdraw
+from clarep_ray.dotted import fingerprint
+from clarep_ray.models.checkpoints import load_newest
+from tests.data.trees import picture_bytes
+from tests.hostile import tars
+from tests.hostile.settings import CORRUPT
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A finished output of two units, made by hand."""
+    store = OutputStore(tmp_path / "out")
+    store.prepare()
+    rows = [
+        InputRow(
+            ordinal=i, id=f"s{i}", key=f"s{i}", source="a", offset=i, size=1, sha256="0" * 64, label=0, class_name="c"
+        )
+        for i in range(4)
+    ]
+    manifest = write_manifest(rows, store.root / "input.parquet", 2)
+    fields = {"label_map_sha256": "1"}
+    store.write_root(RUN, json.dumps({"fields": fields, "config": {}, "fingerprint": fingerprint(fields)}).encode())
+    for unit in range(2):
+        keys = [row.key for row in rows[2 * unit : 2 * unit + 2]]
+        shard = shard_bytes({key: {"png": picture_bytes(0), "cls": b"0", "json": b"{}"} for key in keys})
+        listed = [{"key": key, "status": "ok", "reason": None} for key in keys]
+        store.commit(unit, {"shards": shard}, {"rows": listed, "num_ok": 2})
+    finish(store, InputManifest(manifest.path), "train", {"fingerprint": fingerprint(fields), **fields})
+    assert verify(store.root) == []
+    return store.root
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the root manifest and give it a right hash, as somebody would who means harm."""
+    root = json.loads((folder / ROOT).read_bytes())
+    change(root)
+    (folder / ROOT).write_text(json.dumps(root | {"root_sha256": root_sha256(root)}))
+
+
+@pytest.mark.parametrize("name", [ROOT, RUN, INDEX, "input.parquet", "_info.json", "units/000000.json"])
+@pytest.mark.parametrize("label", CORRUPT)
+def test_verify_names_whatever_is_corrupt(name: str, label: str, output: Path) -> None:
+    (output / name).write_bytes(CORRUPT[label])
+    found = verify(output)
+    assert found, "nothing was found"
+    assert any(Path(name).name in damage.what or damage.unit == 0 for damage in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "shards/../../x.tar", "shards/a b.tar", "shards", 7]
+)
+def test_a_manifest_cannot_name_files_elsewhere(name: object, output: Path) -> None:
+    path = output / "units" / "000000.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["files"]["shards"]["name"] = name
+    path.write_text(json.dumps(manifest))
+
+    def agree(root: dict[str, Any]) -> None:
+        root["unit_sha256"][0] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    rewritten(output, agree)
+    found = [damage for damage in verify(output) if damage.unit == 0]
+    assert found
+    assert "is no manifest of a unit" in found[0].what
+
+
+@pytest.mark.parametrize("label", ["files", "unit_sha256", "fingerprint", "input_sha256", "index_sha256"])
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, [None], {"a": 1}])
+def test_a_root_of_other_kinds_of_values_is_damaged(label: str, value: object, output: Path) -> None:
+    rewritten(output, lambda root: root.update({label: value}))
+    found = verify(output)
+    assert found
+    assert all(printable(damage.what) for damage in found)
+
+
+def test_taking_out_a_stray_file_takes_out_that_file(output: Path) -> None:
+    """A name may begin as that of a shard that somebody needs."""
+    shard = next((output / "shards").iterdir())
+    stray = shard.with_name(f"{shard.name} x\x1b[2J")
+    stray.write_bytes(b"")
+    (output / "shards" / "folder").mkdir()
+    found = verify(output)
+    assert [damage.unit for damage in found] == [None]
+    withdraw(output, found)
+    assert shard.is_file()
+    assert not stray.exists()
+    assert verify(output) == []
+
+
+def test_a_shard_that_is_no_tar_is_named(output: Path) -> None:
+    """Its hashes are right: whoever wrote it wrote them too."""
+    path = output / "units" / "000001.json"
+    manifest = json.loads(path.read_bytes())
+    evil = tars.block(tars.BASE256) + tars.END
+    sha = hashlib.sha256(evil).hexdigest()
+    name = f"shards/000001-{sha[:12]}.tar"
+    (output / name).write_bytes(evil)
+    manifest["files"]["shards"] = {"name": name, "sha256": sha, "bytes": len(evil)}
+    path.write_text(json.dumps(manifest))
+
+    def agree(root: dict[str, Any]) -> None:
+        root["unit_sha256"][1] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    rewritten(output, agree)
+    assert any(damage.unit == 1 and "is no shard" in damage.what for damage in verify(output))
+
+
+class Untouched:
+    """A training that nothing may be put into."""
+
+    step = 0
+
+    def parts(self) -> dict[str, Any]:
+        return {}
+
+    def notes(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, parts: Any, notes: Any) -> None:
+        raise AssertionError("a damaged checkpoint was taken over")
+
+
+@pytest.mark.parametrize("label", CORRUPT)
+def test_a_checkpoint_with_a_corrupt_record_is_passed_over_and_none_is_an_error(label: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_bytes(CORRUPT[label])
+    with (
+        pytest.warns(UserWarning, match="step-00000001 is damaged"),
+        pytest.raises(ValueError, match="has checkpoints, but all are damaged"),
+    ):
+        load_newest(Untouched(), tmp_path / "checkpoints", "mark")
