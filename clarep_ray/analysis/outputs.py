@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clarep_ray.data.clarep_index import read_index
-from clarep_ray.data.pixels import open_rgb
+from clarep_ray.data.pixels import open_own
 from clarep_ray.data.shards import Sample, read_npy, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 
@@ -83,7 +83,9 @@ class ExtractionOutput:
     def pictures(self, name: str = "") -> NDArray[np.uint8]:
         """Return pictures (n, h, w, 3) of the Canonical Samples or an extra."""
         member = f"{name}.png" if name else "png"
-        return np.stack([np.asarray(open_rgb(sample.members[member])) for sample in self.samples])
+        return np.stack(
+            [np.asarray(open_own(sample.members[member], repr(str(self.folder)))) for sample in self.samples]
+        )
 
     @cached_property
     def extras(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from clarep_ray.config import ExtractConfig, ReportConfig
 from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.store import RUN
+from clarep_ray.data.untrusted import read_json_object
 
 
 def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Path:
@@ -43,7 +43,7 @@ def decode_k_steps(folder: Path, steps: Sequence[int], say: Callable[[str], None
     """
     if not steps:
         return
-    config = dotted.from_flat(ExtractConfig, json.loads((folder / RUN).read_bytes())["config"])
+    config = dotted.from_flat(ExtractConfig, read_json_object(folder / RUN)["config"])
     most = config.spectrum.num_directions
     for k in steps:
         require(0 <= k <= most, "k_steps", k, f"0 to {most}, the directions that {str(folder)!r} kept")

@@ -59,6 +59,14 @@ def open_rgb(data: bytes) -> Image.Image:
     return Image.merge("RGB", bands)
 
 
+def open_own(data: bytes, where: str) -> Image.Image:
+    """Return a picture of an output of ours, RGB; ValueError beginning with `where` for one that is damaged."""
+    try:
+        return open_rgb(data)
+    except RejectedImage as rejected:
+        raise ValueError(f"{where}: a picture in it is damaged: {rejected.reason.value}") from None
+
+
 def _open(data: bytes) -> tuple[Image.Image, Any]:
     """Return a loaded picture as it is stored, and what its EXIF says about its orientation."""
     if not data:

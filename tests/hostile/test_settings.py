@@ -19,6 +19,7 @@ VALID: dict[str, Any] = {
     "model": {"name": "digits_dit", "weights_sha256": "0" * 64},
     "fingerprint": "0" * 64,
     "notes": [],
+    "curves": {},
 }
 
 

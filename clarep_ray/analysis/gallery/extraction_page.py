@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from PIL import Image
 
 from clarep_ray.analysis.gallery import samples
 from clarep_ray.analysis.gallery.k_steps import finished_k_steps
@@ -20,7 +17,9 @@ from clarep_ray.analysis.report import metric_rows
 from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN
+from clarep_ray.data.untrusted import read_json_object
 
 PAGE = "report.html"
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
@@ -71,7 +70,7 @@ def write_extraction_page(
 
 def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
     """Return a calibration; ValueError where it is none, or one of another model than the extraction's."""
-    fields = json.loads((folder / RUN).read_bytes())["fields"]
+    fields = read_json_object(folder / RUN)["fields"]
     check_model(str(path), fields["model.name"], fields["weights_sha256"])
     return read_calibration(str(path))
 
@@ -87,7 +86,7 @@ def _columns(output: ExtractionOutput) -> tuple[dict[str, str], int]:
     found = {name: f"{name}.png" for name in members} | own
     columns = {name: found[name] for name in sorted(found, key=lambda name: _rank(name, own))}
     require(bool(columns), "output", str(output.folder), "an output with pictures; features alone have none")
-    picture = Image.open(io.BytesIO(first.members[next(iter(columns.values()))]), formats=("PNG",))
+    picture = open_own(first.members[next(iter(columns.values()))], repr(str(output.folder)))
     return columns, max(picture.size)
 
 
@@ -120,7 +119,7 @@ def _step_rows(output: ExtractionOutput, folder: Path) -> Any:
 
 def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> dict[str, Any]:
     classes = samples.class_names(output)
-    scale = json.loads((output.folder / RUN).read_bytes())["config"]["decoding.guidance_scale"]
+    scale = read_json_object(output.folder / RUN)["config"]["decoding.guidance_scale"]
     own = list(columns.values()).index("png") if "png" in columns.values() else 0
     return {
         "columns": [{"name": name, "meaning": samples.picture_meaning(name, scale)} for name in columns],
@@ -135,9 +134,9 @@ def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mappi
 
 
 def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, Any]:
-    run = json.loads((output.folder / RUN).read_bytes())
+    run = read_json_object(output.folder / RUN)
     config, path = run["config"], output.folder / "summary.json"
-    summary = json.loads(path.read_bytes()) if path.is_file() else {}
+    summary = read_json_object(path) if path.is_file() else {}
     metrics = summary.get("metrics", {})
     titles, rows = metric_rows(metrics)
     return {

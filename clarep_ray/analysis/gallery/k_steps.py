@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from clarep_ray.data.clarep_index import ROOT, read_root
 from clarep_ray.data.store import RUN
+from clarep_ray.data.untrusted import read_json_object
 
 K_STEPS = "k_steps"
 
@@ -24,7 +24,7 @@ def finished_k_steps(folder: Path) -> dict[int, Path]:
     found = {int(path.parent.name): path.parent for path in sorted((folder / K_STEPS).glob(f"[0-9]*/{ROOT}"))}
     root = read_root(folder)["root_sha256"]
     for step in found.values():
-        if json.loads((step / RUN).read_bytes())["fields"].get("spectrum_root_sha256") != root:
+        if read_json_object(step / RUN)["fields"].get("spectrum_root_sha256") != root:
             raise ValueError(
                 f"k_steps: {str(step)!r} was decoded from an earlier extraction in {str(folder)!r}; delete "
                 f"{str(folder / K_STEPS)!r} and decode again with --k-steps"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config.checks import require
+from clarep_ray.data.untrusted import read_json_object
 
 TRIALS, SWEEP = "trials.csv", "sweep.json"
 PREFIX = "metric/"
@@ -67,7 +67,7 @@ def is_sweep(folder: Path) -> bool:
 def read_sweep(folder: Path) -> SweepTable:
     """Return a sweep's table; ValueError naming file and column where it is not as a sweep writes it."""
     try:
-        about = json.loads((folder / SWEEP).read_bytes())
+        about = read_json_object(folder / SWEEP)
         name, metric, mode = about["name"], about["metric"], about["mode"]
         fields = tuple(str(field) for field in about["fields"])
         with (folder / TRIALS).open(newline="", encoding="utf-8") as file:

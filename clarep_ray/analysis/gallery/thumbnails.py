@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from clarep_ray.data.pixels import open_own
+
 
 class Picture(NamedTuple):
     """One picture of a sample: its column on the page, the sample's key, and its PNG."""
@@ -73,7 +75,7 @@ def make_thumbnails(
 
 def thumbnail(png: bytes, size: ThumbnailSize) -> str:
     """Return a picture as WebP in base64, at most `size.edge` pixels long."""
-    picture = Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB")
+    picture = open_own(png, "output")
     picture.thumbnail((size.edge, size.edge), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if size.quality is None:
