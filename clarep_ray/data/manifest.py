@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.durable import replace_file, whole_or_gone
 from clarep_ray.data.parquet_files import open_parquet
 from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
 from clarep_ray.data.sources import Listed, Source
@@ -243,13 +244,14 @@ def _short_hash(text: str) -> int:
 def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:
     """Write the rows under their final name in one step, one row group per unit."""
     work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with pq.ParquetWriter(work, SCHEMA) as writer:
-        for chunk in _chunks(rows, unit_size):
-            columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
-            writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
-    with work.open("rb") as file:
+    with whole_or_gone(work), work.open("wb") as file:
+        with pq.ParquetWriter(file, SCHEMA) as writer:
+            for chunk in _chunks(rows, unit_size):
+                columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
+                writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
+        file.flush()
         os.fsync(file.fileno())
-    work.replace(path)
+    replace_file(work, path)
     return InputManifest(path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
+
+from clarep_ray.data.durable import make_folder, write_file
 
 LABELS = "labels"
 
@@ -28,13 +28,9 @@ class Parts:
 
     def write(self, group: str, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write one part under its final name in one step."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        work = self.folder / f".tmp-{uuid.uuid4().hex}"
-        with work.open("wb") as file:
-            file.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(self.path(group, number))
+        make_folder(self.folder)
+        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        write_file(self.path(group, number), data)
 
     def has(self, group: str, number: int) -> bool:
         return self.path(group, number).is_file()

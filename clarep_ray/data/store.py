@@ -2,7 +2,8 @@
 
 A unit's files are written under temporary names, flushed to disk and published under their content hash; then
 its manifest is published under its final name, only if that name is free. That is the commit point. Readers go
-through unit manifests alone and never through a listing of shards.
+through unit manifests alone and never through a listing of shards. `tests/faults/test_crashes.py` enumerates every
+point at which this can be cut short, and shows that each step is needed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
 from clarep_ray.data.untrusted import read_json_object
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
+FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
 SUFFIXES = {SHARDS: "tar", SPECTRA: "safetensors"}
 MAX_UNIT_BYTES = 64 * 2**20
 """Of a unit's manifest, which has some 400 bytes a row."""
@@ -45,12 +48,20 @@ class OutputStore:
     root: Path
 
     def prepare(self) -> None:
-        """Make the folders and remove what long dead attempts left in the work folder."""
-        for name in (SHARDS, SPECTRA, UNITS, WORK):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+        """Make the folders and remove what long dead attempts left behind.
+
+        A run that was killed may have published a name and not yet synced it. This one builds on it, so syncs it first.
+        """
+        for name in FOLDERS:
+            make_folder(self.root / name)
+        for name in FOLDERS:
+            sync_folder(self.root / name)
+        sync_folder(self.root)
+        with suppress(PermissionError):  # who may not list the folder above did not make this one
+            sync_folder(self.root.parent)
         probe = self._write_temporary(b"")
         now = probe.stat().st_mtime  # the file system's clock, which stamped the others too
-        for path in (self.root / WORK).iterdir():
+        for path in (*(self.root / WORK).iterdir(), *self.root.glob(".tmp-*")):
             with suppress(FileNotFoundError):  # another run on this output may be at work
                 if path == probe or (_is_temporary(path) and now - path.stat().st_mtime > ABANDONED_S):
                     path.unlink()
@@ -65,6 +76,7 @@ class OutputStore:
             for path in (self.root / folder).iterdir():
                 if f"{folder}/{path.name}" not in named:
                     path.unlink(missing_ok=True)
+            sync_folder(self.root / folder)  # or they could be back beside a root that knows nothing of them
 
     def unit_path(self, unit: int) -> Path:
         return self.root / UNITS / f"{unit:06d}.json"
@@ -115,36 +127,31 @@ class OutputStore:
 
     def write_root(self, name: str, data: bytes) -> None:
         """Write a root file (index, manifest, config), or one in a folder there, replacing an older one in one step."""
-        target = self.root / name
-        self._write_temporary(data).replace(target)
-        _sync_folder(target.parent)
+        replace_file(self._write_temporary(data), self.root / name)
 
     def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
         sha = hashlib.sha256(data).hexdigest()
         target = self.root / folder / f"{unit:06d}-{sha[:12]}.{SUFFIXES[folder]}"
         temporary = self._write_temporary(data)
         # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        replace_file(temporary, target)
         return {"name": f"{folder}/{target.name}", "sha256": sha, "bytes": len(data)}
 
     def _write_temporary(self, data: bytes) -> Path:
         path = self.root / WORK / uuid.uuid4().hex
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, data)
         return path
 
     def _put_if_absent(self, temporary: Path, target: Path) -> bool:
+        fresh = True
         try:
             os.link(temporary, target)
         except FileExistsError:
-            return False
+            fresh = False
         finally:
             temporary.unlink()
-        _sync_folder(target.parent)
-        return True
+        sync_folder(target.parent)  # another attempt may have been killed between its link and this
+        return fresh
 
 
 def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -164,12 +171,5 @@ def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
 
 
 def _is_temporary(path: Path) -> bool:
-    return path.parent.name == WORK and re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    ours = path.parent.name == WORK and re.fullmatch(r"[0-9a-f]{32}", path.name)
+    return bool(ours) or path.name.startswith(".tmp-")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clarep_ray.data.durable import make_folder, replace_file, whole_or_gone, write_file
 from clarep_ray.data.parquet_files import read_table
 from clarep_ray.data.untrusted import read_json
 
@@ -69,22 +70,18 @@ class VerdictParts:
         return read_json(self.folder / f"{unit}.json")
 
     def _write(self, name: str, data: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        work = self.folder / f".tmp-{uuid.uuid4().hex}"
-        with work.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(self.folder / name)
+        make_folder(self.folder)
+        write_file(self.folder / name, data)
 
 
 def write_verdict_table(path: Path, tables: Iterable[tuple[Mapping[str, Any], pa.Table]]) -> None:
     """Write all verdicts as one Parquet file in one step; each table with the columns of NAMES that hold for it."""
     work = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    with pq.ParquetWriter(work, pa.unify_schemas([NAMES, VERDICT])) as writer:
-        for names, table in tables:
-            known = [pa.repeat(pa.scalar(names[item.name], item.type), len(table)) for item in NAMES]
-            writer.write_table(pa.table([*known, *table.columns], names=[*NAMES.names, *VERDICT.names]))
-    with work.open("rb") as file:
+    with whole_or_gone(work), work.open("xb") as file:
+        with pq.ParquetWriter(file, pa.unify_schemas([NAMES, VERDICT])) as writer:
+            for names, table in tables:
+                known = [pa.repeat(pa.scalar(names[item.name], item.type), len(table)) for item in NAMES]
+                writer.write_table(pa.table([*known, *table.columns], names=[*NAMES.names, *VERDICT.names]))
+        file.flush()
         os.fsync(file.fileno())
-    work.replace(path)
+    replace_file(work, path)

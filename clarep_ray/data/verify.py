@@ -9,6 +9,7 @@ from typing import Any
 
 from clarep_ray import dotted
 from clarep_ray.data.clarep_index import INDEX, ROOT, TIMM_INFO, read_root, root_sha256
+from clarep_ray.data.durable import sync_folder
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.shards import read_shard, sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, UNITS, DamagedUnit, OutputStore, check_entries
@@ -75,6 +76,9 @@ def withdraw(folder: Path, damages: Sequence[Damage]) -> list[int]:
     units = sorted({damage.unit for damage in damages if damage.unit is not None})
     for unit in units:
         store.unit_path(unit).unlink(missing_ok=True)
+    if units:
+        sync_folder(folder / UNITS)  # a manifest must not come back without its files
+    for unit in units:
         for path in folder.glob(f"*/{unit:06d}-*"):
             path.unlink()
     for damage in damages:
