@@ -28,7 +28,8 @@ EXIT_CODES = {
     "DamagedUnit": 11,
     "Untrusted": 12,
 }
-"""Exit codes of known faults; of OSError only a full disk has one."""
+"""Exit codes of known faults; of OSError only a full disk or quota has one."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY_REJECTS = 10
 
 
@@ -130,16 +131,16 @@ def exit_codes() -> Generator[None]:
 
 def known_fault(error: BaseException) -> tuple[str, int] | None:
     """Return one line and the exit code of an error that has one, here or in a Ray worker; else None."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in FULL:
         return str(error), EXIT_CODES["OSError"]
-    code = EXIT_CODES.get(type(error).__name__)
+    code = None if isinstance(error, OSError) else EXIT_CODES.get(type(error).__name__)
     if code is not None or isinstance(error, ValueError):
         return str(error), USAGE_ERROR if code is None else code
     # Ray hands a worker's error on as text: "package.module.ErrorName: message".
     for line in reversed(str(error).splitlines()):
         name, _, message = line.strip().partition(": ")
         name = name.rpartition(".")[2]
-        full = name != "OSError" or f"[Errno {errno.ENOSPC}]" in message
+        full = name != "OSError" or any(f"[Errno {number}]" in message for number in FULL)
         if name in EXIT_CODES and full:
             return message, EXIT_CODES[name]
     return None

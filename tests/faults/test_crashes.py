@@ -28,19 +28,6 @@ def nothing(op: Op) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is made anew for every run: its path is written in the output."""
-    return tmp_path_factory.mktemp("disk") / "base"
-
-
-@pytest.fixture(scope="module")
-def golden(base: Path) -> dict[str, bytes]:
-    """Files of an undisturbed run, by name."""
-    SmallRun()(base / "out")
-    return visible(base / "out")
-
-
 @dataclass
 class Traced:
     """Operations, and what had been reported by when: (operations done, unit), None for the whole run."""
