@@ -28,7 +28,7 @@ from clarep_ray.cluster.stages import cached_source, count_attempt
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.parts import LABELS, Parts
 from clarep_ray.data.records import InputRow
-from clarep_ray.data.store import RUN, WORK, OutputStore
+from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.data.units import OK, decode_unit
 from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
@@ -100,8 +100,7 @@ def open_session(config: CalibrateConfig) -> Session:
     store = OutputStore(Path(config.output))
     if not check_output(plan, store):
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
-        record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(config)}
-        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+        store.write_run(plan.fields, dotted.flatten(config))
     return Session(
         config=config,
         plan=plan,

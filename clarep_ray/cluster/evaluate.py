@@ -30,7 +30,7 @@ from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_count
 from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.records import RejectedImage
-from clarep_ray.data.store import RUN, WORK, OutputStore
+from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256
 from clarep_ray.robustness.attack import Attack, SampleAttack
 from clarep_ray.robustness.attacks import build_attack
@@ -92,8 +92,7 @@ def open_session(config: EvaluateConfig) -> Session:
     store = OutputStore(Path(config.output))
     if not check_same_run(fields, store, "output"):
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
-        record = {"fingerprint": dotted.fingerprint(fields), "fields": fields, "config": dotted.flatten(config)}
-        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+        store.write_run(fields, dotted.flatten(config))
     return Session(
         config=config,
         fields=fields,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, de
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
-from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import Damage, withdraw
 from clarep_ray.tracking import Run
 
@@ -147,12 +146,20 @@ def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
     """Create the output, or check that it belongs to this run; return its input manifest."""
     resumes = check_output(plan, store)
     store.prepare()
-    if not resumes:  # the first file of a run says whose folder it is: a kill at any later point can be continued
-        record = {"fingerprint": plan.fingerprint, "fields": plan.fields, "config": dotted.flatten(plan.config)}
-        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+    if not resumes or not _says_whose_it_is(store):
+        # The first file of a run says whose folder it is: a kill at any later point can be continued.
+        store.write_run(plan.fields, dotted.flatten(plan.config))
     manifest = write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
     write_stamps(store.root, plan.config.data.path, (row.source for row in plan.rows))
     return manifest
+
+
+def _says_whose_it_is(store: OutputStore) -> bool:
+    try:
+        store.read_run()
+    except ValueError:  # its fields are those of this run, and something else in it is damaged
+        return False
+    return True
 
 
 def _context(plan: Plan, store: OutputStore) -> RunContext:

@@ -7,8 +7,7 @@ from pathlib import Path
 from clarep_ray import dotted
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.config import ExtractConfig
-from clarep_ray.data.store import RUN
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.verify import Damage
 
 
@@ -19,9 +18,12 @@ def repair(folder: Path, damages: list[Damage]) -> list[int]:
     where code, weights or input have changed since; nothing is taken out then.
     """
     try:
-        flat = read_json_object(folder / RUN)["config"]
+        flat = OutputStore(folder).read_run()["config"]
         config = dotted.override(dotted.from_flat(ExtractConfig, flat), {"output.path": str(folder)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(folder / RUN)!r} cannot be read; start a new output instead: {error}") from None
+        raise ValueError(
+            f"{folder / RUN} is damaged ({error}); run the command of the extraction again, "
+            "which restores it where it can"
+        ) from None
     run_extraction(config, damages=damages)
     return sorted({damage.unit for damage in damages if damage.unit is not None})

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.manifest import InputManifest
 from clarep_ray.data.parquet_files import read_table
+from clarep_ray.data.sealed import own_sha256, sealed
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, OutputStore
 from clarep_ray.data.untrusted import read_json_object
@@ -24,6 +25,8 @@ from clarep_ray.data.untrusted import read_json_object
 INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
 MAX_ROOT_BYTES = 256 * 2**20
 """Of the root manifest: it names every unit's hash and files; a million units take some 250 MB."""
+ROOT_SEAL = "root_sha256"
+"""What the root manifest calls the hash of itself."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -73,6 +76,7 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Ma
     root: dict[str, Any] = {
         **identity,
         "input_sha256": manifest.digest(),
+        "input_file_sha256": sha256_file(manifest.path),
         "num_inputs": summary.num_rows,
         "num_ok": summary.num_rows - sum(summary.rejects.values()),
         "rejects": dict(sorted(summary.rejects.items())),
@@ -82,18 +86,18 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Ma
         "timm_info_sha256": hashlib.sha256(info).hexdigest(),
         "files": summary.files,
     }
-    root["root_sha256"] = root_sha256(root)
+    data = sealed(root, ROOT_SEAL)
+    root[ROOT_SEAL] = root_sha256(root)
     store.collect_orphans({entry["name"] for entry in root["files"]})
     store.write_root(INDEX, index)
     store.write_root(TIMM_INFO, info)
-    store.write_root(ROOT, (json.dumps(root, indent=1) + "\n").encode())
+    store.write_root(ROOT, data)
     return root
 
 
 def root_sha256(root: dict[str, Any]) -> str:
     """Return the hash of a root manifest over everything but this hash."""
-    rest = {name: value for name, value in root.items() if name != "root_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return own_sha256(root, ROOT_SEAL)
 
 
 def read_root(folder: Path) -> dict[str, Any]:

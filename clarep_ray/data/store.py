@@ -9,7 +9,6 @@ point at which this can be cut short, and shows that each step is needed.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import uuid
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clarep_ray import dotted
 from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.sealed import read_sealed, sealed
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
@@ -29,6 +29,8 @@ MAX_UNIT_BYTES = 64 * 2**20
 """Of a unit's manifest, which has some 400 bytes a row."""
 RUN = "run.json"
 """The resolved config of a run and its fingerprint: the first file of an output."""
+UNIT_SEAL, RUN_SEAL = "manifest_sha256", "record_sha256"
+"""What unit manifests and `run.json` call the hash of themselves."""
 ABANDONED_S = 3600.0
 """Age of a temporary file that no living attempt can still be writing."""
 
@@ -93,9 +95,7 @@ class OutputStore:
     def committed_unit(self, unit: int) -> dict[str, Any]:
         """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
         try:
-            manifest = read_json_object(self.unit_path(unit), MAX_UNIT_BYTES)
-            if manifest["manifest_sha256"] != _manifest_sha256(manifest):
-                raise ValueError("its manifest does not match its own hash")
+            manifest = read_sealed(self.unit_path(unit), UNIT_SEAL, MAX_UNIT_BYTES)
             for entry in check_entries(manifest).values():
                 if (self.root / entry["name"]).stat().st_size != entry["bytes"]:
                     raise ValueError(f"{entry['name']} has another size")
@@ -114,8 +114,7 @@ class OutputStore:
         """
         entries = {folder: self._publish(folder, unit, data) for folder, data in files.items()}
         record: dict[str, Any] = {**manifest, "unit": unit, "files": entries}
-        record["manifest_sha256"] = _manifest_sha256(record)
-        data = (json.dumps(record, sort_keys=True, indent=1) + "\n").encode()
+        data = sealed(record, UNIT_SEAL)
         if self._put_if_absent(self._write_temporary(data), self.unit_path(unit)):
             return True
         before = self.committed_unit(unit)["files"]
@@ -124,6 +123,15 @@ class OutputStore:
                 f"unit {unit} was committed with {before} and computed again as {entries}: equal work, other bytes"
             )
         return False
+
+    def write_run(self, fields: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Say in `run.json` whose output this is: what its fingerprint is made of, and the resolved config."""
+        record = {"fingerprint": dotted.fingerprint(dict(fields)), "fields": dict(fields), "config": dict(config)}
+        self.write_root(RUN, sealed(record, RUN_SEAL))
+
+    def read_run(self) -> dict[str, Any]:
+        """Return what `run.json` says; ValueError where it is damaged, OSError where it cannot be read."""
+        return read_sealed(self.root / RUN, RUN_SEAL)
 
     def write_root(self, name: str, data: bytes) -> None:
         """Write a root file (index, manifest, config), or one in a folder there, replacing an older one in one step."""
@@ -162,12 +170,6 @@ def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if kind is None or not re.fullmatch(rf"{folder}/[0-9]{{6,}}-[0-9a-f]{{12}}\.{kind}", entry["name"], re.ASCII):
             raise ValueError(f"it names the file {str(entry['name'])[:100]!r}")
     return entries
-
-
-def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    """Return the hash of a unit manifest over everything but this hash."""
-    rest = {name: value for name, value in manifest.items() if name != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_temporary(path: Path) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted
-from clarep_ray.data.clarep_index import INDEX, ROOT, TIMM_INFO, read_root, root_sha256
+from clarep_ray.data.clarep_index import INDEX, MAX_ROOT_BYTES, ROOT, ROOT_SEAL, TIMM_INFO, read_root
 from clarep_ray.data.durable import sync_folder
 from clarep_ray.data.manifest import MANIFEST, InputManifest
+from clarep_ray.data.sealed import read_sealed
 from clarep_ray.data.shards import read_shard, sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, UNITS, DamagedUnit, OutputStore, check_entries
 from clarep_ray.data.tar_index import DamagedTar
@@ -59,7 +60,8 @@ def root_units(root: dict[str, Any]) -> tuple[list[str], set[str]]:
 
 
 def _unfinished(store: OutputStore) -> Iterator[Damage]:
-    """Check committed units against their own manifests alone."""
+    """Check `run.json` and committed units against their own hashes alone."""
+    yield from _check_run(store.root, None)
     for path in sorted((store.root / UNITS).glob("*.json")):
         unit = int(path.stem)
         try:
@@ -88,29 +90,32 @@ def withdraw(folder: Path, damages: Sequence[Damage]) -> list[int]:
 
 
 def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
-    if root.get("root_sha256") != root_sha256(root):
+    try:
+        read_sealed(folder / ROOT, ROOT_SEAL, MAX_ROOT_BYTES)
+    except ValueError:
         yield Damage(None, f"{ROOT} does not match its own hash")
         return
     if not (folder / INDEX).is_file() or sha256_file(folder / INDEX) != root.get("index_sha256"):
         yield Damage(None, f"{INDEX} is missing or has another hash")
     if not (folder / TIMM_INFO).is_file() or sha256_file(folder / TIMM_INFO) != root.get("timm_info_sha256"):
         yield Damage(None, f"{TIMM_INFO} is missing or has another hash")
+    yield from _check_run(folder, root)
+    path = folder / MANIFEST
+    if not path.is_file() or sha256_file(path) != root.get("input_file_sha256"):
+        yield Damage(None, f"{MANIFEST} is missing or has another hash")
+    elif InputManifest(path).num_units != len(root["unit_sha256"]):
+        yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
+
+
+def _check_run(folder: Path, root: dict[str, Any] | None) -> Iterator[Damage]:
     try:
-        fields = read_json_object(folder / RUN)["fields"]
-        intact = dotted.fingerprint(fields) == root.get("fingerprint")
-        intact &= fields.get("label_map_sha256") == root.get("label_map_sha256")
+        fields = OutputStore(folder).read_run()["fields"]
+        intact = root is None or dotted.fingerprint(fields) == root.get("fingerprint")
+        intact &= root is None or fields.get("label_map_sha256") == root.get("label_map_sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
-        yield Damage(None, f"{RUN} is missing or has another fingerprint")
-    try:
-        same_input = InputManifest(folder / MANIFEST).digest() == root.get("input_sha256")
-    except Exception:  # whatever the Parquet reader makes of damaged bytes
-        same_input = False
-    if not same_input:
-        yield Damage(None, f"{MANIFEST} is missing or has another hash")
-    elif InputManifest(folder / MANIFEST).num_units != len(root["unit_sha256"]):
-        yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
+        yield Damage(None, f"{RUN} is missing, damaged or has another fingerprint")
 
 
 def _check_unit(store: OutputStore, unit: int, sha: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -15,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.durable import make_folder, sync_folder
+from clarep_ray.data.sealed import read_sealed, sealed
 
 KEPT_CHECKPOINTS = 2
 MAX_STATE_BYTES = 64 * 2**20
 """Of a checkpoint's notes, which hold the training's history."""
+STATE_SEAL = "state_sha256"
+"""What `state.json` calls the hash of itself."""
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -48,17 +50,19 @@ def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
     target = root / f"step-{trainer.step:08d}"
     work = root / f".tmp-{os.getpid()}-{target.name}"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    make_folder(root)
+    work.mkdir()
     parts = trainer.parts()
     for part, tensors in parts.items():
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
     hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
     notes = trainer.notes()
     state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
-    (work / "state.json").write_text(json.dumps(state, indent=2))
+    (work / "state.json").write_bytes(sealed(state, STATE_SEAL))
     _sync(work)
     shutil.rmtree(target, ignore_errors=True)
     work.rename(target)
+    sync_folder(root)  # before the older ones go: their removal could reach the disk first
     for old in _checkpoints(root)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return target
@@ -115,7 +119,7 @@ def restore_optimizer(optimizer: Optimizer, network: nn.Module, tensors: Mapping
 def _state(folder: Path) -> dict[str, Any] | None:
     """Return what a checkpoint says about itself, or None where that cannot be read."""
     try:
-        state = read_json_object(folder / "state.json", MAX_STATE_BYTES)
+        state = read_sealed(folder / "state.json", STATE_SEAL, MAX_STATE_BYTES)
         return state if {"step", "fingerprint", "sha256", *state["names"]} <= state.keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

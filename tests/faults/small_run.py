@@ -16,6 +16,7 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import WORK
 from clarep_ray.data.units import SPECTRUM_ARRAYS, UnitBlob, unit_files, unit_manifest
+from clarep_ray.data.verify import Damage
 from clarep_ray.dotted import override
 
 UNIT_SIZE, NUM_ROWS = 2, 4
@@ -75,27 +76,22 @@ class SmallRun:
 
     computed: list[int] = field(default_factory=list[int])
     reported: list[int] = field(default_factory=list[int])
-    commit_like: Callable[[Any, int, dict[str, bytes], dict[str, Any]], bool] | None = None
-    """Commits in the product's place (mutants)."""
     on_report: Callable[[int], None] = lambda unit: None
 
-    def __call__(self, root: Path, **changes: Any) -> dict[str, Any]:
-        """Run, or continue, into `root` and return the summary."""
+    def __call__(self, root: Path, damages: Sequence[Damage] = (), **changes: Any) -> dict[str, Any]:
+        """Run, or continue, or repair into `root` and return the summary."""
         plan = _plan(str(root), **changes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extract, "make_plan", lambda _: plan)
             patch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
             patch.setattr(extract, "_stream", self.stream)
-            return extract.run_extraction(plan.config, lambda _: None)
+            return extract.run_extraction(plan.config, lambda _: None, damages)
 
     def stream(self, context: Any, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for unit in todo:
             self.computed.append(unit)
             manifest = unit_manifest(unit_blob(unit), context.identity)
-            if self.commit_like is None:
-                fresh = context.store.commit(unit, unit_bytes(unit), manifest)
-            else:
-                fresh = self.commit_like(context.store, unit, unit_bytes(unit), manifest)
+            fresh = context.store.commit(unit, unit_bytes(unit), manifest)
             self.reported.append(unit)
             self.on_report(unit)
             yield {

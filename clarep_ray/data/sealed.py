@@ -1,0 +1,46 @@
+"""JSON files that hold their own hash: a bit that flips anywhere in one shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json, read_bounded
+
+
+def sealed(record: Mapping[str, Any], name: str) -> bytes:
+    """Return the file of a record, which gains its own hash under `name`."""
+    plain = json.loads(json.dumps(record))  # as it will be read: keys are strings, sequences are lists
+    return _file_bytes({**plain, name: own_sha256(plain, name)})
+
+
+def read_sealed(path: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the record of a file; raises as `read_bounded` and `check_seal` do, ValueError for other JSON."""
+    data = read_bounded(path, max_bytes)
+    record = parse_json(data)
+    if not isinstance(record, dict):
+        raise ValueError("it holds no JSON object")
+    check_seal(record, data, name)
+    return record
+
+
+def own_sha256(record: Mapping[str, Any], name: str) -> str:
+    """Return the hash of a record over everything but the entry `name`."""
+    rest = {key: value for key, value in record.items() if key != name}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_seal(record: Mapping[str, Any], data: bytes, name: str) -> None:
+    """Raise ValueError unless a record, read from `data`, has its own hash and the file is as it was written.
+
+    The hash alone would let another blank or digit of the same value pass.
+    """
+    if record.get(name) != own_sha256(record, name) or data != _file_bytes(record):
+        raise ValueError("it does not match its own hash")
+
+
+def _file_bytes(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()

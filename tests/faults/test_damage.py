@@ -1,0 +1,229 @@
+"""Bit rot and cuts: every one in an output or a checkpoint is noticed, and repaired where it is and nowhere else.
+
+A failure prints its seed and how to run that one alone.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clarep_ray.data.shards import npy_bytes, read_shard, shard_bytes
+from clarep_ray.data.store import DamagedUnit, OutputStore
+from clarep_ray.data.tar_index import DamagedTar
+from clarep_ray.data.verify import verify
+from clarep_ray.models.checkpoints import load_newest, save_checkpoint
+from tests.faults.small_run import NUM_UNITS, SmallRun, visible
+
+SEED = "CLAREP_TEST_SEED"
+FLIPS, NIGHTLY_FLIPS = 1_600, 8_000
+CHECKPOINT_FLIPS, NIGHTLY_CHECKPOINT_FLIPS = 400, 2_000
+
+
+def seeds(count: int) -> Iterator[int]:
+    """Yield the seeds of a sweep, or the one that is asked for."""
+    only = os.environ.get(SEED)
+    yield from range(count) if only is None else [int(only)]
+
+
+def replay(seed: int, test: str) -> str:
+    return f"seed {seed}; again: {SEED}={seed} uv run pytest tests/faults/test_damage.py -k {test}"
+
+
+def damaged(data: bytes, random: np.random.Generator) -> tuple[bytes, str]:
+    """Return a file's bytes after one accident: a bit, a byte, zeros in a row, an end cut off, a piece twice."""
+    at, length = int(random.integers(len(data))), int(random.integers(1, 65))
+    kind = random.choice(["bit", "byte", "zeros", "cut", "doubled"], p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    found = bytearray(data)
+    if kind == "bit":
+        found[at] ^= 1 << int(random.integers(8))
+    elif kind == "byte":
+        found[at] ^= int(random.integers(1, 256))
+    elif kind == "zeros":
+        found[at : at + length] = bytes(len(found[at : at + length]))
+    elif kind == "cut":
+        del found[at:]
+    else:
+        found[at:at] = found[at : at + length]
+    return bytes(found), f"{kind} at {at}"
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("damage") / "out"
+    SmallRun()(root)
+    return root
+
+
+def unit_of(name: str) -> int | None:
+    """Return the unit that a file belongs to, None for one of the whole output."""
+    return int(Path(name).name[:6]) if "/" in name else None
+
+
+def sweep_output(root: Path, count: int) -> int:
+    golden, changed = visible(root), 0
+    names = sorted(golden)
+    for seed in seeds(count):
+        random = np.random.default_rng(seed)
+        name = names[seed % len(names)]
+        data, what = damaged(golden[name], random)
+        if data == golden[name]:  # zeros over zeros
+            continue
+        changed += 1
+        (root / name).write_bytes(data)
+        found = verify(root)
+        (root / name).write_bytes(golden[name])
+        assert found, f"{name}: {what} is not noticed; {replay(seed, 'output')}"
+        assert {damage.unit for damage in found} == {unit_of(name)}, (
+            f"{name}: {what}: {found}; {replay(seed, 'output')}"
+        )
+    assert verify(root) == []
+    return changed
+
+
+def test_every_accident_to_an_output_is_noticed_where_it_is(output: Path) -> None:
+    assert sweep_output(output, FLIPS) > 0.9 * FLIPS or SEED in os.environ
+
+
+@pytest.mark.nightly
+def test_thousands_of_accidents_to_an_output_are_noticed(output: Path) -> None:
+    assert sweep_output(output, NIGHTLY_FLIPS) > 0.9 * NIGHTLY_FLIPS
+
+
+def test_every_cut_of_every_file_is_noticed(output: Path) -> None:
+    golden, cuts = visible(output), 0
+    for name, data in golden.items():
+        for length in range(0, len(data), 64):
+            (output / name).write_bytes(data[:length])
+            assert {damage.unit for damage in verify(output)} == {unit_of(name)}, f"{name} cut at {length}"
+            cuts += 1
+        (output / name).write_bytes(data)
+    assert cuts >= 384
+
+
+def test_every_cut_of_a_shard_stops_its_readers(tmp_path: Path) -> None:
+    """A cut at the border of a member is where other readers see a whole, shorter file."""
+    random = np.random.default_rng(0)
+    samples = {
+        f"k{i}": {"png": random.bytes(1200), "cls": b"1", "feature.npy": npy_bytes(random.random(9))} for i in range(16)
+    }
+    whole = shard_bytes(samples)
+    store = OutputStore(tmp_path / "out")
+    store.prepare()
+    store.commit(0, {"shards": whole}, {"rows": [], "num_ok": 16})
+    shard = store.root / store.committed_unit(0)["files"]["shards"]["name"]
+    cuts = range(0, len(whole), 64)
+    assert len(cuts) >= 384
+    for length in cuts:
+        shard.write_bytes(whole[:length])
+        with pytest.raises(DamagedUnit):
+            store.committed_unit(0)
+        if any(whole[length:]):  # else only zeros of the end are gone
+            with pytest.raises(DamagedTar):
+                list(read_shard(shard))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "deleted"])
+def test_repair_computes_the_damaged_unit_again_and_nothing_else(output: Path, lost: bool) -> None:
+    golden = visible(output)
+    for name in golden:
+        if lost:
+            (output / name).unlink()
+        else:
+            data = bytearray(golden[name])
+            data[len(data) // 2] ^= 1
+            (output / name).write_bytes(bytes(data))
+        run = SmallRun()
+        if name == "run.json" and lost:
+            with pytest.raises(ValueError, match="choose another folder"):
+                run(output)
+            (output / name).write_bytes(golden[name])
+            continue
+        run(output, damages=verify(output))
+        unit = unit_of(name)
+        assert run.computed == ([] if unit is None else [unit]), name
+        assert visible(output) == golden, name
+    assert verify(output) == []
+
+
+def test_a_record_of_the_run_that_can_be_restored_is(output: Path) -> None:
+    """The settings are those of the run, and something in the file beside them is damaged."""
+    golden = visible(output)
+    (output / "run.json").write_bytes(golden["run.json"].replace(b'"output.path": "/', b'"output.path": "_'))
+    assert [damage.unit for damage in verify(output)] == [None]
+    SmallRun()(output)
+    assert visible(output) == golden
+
+
+def test_files_that_change_places_are_noticed(output: Path) -> None:
+    golden = visible(output)
+    for folder in ("shards", "spectra", "units"):
+        first, second = sorted(name for name in golden if name.startswith(folder))[:NUM_UNITS]
+        (output / first).write_bytes(golden[second])
+        (output / second).write_bytes(golden[first])
+        assert {damage.unit for damage in verify(output)} == {0, 1}
+        for name in (first, second):
+            (output / name).write_bytes(golden[name])
+    (output / "shards" / "000007-0123456789ab.tar").write_bytes(b"")
+    assert [damage.what for damage in verify(output)] == ["shards/000007-0123456789ab.tar belongs to no unit"]
+    (output / "shards" / "000007-0123456789ab.tar").unlink()
+
+
+class SmallTraining:
+    """A training of few bytes, as `models/checkpoints.py` keeps it."""
+
+    def __init__(self) -> None:
+        self.step, self.weights, self.loss = 0, torch.zeros(7), {"mean": 0.0}
+
+    def parts(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"network": {"weights": self.weights}, "optimizer": {"moment": self.weights * 2}}
+
+    def notes(self) -> dict[str, Any]:
+        return {"loss": self.loss, "seed": 3}
+
+    def restore(self, parts: dict[str, dict[str, torch.Tensor]], notes: dict[str, Any]) -> None:
+        self.weights, self.loss = parts["network"]["weights"], notes["loss"]
+
+
+def checkpoints(root: Path) -> Path:
+    shutil.rmtree(root, ignore_errors=True)
+    training = SmallTraining()
+    for step in (1, 2):
+        training.step, training.weights, training.loss = step, torch.full((7,), float(step)), {"mean": 1 / step}
+        save_checkpoint(training, root, "mark")
+    return root
+
+
+def sweep_checkpoints(root: Path, count: int) -> None:
+    newest = checkpoints(root) / "step-00000002"
+    golden = {path.name: path.read_bytes() for path in newest.iterdir()}
+    names = sorted(golden)
+    for seed in seeds(count):
+        name = names[seed % len(names)]
+        data, what = damaged(golden[name], np.random.default_rng(seed))
+        if data == golden[name]:
+            continue
+        (newest / name).write_bytes(data)
+        resumed = SmallTraining()
+        with pytest.warns(UserWarning, match="step-00000002 is damaged"):
+            load_newest(resumed, root, "mark")
+        (newest / name).write_bytes(golden[name])
+        assert (resumed.step, resumed.loss) == (1, {"mean": 1.0}), f"{name}: {what}; {replay(seed, 'checkpoint')}"
+        assert torch.equal(resumed.weights, torch.ones(7))
+    resumed = SmallTraining()
+    load_newest(resumed, root, "mark")
+    assert resumed.step == 2
+
+
+def test_every_accident_to_a_checkpoint_goes_back_to_the_one_before(tmp_path: Path) -> None:
+    sweep_checkpoints(tmp_path / "checkpoints", CHECKPOINT_FLIPS)
+
+
+@pytest.mark.nightly
+def test_thousands_of_accidents_to_a_checkpoint_go_back_to_the_one_before(tmp_path: Path) -> None:
+    sweep_checkpoints(tmp_path / "checkpoints", NIGHTLY_CHECKPOINT_FLIPS)
