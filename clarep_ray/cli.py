@@ -24,6 +24,7 @@ EXIT_CODES = {
     "UnitGivenUp": 6,
     "ResumeRefused": 7,
     "InputChanged": 7,
+    "OutputInUse": 8,
     "NondeterministicUnit": 9,
     "DamagedUnit": 11,
     "Untrusted": 12,
@@ -116,8 +117,9 @@ def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
     2: wrong config or input. 5: disk full. 6: a unit was given up. 7: the output or the input belongs to
-    another run. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would
-    mean nothing (trust checks). Anything else keeps its traceback and exits with 1.
+    another run. 8: another process works on the output, or has taken it over. 9: a unit came out with other bytes.
+    11: a committed unit is damaged. 12: a robust accuracy would mean nothing (trust checks). Anything else keeps its
+    traceback and exits with 1.
     """
     try:
         guards.check_start()

@@ -85,6 +85,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "engine.autoscaling",
         "engine.units_in_flight",
         "engine.max_attempts",
+        "engine.take_over",
         "output.path",
         "output.max_reject_rate",
         "output.from_spectrum",

@@ -20,6 +20,7 @@ def test_execution_fields_are_the_ones_that_change_no_bit_of_a_student() -> None
         "loader_threads",
         "num_workers",
         "output",
+        "take_over",
         "teacher.diffusion.allow_download",
         "teacher.diffusion.prompts",
         "teacher.diffusion.weights",

@@ -19,6 +19,7 @@ from clarep_ray.cluster.calibrate_scores import score_columns
 from clarep_ray.cluster.tracked import start_calibration
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.calibration_file import CALIBRATION, SETTINGS, write_calibration
+from clarep_ray.data.owner import owned
 from clarep_ray.data.parts import LABELS
 from clarep_ray.data.store import OutputStore
 from clarep_ray.models.classifiers import classifier_name
@@ -32,8 +33,13 @@ def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], N
     """Calibrate, or continue an interrupted calibration; write and return what was found.
 
     The output folder receives `calibration.json` (what `extract.py --calibration` takes), a CSV and a picture of
-    every curve, and `calibration.md`. Raises as `open_session` does.
+    every curve, and `calibration.md`. Raises as `open_session` does, and OutputInUse.
     """
+    with owned(Path(config.output), config.engine.take_over, say):
+        return _calibrate(config, preset, say)
+
+
+def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None]) -> Findings:
     session = work.open_session(config)
     flat = dotted.flatten(session.config)
     findings = Findings(

@@ -14,6 +14,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.distill import tell_student, with_absolute_paths
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
+from clarep_ray.data.owner import owned
 
 if TYPE_CHECKING:
     from clarep_ray.cadistill.students import Student
@@ -48,6 +49,11 @@ def compare(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], No
     output folder. Raises ValueError, before Ray starts, where the pictures of a row are missing, the images are
     not the embedded ones, or there are fewer than two seeds.
     """
+    with owned(Path(config.output), config.take_over, say, setting="take-over"):
+        return _compare(config, seeds, say)
+
+
+def _compare(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], None]) -> SeedTable:
     config = with_absolute_paths(config)
     root = Path(config.output)
     runs = plan_runs(config, seeds)

@@ -11,6 +11,7 @@ from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DataConfig, DistillConfig
+from clarep_ray.data.owner import owned
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
 
@@ -21,8 +22,14 @@ def distill(config: DistillConfig, parent: str | None = None) -> dict[str, Any]:
     The output folder receives `last/` and `best/` (students for `cadistill.students.load_student`), `metrics.jsonl`,
     `checkpoints/` and, last, `result.json`. In MLflow it is a run of its own, nested in `parent` where one is given,
     and the last student a version of `tracking.registered_model`. Raises ValueError, before Ray starts, for an input
-    or a teacher that cannot be used, or a folder of another training.
+    or a teacher that cannot be used, or a folder of another training, and OutputInUse where another process works on
+    it.
     """
+    with owned(Path(config.output), config.take_over, setting="take-over"):
+        return _distill(config, parent)
+
+
+def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
     from clarep_ray.cadistill.run import METRICS, prepare, read_result
 
     config = with_absolute_paths(config)

@@ -18,6 +18,7 @@ from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, resu
 from clarep_ray.cluster.evaluate_units import CLEAN, Unit
 from clarep_ray.cluster.tracked import start_evaluation
 from clarep_ray.config import EvaluateConfig
+from clarep_ray.data.owner import owned
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verdicts import write_verdict_table
 from clarep_ray.robustness import results as found_in
@@ -30,8 +31,13 @@ VERDICTS, RESULTS, REPORT, TRUST_FILE = "verdicts.parquet", "results.json", "rep
 def run_evaluation(config: EvaluateConfig, preset: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Evaluate, or continue an interrupted evaluation; write and return what `results.json` holds.
 
-    Raises as `open_session` does, and Untrusted where a trust check is to be refused.
+    Raises as `open_session` does, OutputInUse, and Untrusted where a trust check is to be refused.
     """
+    with owned(Path(config.output), config.engine.take_over, say):
+        return _evaluate(config, preset, say)
+
+
+def _evaluate(config: EvaluateConfig, preset: str, say: Callable[[str], None]) -> dict[str, Any]:
     session = open_session(config)
     with start_evaluation(session, preset) as run:
         trust = _trust(session, say)

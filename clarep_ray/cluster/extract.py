@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, de
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
+from clarep_ray.data.owner import owned
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import Damage, withdraw
 from clarep_ray.tracking import Run
@@ -80,17 +82,22 @@ class Extraction:
     manifest: InputManifest
 
 
-def open_extraction(config: ExtractConfig, damages: Sequence[Damage] = ()) -> Extraction:
-    """Check everything, open the output and return the extraction.
+@contextmanager
+def open_extraction(
+    config: ExtractConfig, say: Callable[[str], None] = print, damages: Sequence[Damage] = ()
+) -> Generator[Extraction]:
+    """Check everything, open the output, own it inside and yield the extraction.
 
     Units that `damages` names are taken out, once it is sure that they can be computed again. Raises ValueError for a
-    wrong config or input, ResumeRefused where the output belongs to another run.
+    wrong config or input, ResumeRefused where the output belongs to another run, OutputInUse where another process
+    works on it.
     """
-    plan = make_plan(config)
-    store = OutputStore(Path(plan.config.output.path))
-    manifest = _open_output(store, plan)
-    withdraw(store.root, damages)
-    return Extraction(plan, store, manifest)
+    with owned(Path(config.output.path), config.engine.take_over, say):
+        plan = make_plan(config)
+        store = OutputStore(Path(plan.config.output.path))
+        manifest = _open_output(store, plan)
+        withdraw(store.root, damages)
+        yield Extraction(plan, store, manifest)
 
 
 def run_extraction(
@@ -100,7 +107,8 @@ def run_extraction(
     alone: bool = False,
 ) -> dict[str, Any]:
     """Extract, or continue an interrupted extraction, and return its summary; raises as `open_extraction` does."""
-    return extract(open_extraction(config, damages), say, alone=alone)
+    with open_extraction(config, say, damages) as extraction:
+        return extract(extraction, say, alone=alone)
 
 
 def extract(

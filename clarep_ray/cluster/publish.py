@@ -26,8 +26,7 @@ CONTROL_COLUMNS = ("nmi", "nmi_null", "class_kept", "background_kept", "backgrou
 
 def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the extraction, write figures and `summary.json`, tell MLflow and the user; return the summary."""
-    extraction = open_extraction(config)
-    with start_extraction(extraction, preset) as run:
+    with open_extraction(config, say) as extraction, start_extraction(extraction, preset) as run:
         summary = extract(extraction, say, run)
         folder = Path(summary["output"])
         output = ExtractionOutput(folder)
@@ -143,8 +142,10 @@ def _controls_of_seed(
     changes["output.path"] = str(Path(config.output.path).absolute() / f"seed-{seed}")
     seeded = dotted.override(config, changes)
     say(f"seed {seed}: {seeded.output.path}")
-    extraction = open_extraction(seeded)
-    with start_extraction(extraction, f"{preset} seed {seed}", parent) as run:
+    with (
+        open_extraction(seeded, say) as extraction,
+        start_extraction(extraction, f"{preset} seed {seed}", parent) as run,
+    ):
         summary = extract(extraction, say, run)
         summary["metrics"] = extraction_metrics(ExtractionOutput(Path(seeded.output.path)), seeded)
         _tell(run, summary, [], seeded.output.what)

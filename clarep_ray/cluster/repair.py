@@ -19,7 +19,8 @@ def repair(folder: Path, damages: list[Damage]) -> list[int]:
     """
     try:
         flat = OutputStore(folder).read_run()["config"]
-        config = dotted.override(dotted.from_flat(ExtractConfig, flat), {"output.path": str(folder)})
+        changes = {"output.path": str(folder), "engine.take_over": False}
+        config = dotted.override(dotted.from_flat(ExtractConfig, flat), changes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / RUN} is damaged ({error}); run the command of the extraction again, "

@@ -11,6 +11,7 @@ from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_cdm
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.owner import owned
 
 METRICS = "metrics.jsonl"
 
@@ -20,8 +21,14 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
     The output folder receives `model/` (the weight average, as `model.weights` reads it), `checkpoints/`,
     `metrics.jsonl` and, last, `result.json`. Raises ValueError, before Ray starts, where a picture cannot be read or
-    the folder belongs to another config, other pictures or classes of other names.
+    the folder belongs to another config, other pictures or classes of other names; OutputInUse where another
+    process works on it.
     """
+    with owned(Path(config.output), config.take_over, setting="take-over"):
+        return _train_cdm(config)
+
+
+def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     from clarep_ray.models.cdm_networks import RESULT, training_set
     from clarep_ray.models.cdm_training import fingerprint
     from clarep_ray.models.checkpoints import check_checkpoints

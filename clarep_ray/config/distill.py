@@ -179,6 +179,8 @@ class DistillConfig:
     """One GPU per worker."""
     output: str = field(default="outputs/distill", metadata=EXECUTION)
     """Output folder; the same folder and fingerprint continue an interrupted training."""
+    take_over: bool = field(default=False, metadata=EXECUTION)
+    """Take the output from a process that still works on it; that one ends with 8 within ten seconds."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,8 @@ class EngineConfig:
     """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
     max_attempts: int = field(default=4, metadata=EXECUTION)
     """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
+    take_over: bool = field(default=False, metadata=EXECUTION)
+    """Take the output from a process that still works on it; that one ends with 8 within ten seconds."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -173,5 +173,5 @@ def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _is_temporary(path: Path) -> bool:
-    ours = path.parent.name == WORK and re.fullmatch(r"[0-9a-f]{32}", path.name)
+    ours = path.parent.name == WORK and re.fullmatch(r"[0-9a-f]{32}|owner\.\d+", path.name)
     return bool(ours) or path.name.startswith(".tmp-")

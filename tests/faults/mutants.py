@@ -81,10 +81,14 @@ def file_synced_too_late(place: str) -> Mutant:
     return mutant
 
 
+def _publishes_unit(op: Op) -> bool:
+    return op.kind == "link" and op.target is not None and op.target.parent.name == "units"
+
+
 def manifest_first(ops: list[Op]) -> list[Op]:
     """Publish each unit's manifest before its files."""
     ops, start = list(ops), 0
-    while (link := next((i for i in range(start, len(ops)) if ops[i].kind == "link"), None)) is not None:
+    while (link := next((i for i in range(start, len(ops)) if _publishes_unit(ops[i])), None)) is not None:
         begins = max(i for i in range(link) if ops[i].kind == "create")
         first = max(
             i for i in range(begins) if ops[i].kind == "fsync_folder" and ops[i].path.name not in ("shards", "spectra")

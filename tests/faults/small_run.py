@@ -13,6 +13,7 @@ import pytest
 from clarep_ray.cluster import extract, runtime
 from clarep_ray.cluster.plan import Plan
 from clarep_ray.config import ExtractConfig
+from clarep_ray.data import owner
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import WORK
 from clarep_ray.data.units import SPECTRUM_ARRAYS, UnitBlob, unit_files, unit_manifest
@@ -64,6 +65,9 @@ def unit_bytes(unit: int) -> dict[str, bytes]:
     return unit_files(unit_blob(unit), {}, (), keep_spectrum=True)
 
 
+NOBODY = owner.Process("here", 2**31, owner.this_process().machine, 0, "long ago")
+
+
 @lru_cache
 def _plan(root: str, **changes: Any) -> Plan:
     config = override(ExtractConfig(), {"output.path": root, "engine.unit_size": UNIT_SIZE} | changes)
@@ -83,6 +87,7 @@ class SmallRun:
         plan = _plan(str(root), **changes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extract, "make_plan", lambda _: plan)
+            patch.setattr(owner, "this_process", lambda: NOBODY)  # each run's process is gone when the next one comes
             patch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
             patch.setattr(extract, "_stream", self.stream)
             return extract.run_extraction(plan.config, lambda _: None, damages)
