@@ -50,6 +50,7 @@ OTHER_VALUES = {
     "output.from_spectrum": "/x",
     "engine.num_actors": 3,
     "engine.gpus_per_actor": 0.5,
+    "engine.unit_deadline_s": 5.0,
     "output.max_reject_rate": 0.5,
     "tracking.uri": "x",
 }
@@ -86,6 +87,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "engine.units_in_flight",
         "engine.max_attempts",
         "engine.take_over",
+        "engine.unit_deadline_s",
         "output.path",
         "output.max_reject_rate",
         "output.from_spectrum",

@@ -21,6 +21,7 @@ from clarep_ray.analysis.calibration import Draws, draw_classes
 from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.deadline import deadline
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.identity import code_sha256
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
@@ -238,8 +239,11 @@ class CalibrateStage:
         item = json.loads(table["item"][0].as_py())
         name = f"{item['group']}.{item['number']:05d}"
         ledger = Path(self.context.output) / "attempts" / self.context.run_id
-        count_attempt(ledger, name, f"piece {name}", self.context.calibrate_config.engine.max_attempts)
-        return pa.Table.from_pylist([{"name": name, "count": do_item(self.calibrator, self.context, item)}])
+        engine = self.context.calibrate_config.engine
+        count_attempt(ledger, name, f"piece {name}", engine.max_attempts)
+        with deadline(engine.unit_deadline_s, ledger / f"{name}.stack"):
+            count = do_item(self.calibrator, self.context, item)
+        return pa.Table.from_pylist([{"name": name, "count": count}])
 
 
 def do_item(calibrator: Calibrator, context: CalibrationContext, item: Item) -> int:

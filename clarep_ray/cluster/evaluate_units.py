@@ -19,6 +19,7 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.cadistill.students import load_student, read_architecture
+from clarep_ray.cluster.deadline import deadline
 from clarep_ray.cluster.stages import count_attempt
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
@@ -151,7 +152,8 @@ class EvaluateStage:
         ledger = Path(self.context.output) / "attempts" / self.context.run_id
         count_attempt(ledger, unit.name, f"unit {unit.name}", engine.max_attempts)
         blob = UnitBlob.from_bytes(table["payload"][0].as_py())
-        self.evaluator.do(unit, blob, self.context.parts)
+        with deadline(engine.unit_deadline_s, ledger / f"{unit.name}.stack"):
+            self.evaluator.do(unit, blob, self.context.parts)
         report = {"unit": unit.name, "count": len(blob.records), "seconds": time.monotonic() - began}
         return pa.Table.from_pylist([report])
 

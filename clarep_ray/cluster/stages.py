@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from clarep_ray import dotted
+from clarep_ray.cluster.deadline import deadline
 from clarep_ray.config import DataConfig, ExtractConfig
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.shards import sha256_file
@@ -91,9 +92,12 @@ class ExtractStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = _unpack(table)
         ledger = self.context.store.root / "attempts" / self.context.run_id
-        count_attempt(ledger, f"{unit:06d}", f"unit {unit}", self.context.extract_config.engine.max_attempts)
+        engine = self.context.extract_config.engine
+        count_attempt(ledger, f"{unit:06d}", f"unit {unit}", engine.max_attempts)
         began = time.monotonic()
-        return _row(unit, extract_unit(self.extractor, blob), timings | {"extract_s": time.monotonic() - began})
+        with deadline(engine.unit_deadline_s, ledger / f"{unit:06d}.stack", usual=True):
+            finished = extract_unit(self.extractor, blob)
+        return _row(unit, finished, timings | {"extract_s": time.monotonic() - began})
 
 
 def units_here(context: RunContext, todo: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -152,7 +156,9 @@ def count_attempt(ledger: Path, name: str, what: str, limit: int) -> None:
             return
         except FileExistsError:
             continue
-    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest")
+    stack = ledger / f"{name}.stack"
+    hung = f"; it hung, and {stack} says where" if stack.is_file() else ""
+    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest{hung}")
 
 
 def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:

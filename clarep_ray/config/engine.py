@@ -30,6 +30,9 @@ class EngineConfig:
     """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
     max_attempts: int = field(default=4, metadata=EXECUTION)
     """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
+    unit_deadline_s: float | None = field(default=None, metadata=EXECUTION)
+    """End an actor whose unit takes longer, with a stack trace in `attempts/`, and start the unit again; None: in an
+    extraction ten times the median of the actor's own units, 60 at least, once it has done three; else never [s]."""
     take_over: bool = field(default=False, metadata=EXECUTION)
     """Take the output from a process that still works on it; that one ends with 8 within ten seconds."""
 
@@ -37,6 +40,8 @@ class EngineConfig:
         check_types(self)
         for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
             require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
+        limit = self.unit_deadline_s
+        require(limit is None or limit > 0, "engine.unit_deadline_s", limit, "None, or above 0")
         require(
             self.num_actors is None or self.num_actors >= 1, "engine.num_actors", self.num_actors, "None, or 1 and more"
         )

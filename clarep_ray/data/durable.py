@@ -41,10 +41,12 @@ def whole_or_gone(path: Path) -> Generator[None]:
         yield
     except FileExistsError:  # not ours
         raise
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        raise _named(error, path) from error
+        if isinstance(error, OSError):
+            raise _named(error, path) from error
+        raise
 
 
 def replace_file(work: Path, target: Path) -> None:

@@ -26,7 +26,7 @@ from clarep_ray.dotted import override
 from tests.faults.crashes import Disk
 from tests.faults.light_driver import NUM_UNITS, unit_files
 from tests.faults.shim import Op, TakingTurns, shimmed
-from tests.faults.small_run import SmallRun
+from tests.faults.small_run import SmallRun, visible
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -89,13 +89,13 @@ def test_a_second_driver_is_refused_may_take_over_and_a_zombie_harms_nothing(tmp
     assert third.returncode == 0, error
     assert f"taking over: {root} is in use by process {first.pid}" in output
     check(root)
-    before = tree(root)
+    before = visible(root)
     first.send_signal(signal.SIGCONT)
     _, error = first.communicate(timeout=30)
     assert first.returncode == 8, error
     assert "another process has taken this output over" in error
     check(root)
-    assert tree(root) == before
+    assert visible(root) == before
 
 
 def test_a_driver_whose_output_is_taken_stops_while_the_other_works(tmp_path: Path, start: Start) -> None:

@@ -1,0 +1,66 @@
+"""A piece of work that hangs ends its process at the deadline, whether it sleeps or holds Python's lock in C."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clarep_ray.cluster import deadline as module
+from clarep_ray.cluster.deadline import deadline
+from clarep_ray.cluster.stages import UnitGivenUp, count_attempt
+
+HANGS = {
+    "sleeps": "time.sleep(1000)",
+    "holds the lock in C": "re.match('(a+)+$', 'a' * 64 + 'b')",
+    "holds the lock in a long sum": "sum(range(10**14))",
+}
+PROGRAM = """
+import re, sys, time
+from pathlib import Path
+from clarep_ray.cluster import deadline as module
+module.SHORTEST_S = 1.0
+
+def hang_here():
+    HANG
+
+for piece in range(4):
+    with module.deadline(SECONDS, Path(sys.argv[1]), usual=True):
+        if SECONDS is not None or piece == 3:
+            print("hangs", flush=True)
+            hang_here()
+"""
+
+
+@pytest.mark.parametrize("seconds", [1.0, None], ids=["a number", "usual"])
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_hang_ends_the_process_with_a_stack_trace(tmp_path: Path, hang: str, seconds: float | None) -> None:
+    trace = tmp_path / "000003.stack"
+    program = PROGRAM.replace("HANG", HANGS[hang]).replace("SECONDS", repr(seconds))
+    process = subprocess.Popen([sys.executable, "-c", program, str(trace)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"hangs\n"
+    began = time.monotonic()
+    try:
+        assert process.wait(timeout=30) == 1
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 1 + 5
+    assert "hang_here" in trace.read_text()
+    with pytest.raises(UnitGivenUp, match=r"unit 3 was interrupted 0 times.*000003\.stack says where"):
+        count_attempt(tmp_path, "000003", "unit 3", 0)
+
+
+def test_what_ends_in_time_leaves_nothing_and_fails_as_it_does(tmp_path: Path) -> None:
+    with deadline(60.0, tmp_path / "stack"):
+        assert (tmp_path / "stack").is_file()
+    with pytest.raises(OSError, match="its own"), deadline(60.0, tmp_path / "stack"):
+        raise OSError("its own")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_usual_limit_follows_this_process_s_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, limit in (([1.0, 2.0], None), ([1.0, 2.0, 3.0], 60.0), ([100.0, 5.0, 90.0, 95.0], 925.0)):
+        monkeypatch.setattr(module, "_seconds", seconds)
+        assert module._usual_limit() == limit
