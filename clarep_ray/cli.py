@@ -8,11 +8,13 @@ import errno
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
 from clarep_ray.cluster import guards
+from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.dotted import flatten, override
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
@@ -61,7 +63,17 @@ def parse(
             preset = start_of_sweep(preset, sweeps, known.sweep)
             more["sweep"] = known.sweep
         start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
-        return tyro.cli(job, default=start)
+        found = tyro.cli(job, default=start)
+        _refuse_used(found)
+        return found
+
+
+def _refuse_used(job: Any) -> None:
+    """Raise OutputInUse where another process works on the job's output, before anything large is even imported."""
+    config, setting = job.config, "engine.take-over" if hasattr(job.config, "engine") else "take-over"
+    takes_over = config.engine.take_over if hasattr(config, "engine") else config.take_over
+    if not takes_over and not getattr(job, "dry_run", False):
+        refuse_used(Path(getattr(config.output, "path", config.output)), setting)
 
 
 def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:

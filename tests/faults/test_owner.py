@@ -290,3 +290,17 @@ def test_two_drivers_of_different_bytes_are_found_out(tmp_path: Path) -> None:
         results, _, _ = interleaved(tmp_path / f"out-{seed}", seed, lambda me, unit: {"shards": bytes([me, unit])})
         assert [type(result) for result in results].count(NondeterministicUnit) >= 1, f"seed {seed}: {results}"
         OutputStore(tmp_path / f"out-{seed}").committed_units()
+
+
+@pytest.mark.parametrize("job", ["extract", "calibrate", "evaluate", "distill", "train_cdm"])
+def test_a_command_is_refused_before_anything_large_is_imported(tmp_path: Path, job: str) -> None:
+    path = ["--output.path" if job == "extract" else "--output", str(tmp_path)]
+    with owned(tmp_path):
+        before = tree(tmp_path)
+        command = [sys.executable, "-X", "importtime", str(ROOT / "jobs" / f"{job}.py"), *path]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert tree(tmp_path) == before
+    assert ended.returncode == 8, ended.stderr[-500:]
+    assert f"is in use by process {os.getpid()}" in ended.stderr
+    assert "| torch\n" not in ended.stderr
+    assert "| ray\n" not in ended.stderr
