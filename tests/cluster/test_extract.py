@@ -237,36 +237,6 @@ def test_a_picture_that_kills_the_process_ends_the_run_naming_its_unit(
     assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
 
 
-def test_a_unit_that_hangs_is_ended_at_its_deadline_and_done_again(
-    weights: Path, images: Path, tmp_path: Path, armed: Path
-) -> None:
-    """It hangs until its stack trace is there."""
-    output = tmp_path / "out"
-    changes = {"engine__max_attempts": 3, "engine__unit_deadline_s": 4.0, "data__limit": 8}
-    config = small_config(weights, images, output, **changes)
-    (armed / "slow").write_text("1000")
-
-    stacks: list[str] = []
-
-    def disarm() -> None:
-        while not any(stacks):
-            time.sleep(0.05)
-            with suppress(FileNotFoundError):
-                stacks.extend(path.read_text() for path in output.glob("attempts/*/*.stack"))
-        (armed / "slow").unlink()
-
-    thread = threading.Thread(target=disarm, daemon=True)
-    thread.start()
-    began = time.monotonic()
-    assert run_extraction(config, lambda _: None)["num_ok"] == 8
-    thread.join(timeout=1)
-    assert not thread.is_alive()
-    assert time.monotonic() - began < 100
-    assert "extract_unit" in max(stacks, key=len)
-    assert list(output.glob("attempts/*/*.stack")) == []
-    assert committed_hashes(output) == plain_loop(config, tmp_path)
-
-
 def test_analysis_of_a_large_output_reads_an_even_spread(finished) -> None:
     config, _ = finished
     full = ExtractionOutput(Path(config.output.path))
