@@ -78,7 +78,7 @@ def _tell_one(config: DistillConfig, row: str, accuracy: Mapping[str, float], pa
     from clarep_ray.cadistill.run import METRICS, read_result
 
     result = read_result(Path(config.output))
-    with start_student(config, result["fingerprint"], result, parent) as run:
+    with start_student(config, result["fingerprint"], result, parent, row) as run:
         run.tags({"row": row})
         tracking.tell_lines(run, Path(config.output) / METRICS, "epoch")
         run.metrics({f"test/{column}": share for column, share in accuracy.items()})

@@ -63,10 +63,13 @@ def start_cdm(config: TrainCdmConfig, mark: str, data_sha256: str) -> tracking.R
 
 
 def start_student(
-    config: DistillConfig, mark: str, sha256: Mapping[str, str], parent: str | None = None
+    config: DistillConfig, mark: str, sha256: Mapping[str, str], parent: str | None = None, row: str | None = None
 ) -> tracking.Run:
-    """Open, or continue, the run of a student's training; `sha256` names what it reads, as `Opened` does."""
-    title, tags = f"{config.method} seed {config.seed}", _student_tags(config)
+    """Open, or continue, the run of a student's training; `sha256` names what it reads, as `Opened` does.
+
+    `row` is what the training is called in a comparison; elsewhere it goes by its method.
+    """
+    title, tags = f"{row or config.method} seed {config.seed}", _student_tags(config)
     run = _start(config, title, Path(config.output).absolute(), "distill", mark, tags, parent)
     _tell_data(run, config.data, sha256["data_sha256"], "training")
     _tell_data(run, config.val, sha256["val_sha256"], "validation")

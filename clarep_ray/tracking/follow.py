@@ -12,6 +12,8 @@ from pathlib import Path
 from clarep_ray.tracking.run import Run
 
 LOOK_EVERY_S = 2.0
+COUNTERS = ("epoch", "step")
+"""Fields of a line that count lines; one of them is its step."""
 
 
 @contextmanager
@@ -42,6 +44,6 @@ def tell_lines(run: Run, path: Path, step: str) -> None:
         data = path.read_text() if path.is_file() else ""
         for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
             record = json.loads(line)
-            run.metrics({name: value for name, value in record.items() if name != step}, step=int(record[step]))
+            run.metrics({name: record[name] for name in record if name not in COUNTERS}, step=int(record[step]))
     except (OSError, ValueError, KeyError) as error:
         warnings.warn(f"MLflow is not told all of {str(path)!r}: {error!r}", stacklevel=2)

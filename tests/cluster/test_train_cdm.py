@@ -15,7 +15,7 @@ from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
 from tests.data import trees
 
-SMOKE: TrainCdmConfig = TRAIN_CDM["cifar10_unet_smoke"]().config
+SMOKE: TrainCdmConfig = dotted.override(TRAIN_CDM["cifar10_unet_smoke"]().config, {"tracking.enabled": False})
 
 
 class RayStarted(Exception):
