@@ -31,6 +31,9 @@ class FaultyServer:
         monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(store.parent / "artifacts"))
         for name in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
             monkeypatch.setattr(handlers, name, None)
+        # The application makes its store the whole process's; monkeypatch puts back what there was.
+        monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
         self._app: Any = mlflow.server.app
         self.fault: Callable[[str], Fault | None] = lambda path: None
         self.credentials: set[tuple[str, str]] = set()
