@@ -114,6 +114,8 @@ def _curves(
 
 def _moves_with(name: str, field: str, points: Mapping[str, Mapping[str, Any]]) -> bool:
     """Say whether a field has one value for every value of another: it is then no line of its own."""
+    if not all(name in point for point in points.values()):
+        return False
     pairs = {(point[field], str(point[name])) for point in points.values()}
     return len(pairs) == len({point[field] for point in points.values()}) and len({pair[1] for pair in pairs}) > 1
 

@@ -81,7 +81,7 @@ def _value(value: Any) -> str:
 
 def seed_table(rows: Sequence[Row], columns: Sequence[str], labels: Mapping[str, str]) -> SeedTable:
     """Return the metrics of every trial over its seeds; those of rows that are not ok are left out."""
-    known = [column for column in columns if any(column in row.metrics for row in rows)]
+    known = [column for column in columns if any(row.status == "ok" and column in row.metrics for row in rows)]
     values = {
         labels[trial]: {
             column: [row.metrics[column] for row in mine if row.status == "ok" and column in row.metrics]

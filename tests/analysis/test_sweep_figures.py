@@ -31,6 +31,13 @@ def test_numbers_that_move_together_are_one_axis() -> None:
     assert next(len(line.get_xdata()) for line in axis.get_lines()) == 3
 
 
+def test_a_field_that_only_some_trials_have_makes_a_line_of_its_own() -> None:
+    points = {"a": {"w": 1.0, "k": 1}, "b": {"w": 2.0, "k": 1}, "c": {"w": 3.0}}
+    axis = sweep_figure(table(points), points, "c").axes[0]
+    assert axis.get_xlabel() == "w"
+    assert axis.get_legend_handles_labels()[1] == ["k 1", ""]
+
+
 def test_trials_without_a_common_number_stand_below_each_other() -> None:
     points = {"a": {"rule": "kneed", "m": 5}, "b": {"rule": "fixed", "k": 1}, "c": {"rule": "chord", "m": 5}}
     found = table(points)
