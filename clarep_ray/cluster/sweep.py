@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from clarep_ray.cluster.sweep_study import Cell, Study, at_point, row_key
 from clarep_ray.cluster.sweep_tracking import SweepRun
 from clarep_ray.cluster.sweep_tune import Trials, line_of, tune_cells, tune_optuna
 from clarep_ray.config import DistillConfig, ExtractConfig, Point, Range, SearchConfig, Space
-from clarep_ray.data.store import RUN, WORK, OutputStore
+from clarep_ray.data.owner import owned
+from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.presets import Sweep
 from clarep_ray.tracking import in_submitted_job
 
@@ -31,7 +31,8 @@ def sweep_clarid(config: ExtractConfig, sweep: Sweep, search: SearchConfig, name
     _check_output(config.output.path, "output.path")
     space = _space(sweep, search)
     check_space(space, config, search)
-    return run_sweep(ClaridStudy(self_contained(config), space), space, sweep, search, name, say)
+    with owned(Path(config.output.path), config.engine.take_over, say):
+        return run_sweep(ClaridStudy(self_contained(config), space), space, sweep, search, name, say)
 
 
 def sweep_cadistill(
@@ -41,7 +42,8 @@ def sweep_cadistill(
     _check_output(config.output, "output")
     space = _space(sweep, search)
     check_space(space, config, search)
-    return run_sweep(CadistillStudy(with_absolute_paths(config)), space, sweep, search, name, say)
+    with owned(Path(config.output), config.take_over, say, setting="take-over"):
+        return run_sweep(CadistillStudy(with_absolute_paths(config)), space, sweep, search, name, say)
 
 
 def _check_output(path: str, field: str) -> None:
@@ -160,8 +162,7 @@ def _open_folder(study: Study, search: SearchConfig, say: Say) -> str:
     for folder in (WORK, ROWS, POINTS, CLAIMS):
         (store.root / folder).mkdir(parents=True, exist_ok=True)
     if fresh:
-        record = {"fingerprint": dotted.fingerprint(fields), "fields": fields, "config": dotted.flatten(study.config)}
-        store.write_root(RUN, (json.dumps(record, indent=1) + "\n").encode())
+        store.write_run(fields, dotted.flatten(study.config))
     if search.retry_failed and (count := take_out_failed(store.root)):
         say(f"{count} failed trials are run once more")
     return dotted.fingerprint(fields)

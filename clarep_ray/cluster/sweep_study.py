@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from clarep_ray import dotted
 from clarep_ray.cluster.sweep_rows import Row, Status, commit_row, read_row
 from clarep_ray.config import Point
+from clarep_ray.data.owner import OutputInUse
 
 Report = Callable[[int, float], None]
 """Takes an epoch and the metric after it."""
 Cell = tuple[Point, int]
 """A point of the space and a seed: what has one row."""
-INFRASTRUCTURE = (OSError, MemoryError)
-"""Faults of the machine: the trial is tried again before its row says that it failed."""
+INFRASTRUCTURE = (OSError, MemoryError, OutputInUse)
+"""Faults of the machine, or an attempt that still lives: the trial is tried again before its row says it failed."""
 MAX_REASON = 500
 
 
