@@ -103,7 +103,11 @@ def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
     path = folder / MANIFEST
     if not path.is_file() or sha256_file(path) != root.get("input_file_sha256"):
         yield Damage(None, f"{MANIFEST} is missing or has another hash")
-    elif InputManifest(path).num_units != len(root["unit_sha256"]):
+        return
+    manifest = InputManifest(path)
+    if manifest.digest() != root.get("input_sha256"):
+        yield Damage(None, f"{ROOT} was made from another input")
+    if manifest.num_units != len(root["unit_sha256"]):
         yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
 
 

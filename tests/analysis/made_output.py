@@ -1,6 +1,5 @@
 """A finished extraction made of generated pictures and spectra: true files, no model."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from clarep_ray import dotted
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, write_manifest
 from clarep_ray.data.records import InputRow, safe_key
-from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.store import OutputStore
 from clarep_ray.data.units import UnitBlob, merge_results, unit_files, unit_manifest
 from clarep_ray.presets import EXTRACT
 
@@ -62,9 +61,8 @@ def made_output(
     store = OutputStore(folder)
     store.prepare()
     known = dotted.fingerprint_fields(config) | {"weights_sha256": "w", "label_map_sha256": "0"} | (fields or {})
-    run = {"fingerprint": dotted.fingerprint(known), "fields": known, "config": dotted.flatten(config)}
-    store.write_root(RUN, json.dumps(run).encode())
-    identity = {"fingerprint": run["fingerprint"], "label_map_sha256": "0", "classes_sha256": None}
+    store.write_run(known, dotted.flatten(config))
+    identity = {"fingerprint": dotted.fingerprint(known), "label_map_sha256": "0", "classes_sha256": None}
     manifest = write_manifest(rows, folder / MANIFEST, UNIT)
     for unit in range(manifest.num_units):
         blob = _unit(rows[unit * UNIT : (unit + 1) * UNIT], edge, extras, set(rejected), seed, gate)

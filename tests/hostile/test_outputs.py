@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from clarep_ray.data.clarep_index import INDEX, ROOT, finish, root_sha256
+from clarep_ray.data.clarep_index import INDEX, ROOT, ROOT_SEAL, finish
 from clarep_ray.data.manifest import InputManifest, write_manifest
 from clarep_ray.data.records import InputRow, printable
+from clarep_ray.data.sealed import sealed
 from clarep_ray.data.shards import shard_bytes
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.verify import verify, withdraw
@@ -34,7 +35,7 @@ def output(tmp_path: Path) -> Path:
     ]
     manifest = write_manifest(rows, store.root / "input.parquet", 2)
     fields = {"label_map_sha256": "1"}
-    store.write_root(RUN, json.dumps({"fields": fields, "config": {}, "fingerprint": fingerprint(fields)}).encode())
+    store.write_run(fields, {})
     for unit in range(2):
         keys = [row.key for row in rows[2 * unit : 2 * unit + 2]]
         shard = shard_bytes({key: {"png": picture_bytes(0), "cls": b"0", "json": b"{}"} for key in keys})
@@ -49,7 +50,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the root manifest and give it a right hash, as somebody would who means harm."""
     root = json.loads((folder / ROOT).read_bytes())
     change(root)
-    (folder / ROOT).write_text(json.dumps(root | {"root_sha256": root_sha256(root)}))
+    (folder / ROOT).write_bytes(sealed(root, ROOT_SEAL))
 
 
 @pytest.mark.parametrize("name", [ROOT, RUN, INDEX, "input.parquet", "_info.json", "units/000000.json"])
