@@ -79,7 +79,7 @@ def _curves(
             name: value for name, value in point.items() if name != field and not _moves_with(name, field, points)
         }
         label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others.items())
-        groups.setdefault(label, []).append(row)
+        groups.setdefault(label or "as configured", []).append(row)
     for number, (label, rows) in enumerate(groups.items()):
         chosen = sorted((row for row in rows if table.values[row][column]), key=lambda row: points[row][field])
         if not chosen:

@@ -35,7 +35,7 @@ def test_a_field_that_only_some_trials_have_makes_a_line_of_its_own() -> None:
     points = {"a": {"w": 1.0, "k": 1}, "b": {"w": 2.0, "k": 1}, "c": {"w": 3.0}}
     axis = sweep_figure(table(points), points, "c").axes[0]
     assert axis.get_xlabel() == "w"
-    assert axis.get_legend_handles_labels()[1] == ["k 1", ""]
+    assert axis.get_legend_handles_labels()[1] == ["k 1", "as configured"]
 
 
 def test_trials_without_a_common_number_stand_below_each_other() -> None:
