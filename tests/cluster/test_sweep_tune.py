@@ -95,6 +95,7 @@ def test_optuna_over_few_values_runs_none_twice(tmp_path: Path) -> None:
     assert {row.status for row in rows} == {"ok"}
 
 
+@pytest.mark.nightly
 def test_a_killed_driver_is_continued_by_the_same_command(tmp_path: Path) -> None:
     """kill -9 after three of eight rows; the same command runs the others and no row twice (F29)."""
     import ray
