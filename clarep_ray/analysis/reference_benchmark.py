@@ -7,8 +7,8 @@ import time
 import numpy as np
 import torch
 
+from clarep_ray.analysis.judges import originals_of
 from clarep_ray.config import ExtractConfig, ReferenceBenchmarkConfig
-from clarep_ray.data.spurious_digits import SpuriousDigits
 from clarep_ray.dotted import override
 from clarep_ray.models.extractor import UnitExtractor
 
@@ -24,11 +24,7 @@ def run(config: ReferenceBenchmarkConfig, extract: ExtractConfig) -> str:
     extract = override(extract, {"output.extras": ()})
     plain = {"engine.micro_batch": 1, "spectrum.solver": "subspace_iteration", "spectrum.tolerance": 1e-3}
     extractor = UnitExtractor(extract, "cuda" if torch.cuda.is_available() else "cpu")
-    digits = extract.data.digits
-    pictures = SpuriousDigits(
-        split=digits.split, count=config.num_samples, correlation=digits.correlation, seed=digits.seed
-    )
-    rows = [pictures[number] for number in range(config.num_samples)]
+    rows = originals_of(extract.data.digits, list(range(config.num_samples)))
     images, labels = np.stack([row.image for row in rows]), [row.label for row in rows]
     keys = [str(number) for number in range(config.num_samples)]
 

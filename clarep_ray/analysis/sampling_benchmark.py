@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clarep_ray.analysis.judges import originals_of
 from clarep_ray.clarid.sampling import path_evaluations
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, SamplingBenchmarkConfig
-from clarep_ray.data.spurious_digits import SpuriousDigits
 from clarep_ray.dotted import override
 from clarep_ray.models.digit_classifier import load
 from clarep_ray.models.extractor import Arrays, UnitExtractor
@@ -35,11 +35,7 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
     """
     extract = override(extract, {"output.extras": (), "inversion.num_steps": config.num_steps[-1]})
     extractor = UnitExtractor(extract, "cuda" if torch.cuda.is_available() else "cpu")
-    digits = extract.data.digits
-    pictures = SpuriousDigits(
-        split=digits.split, count=config.num_samples, correlation=digits.correlation, seed=digits.seed
-    )
-    rows = [pictures[number] for number in range(config.num_samples)]
+    rows = originals_of(extract.data.digits, list(range(config.num_samples)))
     images, labels = np.stack([row.image for row in rows]), [row.label for row in rows]
     keys = [str(number) for number in range(config.num_samples)]
 
