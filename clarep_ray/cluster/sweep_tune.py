@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from clarep_ray.cluster import runtime
@@ -227,8 +228,13 @@ def _rows_callback(known: Trials, done: Callable[[Row], None]) -> Any:
 
 
 def _why(trial: Any) -> str:
-    """Return why a trial was given up, in a line."""
-    lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
+    """Return why a trial was given up, in a line: what its last failure says.
+
+    `Trial.get_error` reads the copy in the storage folder, which Tune may not have made yet.
+    """
+    path = Path(trial.error_file) if trial.error_file else None
+    text = path.read_text(errors="replace") if path is not None and path.is_file() else ""
+    lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines() if line.strip()]
     if any("ActorDiedError" in line or "worker process has died" in line for line in lines):
         return f"its process died {MAX_FAILURES + 1} times"
     return (lines[-1] if lines else "unknown")[:MAX_REASON]
