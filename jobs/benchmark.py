@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[type, str, Any]] = {
     "sampling": (config.SamplingBenchmarkConfig, "analysis.sampling_benchmark", EXTRACT),
     "reference": (config.ReferenceBenchmarkConfig, "analysis.reference_benchmark", EXTRACT),
     "engine": (config.EngineBenchmarkConfig, "cluster.engine_benchmark", EXTRACT),
+    "scaling": (config.ScalingBenchmarkConfig, "cluster.scaling_benchmark", EXTRACT),
     "size": (config.SizeBenchmarkConfig, "analysis.size_benchmark", None),
     "attacks": (config.AttackBenchmarkConfig, "robustness.attack_benchmark", None),
     "distill": (config.DistillBenchmarkConfig, "cadistill.step_benchmark", DISTILL),

@@ -126,12 +126,12 @@ def extract(
     workers = {"num_actors": 0}
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
-        context = _context(plan, store)
+        context = run_context(plan, store)
         if alone:
             workers, reports = {"num_actors": 1}, units_here(context, todo)
         else:
             workers = worker_counts(config, runtime.connect(), len(todo))
-            reports = _stream(context, todo, workers)
+            reports = stream(context, todo, workers)
         earlier = sum(manifest.unit_size(unit) for unit in done)
         progress = Progress(total=progress.total, earlier=earlier)
         _drain(reports, progress, say, run)
@@ -170,7 +170,8 @@ def _says_whose_it_is(store: OutputStore) -> bool:
     return True
 
 
-def _context(plan: Plan, store: OutputStore) -> RunContext:
+def run_context(plan: Plan, store: OutputStore) -> RunContext:
+    """Return what the workers of one run are told."""
     return RunContext(
         config=dotted.flatten(plan.config),
         output=str(store.root),
@@ -198,10 +199,17 @@ def worker_counts(config: HasEngine, resources: dict[str, Any], num_units: int) 
     return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 
 
-def _stream(context: RunContext, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def stream(
+    context: RunContext,
+    todo: Sequence[int],
+    workers: dict[str, Any],
+    stage: type[ExtractStage] = ExtractStage,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[dict[str, Any]]:
     """Stream the units through the three stages and yield one report per committed unit.
 
-    Only their numbers leave the driver: the decode stage reads a unit's rows from the manifest in the output.
+    Only their numbers leave the driver: the decode stage reads a unit's rows from the manifest in the output. `stage`
+    is what an actor is, made of the context and `arguments`.
     """
     import ray
 
@@ -220,8 +228,8 @@ def _stream(context: RunContext, todo: Sequence[int], workers: dict[str, Any]) -
         compute=ray.data.TaskPoolStrategy(size=tasks),
     )
     extracted = decoded.map_batches(
-        ExtractStage,
-        fn_constructor_args=(context,),
+        stage,
+        fn_constructor_args=(context, *arguments),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=in_flight),

@@ -62,7 +62,7 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     blob = decode_unit(source, rows, context.image_size, config.data)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
-    return _row(unit, blob, {"decode_s": time.monotonic() - began})
+    return pack_row(unit, blob, {"decode_s": time.monotonic() - began})
 
 
 @lru_cache(maxsize=1)
@@ -90,14 +90,14 @@ class ExtractStage:
         self.extractor = UnitExtractor(context.extract_config, device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        unit, blob, timings = _unpack(table)
+        unit, blob, timings = unpack_row(table)
         ledger = self.context.store.root / "attempts" / self.context.run_id
         engine = self.context.extract_config.engine
         count_attempt(ledger, f"{unit:06d}", f"unit {unit}", engine.max_attempts)
         began = time.monotonic()
         with deadline(engine.unit_deadline_s, ledger / f"{unit:06d}.stack", usual=True):
             finished = extract_unit(self.extractor, blob)
-        return _row(unit, finished, timings | {"extract_s": time.monotonic() - began})
+        return pack_row(unit, finished, timings | {"extract_s": time.monotonic() - began})
 
 
 def units_here(context: RunContext, todo: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -121,7 +121,7 @@ def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
 
 def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
     """Write and commit one unit; return only what the driver reports."""
-    unit, blob, timings = _unpack(table)
+    unit, blob, timings = unpack_row(table)
     began = time.monotonic()
     files = finished_files(blob, unit, context.extract_config, context.provenance)
     manifest = unit_manifest(blob, context.identity)
@@ -181,11 +181,13 @@ def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
     return arrays
 
 
-def _row(unit: int, blob: UnitBlob, timings: dict[str, float]) -> pa.Table:
+def pack_row(unit: int, blob: UnitBlob, timings: dict[str, float]) -> pa.Table:
+    """Return a unit as it travels between stages."""
     columns = {"unit": [unit], "payload": pa.array([blob.to_bytes()], pa.large_binary())}
     return pa.table(columns | {name: [seconds] for name, seconds in timings.items()})
 
 
-def _unpack(table: pa.Table) -> tuple[int, UnitBlob, dict[str, float]]:
+def unpack_row(table: pa.Table) -> tuple[int, UnitBlob, dict[str, float]]:
+    """Return what `pack_row` took."""
     row = table.to_pylist()[0]
     return row.pop("unit"), UnitBlob.from_bytes(row.pop("payload")), row

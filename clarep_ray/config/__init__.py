@@ -10,6 +10,7 @@ from clarep_ray.config.benchmark import (
     ProductsBenchmarkConfig,
     ReferenceBenchmarkConfig,
     SamplingBenchmarkConfig,
+    ScalingBenchmarkConfig,
     SizeBenchmarkConfig,
     SvdBenchmarkConfig,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "ReportConfig",
     "SamplingBenchmarkConfig",
     "SaturationConfig",
+    "ScalingBenchmarkConfig",
     "ScheduleConfig",
     "SearchConfig",
     "SearchMethod",

@@ -183,3 +183,29 @@ class ReferenceBenchmarkConfig:
         check_types(self)
         valid = "1 up to num_samples"
         require(1 <= self.num_reference <= self.num_samples, "num_reference", self.num_reference, valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingBenchmarkConfig:
+    """The engine's own cost: the model is replaced by the time it takes, everything else is real."""
+
+    preset: str = "digits"
+    """Extraction preset on the embedded data."""
+    actors: tuple[int, ...] = (1, 2, 4)
+    """Actors of each run; they share this machine's cores, which they hardly use."""
+    unit_s: float = 2.0
+    """What a unit costs an actor [s]."""
+    units_per_actor: int = 10
+    """Units of a run for each of its actors, so that every run is to take the same time."""
+    driver_units: int = 2000
+    """Units that cost nothing, for what the driver itself takes; 0 leaves them out."""
+    plan_images: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Images that are planned, and opened again by a run that continues."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(all(count >= 1 for count in self.actors), "actors", self.actors, "1 and more each")
+        require(self.unit_s > 0, "unit_s", self.unit_s, "more than 0")
+        require(self.units_per_actor >= 3, "units_per_actor", self.units_per_actor, "3 or more")
+        require(self.driver_units >= 0, "driver_units", self.driver_units, "0 or more")
+        require(all(count >= 100 for count in self.plan_images), "plan_images", self.plan_images, "100 and more each")

@@ -77,7 +77,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     from clarep_ray.cluster import calibrate, calibrate_scores, evaluate, extract, runtime
 
     monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
-    monkeypatch.setattr(extract, "_stream", in_process)
+    monkeypatch.setattr(extract, "stream", in_process)
     monkeypatch.setattr(calibrate, "_stream", pieces_in_process)
     monkeypatch.setattr(calibrate_scores, "_score_stream", scores_in_process)
     monkeypatch.setattr(evaluate, "_stream", evaluation_in_process)

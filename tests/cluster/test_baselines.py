@@ -50,7 +50,7 @@ def canonical(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sample]:
         from tests.cluster.conftest import in_process
 
         patched.setattr(runtime, "connect", lambda: {"CPU": 1.0})
-        patched.setattr(extract, "_stream", in_process)
+        patched.setattr(extract, "stream", in_process)
         return run(config_of("digits_smoke", tmp_path_factory.mktemp("canonical")))
 
 

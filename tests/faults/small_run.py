@@ -89,7 +89,7 @@ class SmallRun:
             patch.setattr(extract, "make_plan", lambda _: plan)
             patch.setattr(owner, "this_process", lambda: NOBODY)  # each run's process is gone when the next one comes
             patch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
-            patch.setattr(extract, "_stream", self.stream)
+            patch.setattr(extract, "stream", self.stream)
             return extract.run_extraction(plan.config, lambda _: None, damages)
 
     def stream(self, context: Any, todo: Sequence[int], workers: dict[str, Any]) -> Iterator[dict[str, Any]]:
