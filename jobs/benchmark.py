@@ -13,6 +13,7 @@ from clarep_ray.presets import DISTILL, EXTRACT
 
 KINDS: dict[str, tuple[type, str, Any]] = {
     "svd": (config.SvdBenchmarkConfig, "analysis.svd_benchmark", None),
+    "peers": (config.PeersBenchmarkConfig, "analysis.peers_benchmark", None),
     "products": (config.ProductsBenchmarkConfig, "analysis.products_benchmark", None),
     "sampling": (config.SamplingBenchmarkConfig, "analysis.sampling_benchmark", EXTRACT),
     "reference": (config.ReferenceBenchmarkConfig, "analysis.reference_benchmark", EXTRACT),

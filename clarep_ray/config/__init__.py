@@ -4,9 +4,11 @@ Fields marked `EXECUTION` say how or where a run is done; every other field is p
 """
 
 from clarep_ray.config.benchmark import (
+    SOLVER_NAMES,
     AttackBenchmarkConfig,
     DistillBenchmarkConfig,
     EngineBenchmarkConfig,
+    PeersBenchmarkConfig,
     ProductsBenchmarkConfig,
     ReferenceBenchmarkConfig,
     SamplingBenchmarkConfig,
@@ -76,6 +78,7 @@ __all__ = [
     "CALIBRATION_PARTS",
     "METHODS_WITH_CLAREPS",
     "PROJECTION_MODES",
+    "SOLVER_NAMES",
     "TEACHERS",
     "ApgdConfig",
     "AttackBenchmarkConfig",
@@ -114,6 +117,7 @@ __all__ = [
     "OutputConfig",
     "OutputKind",
     "PathSolver",
+    "PeersBenchmarkConfig",
     "PgdConfig",
     "Point",
     "Precision",

@@ -10,6 +10,18 @@ from clarep_ray.config.distill import DistillMethod
 from clarep_ray.config.evaluate import TORCHATTACKS_NAMES, AttackName
 from clarep_ray.dotted import check_types
 
+SOLVER_NAMES = (
+    "block Lanczos (ours)",
+    "subspace iteration, as published",
+    "subspace iteration, 10 iterations",
+    "randomised SVD, 1 power iteration",
+    "randomised SVD, 3 power iterations",
+    "randomised SVD, 7 power iterations",
+    "LOBPCG (SciPy)",
+    "restarted Lanczos (ARPACK)",
+)
+"""Ours, and its peers in `analysis/svd_peers.py`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SvdBenchmarkConfig:
@@ -30,6 +42,37 @@ class SvdBenchmarkConfig:
         check_types(self)
         require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
         require(all(count >= 3 for count in self.windows), "windows", self.windows, "3 and more each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersBenchmarkConfig:
+    """Our solver beside its peers, one sample at a time; ours comes first."""
+
+    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21"] = "digits"
+    """The shipped model, or a released size with random weights."""
+    depth: int | None = None
+    """Keep only so many blocks or layers per block of a released size; None keeps all."""
+    solvers: tuple[str, ...] = SOLVER_NAMES
+    """Which."""
+    num_samples: int = 6
+    """Samples, one after the other; figures are means and worst cases over them."""
+    windows: tuple[int, ...] = (16, 32, 50)
+    """Windows M."""
+    project_t: float = 600.0
+    """Projection timestep."""
+    num_steps: int = 50
+    """Steps of the sampling grid that the latents are inverted on."""
+    seed: int = 3
+    """Seed of the pictures or latents."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
+        require(all(count >= 3 for count in self.windows), "windows", self.windows, "3 and more each")
+        require(self.depth is None or self.model != "digits", "depth", self.depth, "None for the shipped model")
+        require(self.solvers[:1] == SOLVER_NAMES[:1], "solvers", self.solvers, f"{SOLVER_NAMES[0]!r} first")
+        for name in self.solvers:
+            require(name in SOLVER_NAMES, "solvers", name, ", ".join(SOLVER_NAMES))
 
 
 @dataclass(frozen=True, kw_only=True)

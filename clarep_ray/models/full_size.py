@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import linear_schedule, scaled_linear_schedule
+from clarep_ray.config import UnetSizes
+from clarep_ray.models import class_unet
 from clarep_ray.models.adapter import NetworkAdapter
 from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.class_unet import ClassUnet
 from clarep_ray.models.dit import Dit
 from clarep_ray.models.stable_diffusion import StableDiffusion
 from clarep_ray.seeding import torch_generator
@@ -64,7 +68,17 @@ def sd21_network(depth: int) -> nn.Module:
     )
 
 
-FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {"dit_xl": dit_xl, "sd21": sd21}
+def cifar10_unet(depth: int | None = None) -> ClassUnet:
+    """Return the UNet that `train_cdm --preset cifar10_unet` trains; `depth` is its layers per block, of 2."""
+    sizes = UnetSizes() if depth is None else replace(UnetSizes(), layers_per_block=depth)
+    return ClassUnet(class_unet.make_network(sizes, 32, 10), linear_schedule(), "epsilon")
+
+
+FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {
+    "dit_xl": dit_xl,
+    "sd21": sd21,
+    "cifar10_unet": cifar10_unet,
+}
 
 
 class _RandomPrompts:

@@ -1,0 +1,39 @@
+"""Every peer finds the leading triplets of an operator with a known spectrum, and its cost is counted."""
+
+import pytest
+import torch
+
+from clarep_ray.analysis import peers_benchmark
+from clarep_ray.analysis.svd_peers import SOLVERS, Problem
+from clarep_ray.config import SOLVER_NAMES, PeersBenchmarkConfig
+
+DIM, COUNT = 60, 6
+SQUARES = 100.0 * 0.7 ** torch.arange(DIM, dtype=torch.float64)
+TURN = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+MATRIX = (TURN * SQUARES) @ TURN.mT
+
+
+@pytest.mark.parametrize("name", SOLVER_NAMES)
+def test_leading_triplets_of_a_known_operator(name: str) -> None:
+    problem = Problem(lambda v: (v.double() @ MATRIX).float(), DIM, COUNT, seed=1, least=float(SQUARES[COUNT - 1]))
+    found = SOLVERS[name](problem)
+    tolerance = 2e-2 if name.endswith("1 power iteration") else 1e-3
+    assert found.values.double() == pytest.approx(SQUARES[:COUNT].sqrt(), rel=tolerance)
+    assert (found.vectors.double() @ TURN[:, :COUNT]).diagonal().abs().min() > 1 - tolerance
+
+
+def test_the_solvers_that_can_be_named_are_those_that_there_are() -> None:
+    assert tuple(SOLVERS) == SOLVER_NAMES
+    with pytest.raises(ValueError, match="solvers: 'LAPACK' is not valid; valid: block Lanczos"):
+        PeersBenchmarkConfig(solvers=(SOLVER_NAMES[0], "LAPACK"))
+
+
+def test_products_and_rounds_are_counted_per_sample() -> None:
+    names = ("block Lanczos (ours)", "randomised SVD, 3 power iterations")
+    lines = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=2, windows=(4,), num_steps=5))
+    header, _, ours, randomised = [line.strip("| ").split(" | ") for line in lines.splitlines()[:4]]
+    assert tuple(header) == peers_benchmark.HEADER
+    assert randomised[:4] == [names[1], "4", str(4 * 14), "4"]
+    assert int(ours[2]) == 4 * int(ours[3])
+    assert float(ours[6]) < 1e-3
+    assert ours[9] == "2/2"
