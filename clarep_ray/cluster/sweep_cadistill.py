@@ -73,6 +73,10 @@ class CadistillStudy:
     def resources(self, cluster: Mapping[str, float]) -> dict[str, float]:
         return {"CPU": 1, "GPU": 1 if self.config.use_gpu else 0}
 
+    @property
+    def waits_for_machines(self) -> bool:
+        return False
+
     def measure(self, point: Point, seed: int, folder: Path, report: Report) -> dict[str, float]:
         from clarep_ray.cadistill.run import read_result, train_alone
 

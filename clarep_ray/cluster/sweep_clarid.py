@@ -106,6 +106,10 @@ class ClaridStudy:
     def resources(self, cluster: Mapping[str, float]) -> dict[str, float]:
         return {"CPU": 1, "GPU": gpus_per_actor(self.config, cluster.get("GPU", 0.0))}
 
+    @property
+    def waits_for_machines(self) -> bool:
+        return self.config.engine.autoscaling
+
     def measure(self, point: Point, seed: int, folder: Path, report: Report) -> dict[str, float]:
         folders = {"output.path": str(folder), "output.from_spectrum": str(self._base_folder(point, seed))}
         config = dotted.override(self.seeded(point, seed), folders)

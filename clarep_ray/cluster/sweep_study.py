@@ -79,6 +79,11 @@ class Study(Protocol):
         """Return the CPUs and GPUs of one trial."""
         ...
 
+    @property
+    def waits_for_machines(self) -> bool:
+        """Whether the cluster grows to what trials ask for, so that what it has not yet is no mistake."""
+        ...
+
     def measure(self, point: Point, seed: int, folder: Path, report: Report) -> dict[str, float]:
         """Run a trial in this process, or continue it, and return its metrics."""
         ...

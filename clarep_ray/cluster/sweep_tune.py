@@ -152,9 +152,7 @@ def _fit(trials: Trials, done: Callable[[Row], None], **options: Any) -> None:
     from ray import tune
 
     study, search = trials.study, trials.search
-    needs = study.resources(cluster)
-    if any(cluster.get(name, 0.0) < need for name, need in needs.items()):
-        raise ValueError(f"resources: a trial needs {needs}, and the cluster has {dict(cluster)}")
+    needs = needs_of_a_trial(study, cluster)
     param_space = options.pop("param_space", {})
     tune.Tuner(
         tune.with_resources(partial(run_trial, trials=trials), needs),
@@ -174,6 +172,15 @@ def _fit(trials: Trials, done: Callable[[Row], None], **options: Any) -> None:
             verbose=0,
         ),
     ).fit()
+
+
+def needs_of_a_trial(study: Study, cluster: Mapping[str, float]) -> dict[str, float]:
+    """Return what Tune reserves for a trial; ValueError where the cluster lacks it and does not grow."""
+    needs = study.resources(cluster)
+    lacking = any(cluster.get(name, 0.0) < need for name, need in needs.items())
+    if lacking and not study.waits_for_machines:
+        raise ValueError(f"resources: a trial needs {needs}, and the cluster has {dict(cluster)}")
+    return needs
 
 
 def _asha(trials: Trials) -> Any:

@@ -52,6 +52,10 @@ class FakeStudy:
     def resources(self, cluster: Mapping[str, float]) -> dict[str, float]:
         return {"CPU": 1}
 
+    @property
+    def waits_for_machines(self) -> bool:
+        return False
+
     def measure(self, point: Point, seed: int, folder: Path, report: Report) -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
         starts = len(list(folder.glob("start-*")))

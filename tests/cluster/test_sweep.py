@@ -14,9 +14,10 @@ from clarep_ray.cluster import sweep as sweeping
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.sweep import sweep_cadistill, sweep_clarid
+from clarep_ray.cluster.sweep_clarid import ClaridStudy
 from clarep_ray.cluster.sweep_rows import Row
 from clarep_ray.cluster.sweep_study import Cell, run_cell
-from clarep_ray.cluster.sweep_tune import Trials
+from clarep_ray.cluster.sweep_tune import Trials, needs_of_a_trial
 from clarep_ray.config import DistillConfig, ExtractConfig, SearchConfig
 from clarep_ray.dotted import override
 from clarep_ray.presets import DISTILL, EXTRACT, Sweep
@@ -219,3 +220,12 @@ def test_pictures_that_are_missing_and_trainings_of_several_workers_are_refused(
         sweep_cadistill(training(tmp_path), sweep, SEEDS, "x", quiet)
     with pytest.raises(ValueError, match=r"num_workers: 2 is not valid; valid: 1 \(a trial is one process\)"):
         sweep_cadistill(training(tmp_path, num_workers=2), sweep, SEEDS, "x", quiet)
+
+
+def test_a_trial_waits_for_machines_only_where_the_cluster_grows(tmp_path: Path) -> None:
+    changes = {"engine__num_actors": 1, "engine__gpus_per_actor": 1.0}
+    study = ClaridStudy(small(tmp_path / "out", **changes), WINDOW.space)
+    with pytest.raises(ValueError, match=r"a trial needs {'CPU': 1, 'GPU': 1.0}, and the cluster has {'CPU': 4}"):
+        needs_of_a_trial(study, {"CPU": 4})
+    growing = ClaridStudy(small(tmp_path / "out", **changes, engine__autoscaling=True), WINDOW.space)
+    assert needs_of_a_trial(growing, {"CPU": 4}) == {"CPU": 1, "GPU": 1.0}
