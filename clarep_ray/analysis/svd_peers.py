@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,9 @@ SOLVERS: dict[str, Solver] = {
 
 
 def _scipy() -> Any:
-    return import_module("scipy.sparse.linalg")  # has no types
+    from scipy.sparse import linalg
+
+    return linalg  # whose types are wrong
 
 
 def _operator(problem: Problem) -> Any:

@@ -6,6 +6,9 @@ column is read whose type was not asked for, and none before its size is known.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +19,42 @@ from clarep_ray.data.untrusted import check_plain_file
 
 MAX_GROUP_BYTES = 256 * 2**20
 """Of one column of a row group, unpacked: it is read whole. A hundred of ImageNet's images take 11 MB."""
+
+PROBE = """
+import os, sys
+import pyarrow.parquet as pq
+for name in sys.stdin.buffer.read().split(b"\\0")[:-1]:
+    try:
+        about = pq.read_metadata(os.fsdecode(name))
+        for group in range(about.num_row_groups):
+            for column in range(about.num_columns):
+                about.row_group(group).column(column)
+    except Exception:
+        pass  # who opens it says what is wrong
+    sys.stdout.write(".")
+    sys.stdout.flush()
+"""
+"""Writes a dot for each file that this process outlives."""
+
+
+def check_footers(paths: Sequence[Path]) -> None:
+    """Raise ValueError naming the first file whose footer would end this process; they are read in another one.
+
+    pyarrow 25 looks at a column of a footer in C++ that throws where its size statistics do not fit, and nothing
+    catches that: the process aborts. One bit is enough.
+    """
+    plain = [path for path in paths if path.is_file()]  # a pipe would let the reader wait; who opens it says so
+    names = "".join(f"{path.absolute()}\0" for path in plain)
+    command = [sys.executable, "-I", "-c", PROBE]
+    done = subprocess.run(command, input=os.fsencode(names), capture_output=True, check=False)
+    if done.returncode < 0:
+        number = len(done.stdout)
+        raise ValueError(
+            f"{str(plain[number])!r} cannot be read as Parquet: its footer ends the reader with signal "
+            f"{-done.returncode}"
+        )
+    if done.returncode:
+        raise RuntimeError(f"the check of Parquet footers failed: {done.stderr.decode(errors='replace')[-300:]}")
 
 
 def open_parquet(path: Path, schema: pa.Schema | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from clarep_ray.data.durable import make_folder, write_file
+from clarep_ray.data.sealed import as_damage
 
 LABELS = "labels"
 
@@ -29,8 +31,8 @@ class Parts:
     def write(self, group: str, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write one part under its final name in one step."""
         make_folder(self.folder)
-        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        write_file(self.path(group, number), data)
+        plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_file(self.path(group, number), save(plain, {name: _sha256(array) for name, array in plain.items()}))
 
     def has(self, group: str, number: int) -> bool:
         return self.path(group, number).is_file()
@@ -38,28 +40,52 @@ class Parts:
     def column(self, group: str, name: str) -> NDArray[Any]:
         """Return one array of a group, its parts one after another; nothing else is read.
 
-        Raises ValueError where the group has no part.
+        Raises ValueError where the group has no part, DamagedPart where one is not what was written.
         """
-        parts: list[NDArray[Any]] = []
-        for path in self._of(group):
-            with safe_open(path, framework="numpy") as file:
-                parts.append(file.get_tensor(name))
-        return np.concatenate(parts)
+        return np.concatenate([_read(path, [name])[name] for path in self._of(group)])
 
     def names(self, group: str) -> list[str]:
         """Return the names of a group's arrays."""
-        with safe_open(self._of(group)[0], framework="numpy") as file:
-            return list(file.keys())
+        path = self._of(group)[0]
+        with as_damage(path):
+            return list(_arrays_of(path))
 
     def first(self, group: str) -> tuple[int, dict[str, NDArray[Any]]]:
         """Return the number of a group's first part and all its arrays."""
         path = self._of(group)[0]
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        return int(path.name.split(".")[-2]), arrays
+        return int(path.name.split(".")[-2]), _read(path)
 
     def _of(self, group: str) -> list[Path]:
         found = sorted(self.folder.glob(f"{group}.[0-9]*.safetensors"))
         if not found:
             raise ValueError(f"{self.folder}: no part of {group!r}: none of its pictures can be read")
         return found
+
+
+def _read(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Return arrays of a part, or all; DamagedPart where they are not those that were written."""
+    found: dict[str, NDArray[Any]] = {}
+    with as_damage(path):
+        hashes = _arrays_of(path)
+        with safe_open(path, framework="numpy") as file:
+            for name in hashes if names is None else names:
+                found[name] = file.get_tensor(name)
+                if _sha256(found[name]) != hashes[name]:
+                    raise ValueError(f"{name!r} does not match its hash")
+    return found
+
+
+def _arrays_of(path: Path) -> dict[str, str]:
+    """Return the names of a part's arrays and their hashes; ValueError where it says others than it has."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            hashes, names = file.metadata() or {}, set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if hashes.keys() != names:
+        raise ValueError(f"it has {sorted(names)} and the hashes of {sorted(hashes)}")
+    return hashes
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + array.tobytes()).hexdigest()

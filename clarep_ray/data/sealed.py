@@ -1,14 +1,31 @@
-"""JSON files that hold their own hash: a bit that flips anywhere in one shows."""
+"""Files that hold their own hash: a bit that flips anywhere in one shows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json, read_bounded
+
+
+class DamagedPart(ValueError):
+    """A finished piece of work whose file is not what was written."""
+
+
+@contextmanager
+def as_damage(path: Path) -> Generator[None]:
+    """Say of a piece of work whose file cannot be read, or is not what was written, what to do about it."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise DamagedPart(
+            f"{str(path)!r} is damaged ({str(error)[:200]}); delete it and run the same command again: this piece "
+            "alone is computed anew"
+        ) from None
 
 
 def sealed(record: Mapping[str, Any], name: str) -> bytes:

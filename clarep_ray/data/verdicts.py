@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping
@@ -14,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.data.durable import make_folder, replace_file, whole_or_gone, write_file
-from clarep_ray.data.parquet_files import read_table
-from clarep_ray.data.untrusted import read_json
+from clarep_ray.data.sealed import as_damage, read_sealed, sealed
 
 VERDICT = pa.schema(
     [
@@ -39,35 +37,47 @@ NAMES = pa.schema(
 """What a row of `verdicts.parquet` says besides: which model, on what, under which attack (`clean` for none)."""
 
 
+SEAL = "part_sha256"
+
+
 @dataclass(frozen=True)
 class VerdictParts:
-    """A folder of `<unit>.parquet` (verdicts) and `<unit>.json` (findings of trust checks)."""
+    """A folder of files with their own hash, `<unit>.verdicts` (columns of VERDICT as JSON) and `<unit>.json` (findings
+    of trust checks).
+
+    Not Parquet: pyarrow ends the process on a footer with a wrong bit, before any hash inside could be compared."""
 
     folder: Path
 
     def names(self) -> set[str]:
         """Return the units that are done."""
-        return {path.stem for path in self.folder.glob("[!.]*") if path.suffix in (".parquet", ".json")}
+        return {path.stem for path in self.folder.glob("[!.]*") if path.suffix in (".verdicts", ".json")}
 
     def write_verdicts(self, unit: str, columns: Mapping[str, Any]) -> None:
         """Write the verdicts of a unit, columns of VERDICT; a missing one is null throughout."""
         count = len(columns["key"])
         arrays = [pa.array(columns.get(item.name, [None] * count), item.type) for item in VERDICT]
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(arrays, schema=VERDICT), sink)
-        self._write(f"{unit}.parquet", sink.getvalue().to_pybytes())
+        self._write(f"{unit}.verdicts", sealed(pa.table(arrays, schema=VERDICT).to_pydict(), SEAL))
 
     def write_findings(self, unit: str, findings: list[dict[str, Any]]) -> None:
         """Write what trust checks found."""
-        self._write(f"{unit}.json", (json.dumps(findings, indent=1) + "\n").encode())
+        self._write(f"{unit}.json", sealed({"findings": findings}, SEAL))
 
     def verdicts(self, units: Iterable[str]) -> pa.Table:
-        """Return the verdicts of some units, one after another."""
-        return pa.concat_tables([read_table(self.folder / f"{unit}.parquet", VERDICT) for unit in units])
+        """Return the verdicts of some units, one after another; DamagedPart where one is not what was written."""
+        return pa.concat_tables([self._verdicts_of(unit) for unit in units])
 
     def findings(self, unit: str) -> list[dict[str, Any]]:
-        """Return what trust checks found."""
-        return read_json(self.folder / f"{unit}.json")
+        """Return what trust checks found; DamagedPart where that is not what was written."""
+        path = self.folder / f"{unit}.json"
+        with as_damage(path):
+            return read_sealed(path, SEAL)["findings"]
+
+    def _verdicts_of(self, unit: str) -> pa.Table:
+        path = self.folder / f"{unit}.verdicts"
+        with as_damage(path):
+            columns = read_sealed(path, SEAL)
+            return pa.table([pa.array(columns[item.name], item.type) for item in VERDICT], schema=VERDICT)
 
     def _write(self, name: str, data: bytes) -> None:
         make_folder(self.folder)

@@ -322,7 +322,7 @@ def test_on_ray(ray_session: None, finished: tuple[Path, dict[str, Any]], tmp_pa
     session = open_session(smoke(tmp_path / "out", **changes))
     record = quiet(session.config)
     for unit in verdict_units(session):
-        name = f"parts/{unit.name}.parquet"
+        name = f"parts/{unit.name}.verdicts"
         assert (tmp_path / "out" / name).read_bytes() == (finished[0] / name).read_bytes()
     assert (
         record["figures"]["digits"]["spurious_digits/test/pgd"][0]

@@ -135,8 +135,9 @@ def test_a_cluster_grows_to_what_the_actors_ask_for_and_shrinks_again(
     )
     assert gpus(cluster) == 0
     changes = {"engine__num_actors": 2, "engine__gpus_per_actor": 1.0, "engine__autoscaling": True}
+    changes["engine__unit_size"] = 2  # long enough for the second machine to come
     config = small_config(weights, images, tmp_path / "out", **changes)
-    summary = finished(start(config, unit_s=2.0))
+    summary = finished(start(config, unit_s=4.0))
     assert (summary["num_actors"], summary["num_ok"]) == (2, 28)
     assert len({note["node"] for note in notes(tmp_path)}) == 2
     assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)

@@ -1,11 +1,14 @@
 """Parts of a calibration: whole or not there, in their order, read one array at a time."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clarep_ray.data.parts import Parts
+from clarep_ray.data.sealed import DamagedPart
+from clarep_ray.data.verdicts import VerdictParts
 
 
 def test_columns_follow_the_numbers_of_their_parts(tmp_path: Path) -> None:
@@ -37,3 +40,52 @@ def test_an_interrupted_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     parts.write("features", 0, {"labels": np.array([1])})
     assert parts.column("features", "labels").tolist() == [1]  # the remains of the first are no part
+
+
+def every_flip_and_cut(path: Path) -> Iterator[None]:
+    """Flip a bit of every byte in turn, then cut the file everywhere; it is as it was in the end."""
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        yield
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        yield
+    path.write_bytes(data)
+
+
+def test_a_damaged_part_of_a_calibration_is_never_taken_for_another_result(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    parts.write("features", 0, {"labels": np.arange(5), "x": np.linspace(0, 1, 6).reshape(2, 3)})
+    _, arrays = parts.first("features")
+    noticed = 0
+    for _ in every_flip_and_cut(parts.path("features", 0)):
+        try:
+            _, found = parts.first("features")
+        except DamagedPart as error:
+            noticed += "delete it and run the same command again" in str(error)
+            continue
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays), "a bit that says nothing"
+    assert noticed > 0.95 * 2 * parts.path("features", 0).stat().st_size
+
+
+def test_damaged_verdicts_and_findings_are_never_taken_for_other_results(tmp_path: Path) -> None:
+    parts = VerdictParts(tmp_path)
+    columns = {"key": ["a", "b"], "label": [0, 1], "right": [True, None], "linf_255": [float("nan"), 8.0]}
+    parts.write_verdicts("clean", columns)
+    parts.write_findings("trust", [{"passed": True, "value": 0.25}])
+    table, findings = parts.verdicts(["clean"]), parts.findings("trust")
+    readers = {
+        "clean.verdicts": lambda: parts.verdicts(["clean"]).to_pylist()[1],
+        "trust.json": lambda: parts.findings("trust"),
+    }
+    for name, read in readers.items():
+        wanted, noticed = read(), 0
+        for _ in every_flip_and_cut(tmp_path / name):
+            try:
+                assert read() == wanted, "a bit that says nothing"
+            except DamagedPart:
+                noticed += 1
+        assert noticed > 0.8 * 2 * (tmp_path / name).stat().st_size
+    assert str(parts.verdicts(["clean"]).to_pydict()) == str(table.to_pydict()), "not a number is a number too"
+    assert parts.findings("trust") == findings == [{"passed": True, "value": 0.25}]

@@ -1,10 +1,14 @@
 """Hostile tars, Parquet files and pickles of arrays: a typed error that names the file, in time and within memory."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from clarep_ray.config import DataConfig
+from clarep_ray.data import parquet_files
+from clarep_ray.data.sources import open_source
 from tests.hostile import parquet, tars
 from tests.hostile.judge import Verdict, judge
 
@@ -73,3 +77,35 @@ def test_a_pipe_is_refused_and_a_folder_passed_over(tmp_path: Path, suffix: str)
     read, refused = judge([(reader, good), (reader, tmp_path / "pipe" / "x")])
     assert read.outcome == "read", read.line
     assert not unlike([refused])
+
+
+def test_no_bit_of_a_footer_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow aborts on some: such files are named by a reader in a process of its own."""
+    data, paths = parquet.good(), list[Path]()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for place in range(footer, len(data)):
+        paths.append(tmp_path / f"{place}.parquet")
+        paths[-1].write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+    left = list(paths)
+    while True:
+        try:
+            parquet_files.check_footers(left)
+            break
+        except ValueError as error:
+            (named,) = [path for path in left if repr(str(path)) in str(error)]
+            left = left[left.index(named) + 1 :]
+            paths.remove(named)
+    for path in paths:
+        with suppress(ValueError):
+            parquet_files.open_parquet(path)  # would abort
+    assert len(paths) > 500
+
+
+def test_the_file_that_ends_the_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(source="parquet", path=str(tmp_path))
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.parquet").write_bytes(parquet.good())
+    deadly = parquet_files.PROBE.replace("    try:", "    if b'b.parquet' in name: os.abort()\n    try:")
+    monkeypatch.setattr(parquet_files, "PROBE", deadly)
+    with pytest.raises(ValueError, match=r"b\.parquet' cannot be read as Parquet: its footer ends the reader with sig"):
+        list(open_source(config, ("0", "1", "2")).rows())

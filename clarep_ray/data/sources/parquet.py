@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.parquet_files import leaves, open_parquet, read_group
+from clarep_ray.data.parquet_files import check_footers, leaves, open_parquet, read_group
 from clarep_ray.data.records import shown
 from clarep_ray.data.sources.listed import Listed, Source, class_of, files_below, known_label, root_folder
 
@@ -31,6 +31,7 @@ class Parquet(Source):
         return files_below(self.root, ".parquet")
 
     def rows(self) -> Iterator[Listed]:
+        check_footers(self.files())
         for path in self.files():
             source = path.relative_to(self.root).as_posix()
             for number, label in enumerate(self._labels(path)):
