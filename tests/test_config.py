@@ -86,6 +86,7 @@ def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
         "engine.autoscaling",
         "engine.units_in_flight",
         "engine.max_attempts",
+        "engine.allow_poison",
         "engine.take_over",
         "engine.unit_deadline_s",
         "output.path",

@@ -21,11 +21,12 @@ from clarep_ray.analysis.calibration import Draws, draw_classes
 from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.attempts import count_attempt
 from clarep_ray.cluster.deadline import deadline
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.identity import code_sha256
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
-from clarep_ray.cluster.stages import cached_source, count_attempt
+from clarep_ray.cluster.stages import cached_source
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.parts import LABELS, Parts
 from clarep_ray.data.records import InputRow

@@ -16,29 +16,30 @@ _seconds: list[float] = []
 
 
 @contextmanager
-def deadline(seconds: float | None, trace: Path, usual: bool = False) -> Generator[None]:
+def deadline(seconds: float | None, trace: Path | None, usual: bool = False) -> Generator[None]:
     """End this process where what is done inside takes longer [s]; `trace` then says where it hung.
 
-    Without `seconds` there is no limit, or, where pieces of work are much like each other, the `usual` one.
+    Without `seconds` there is no limit. What this takes makes the `usual_limit` where pieces are much like each other.
 
     The watching thread needs neither Python nor its lock, so that code that never returns from C is ended as well.
     """
-    limit = _usual_limit() if seconds is None and usual else seconds
     began = time.monotonic()
-    if limit is None:
+    if seconds is None or trace is None:
         yield
     else:
         with trace.open("w") as file:
-            faulthandler.dump_traceback_later(limit, exit=True, file=file)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
             try:
                 yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 trace.unlink(missing_ok=True)
-    _seconds.append(time.monotonic() - began)
+    if usual:
+        _seconds.append(time.monotonic() - began)
 
 
-def _usual_limit() -> float | None:
+def usual_limit() -> float | None:
+    """Return how long a piece may take that is like this process's earlier ones [s]; None while they are too few."""
     if len(_seconds) < KNOWN_AFTER:
         return None
     return max(SHORTEST_S, TIMES_MEDIAN * statistics.median(_seconds))

@@ -19,8 +19,8 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.cadistill.students import load_student, read_architecture
+from clarep_ray.cluster.attempts import count_attempt
 from clarep_ray.cluster.deadline import deadline
-from clarep_ray.cluster.stages import count_attempt
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.units import UnitBlob

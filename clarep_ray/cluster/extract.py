@@ -15,6 +15,7 @@ import numpy as np
 
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.attempts import PoisonedInput
 from clarep_ray.cluster.plan import HasEngine, Plan, check_output, default_actors, gpus_per_actor, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
 from clarep_ray.config import ExtractConfig
@@ -43,6 +44,8 @@ class Progress:
     ok: int = 0
     units: int = 0
     removed: list[int] = field(default_factory=list)
+    poison: list[str] = field(default_factory=list[str])
+    """Samples that kill or hang their process, and how."""
     stages: dict[str, float] = field(default_factory=lambda: {"decode_s": 0.0, "extract_s": 0.0, "commit_s": 0.0})
 
     def add(self, report: dict[str, Any]) -> None:
@@ -50,6 +53,7 @@ class Progress:
         self.ok += report["num_ok"]
         self.units += 1
         self.removed.extend(report["num_removed"])
+        self.poison.extend(report["poison"])
         for name in self.stages:
             self.stages[name] += report[name]
 
@@ -135,6 +139,7 @@ def extract(
         earlier = sum(manifest.unit_size(unit) for unit in done)
         progress = Progress(total=progress.total, earlier=earlier)
         _drain(reports, progress, say, run)
+        _refuse_poison(progress.poison, config.engine.allow_poison)
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.identity)
     return {
@@ -148,6 +153,16 @@ def extract(
         "stage_s": progress.stages,
         **workers,
     }
+
+
+def _refuse_poison(poison: Sequence[str], allowed: bool) -> None:
+    """Raise PoisonedInput where samples kill their process and that is not allowed."""
+    if poison and not allowed:
+        named = "; ".join(poison[:10]) + ("; ..." if len(poison) > 10 else "")
+        raise PoisonedInput(
+            f"{len(poison)} samples kill or hang the process that works on them: {named}. All units without them are "
+            "committed; mend the samples' files in a new output, or run again with --engine.allow-poison to reject them"
+        )
 
 
 def _open_output(store: OutputStore, plan: Plan) -> InputManifest:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,23 +10,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from clarep_ray import dotted
-from clarep_ray.cluster.deadline import deadline
+from clarep_ray.cluster.attempts import Attempt, Ledger, survive
 from clarep_ray.config import DataConfig, ExtractConfig
 from clarep_ray.data.manifest import MANIFEST, InputManifest
+from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import SPECTRA, DamagedUnit, OutputStore
-from clarep_ray.data.units import OK, UnitBlob, decode_unit, merge_results, unit_files, unit_manifest
+from clarep_ray.data.units import (
+    OK,
+    UnitBlob,
+    decode_unit,
+    has_picture,
+    merge_results,
+    some_of,
+    unit_files,
+    unit_manifest,
+    with_stand_ins,
+)
 
 if TYPE_CHECKING:
     from clarep_ray.models.extractor import UnitExtractor
-
-
-class UnitGivenUp(RuntimeError):
-    """A unit was interrupted too often: a sample may be killing the process, or the machine is failing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,13 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     config = context.extract_config
     rows = _manifest(context.output, context.run_id).unit_rows(unit)
     source = cached_source(config.data, context.class_names)
-    blob = decode_unit(source, rows, context.image_size, config.data)
+
+    def decode(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
+        some = [rows[row] for row in sorted(attempt.rows)] if attempt.probe else rows
+        return decode_unit(source, some, context.image_size, config.data, poison)
+
+    ledger = Ledger(context.store, context.run_id, f"{unit:06d}-decode", f"decoding of unit {unit}")
+    blob = survive(ledger, len(rows), config.engine, decode)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
     return pack_row(unit, blob, {"decode_s": time.monotonic() - began})
@@ -91,12 +103,14 @@ class ExtractStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = unpack_row(table)
-        ledger = self.context.store.root / "attempts" / self.context.run_id
-        engine = self.context.extract_config.engine
-        count_attempt(ledger, f"{unit:06d}", f"unit {unit}", engine.max_attempts)
         began = time.monotonic()
-        with deadline(engine.unit_deadline_s, ledger / f"{unit:06d}.stack", usual=True):
-            finished = extract_unit(self.extractor, blob)
+        ledger = Ledger(self.context.store, self.context.run_id, f"{unit:06d}", f"unit {unit}")
+
+        def extract(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
+            some = some_of(blob, attempt.rows) if attempt.probe else with_stand_ins(blob, poison)
+            return extract_unit(self.extractor, some)
+
+        finished = survive(ledger, len(blob.arrays["images"]), self.context.extract_config.engine, extract)
         return pack_row(unit, finished, timings | {"extract_s": time.monotonic() - began})
 
 
@@ -109,29 +123,36 @@ def units_here(context: RunContext, todo: Sequence[int]) -> Iterator[dict[str, A
 
 def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
     """Return a decoded unit after the model; arrays beside the pictures are an earlier run's spectrum."""
-    good = [record for record in blob.records if record["status"] == OK]
+    held = [record for record in blob.records if has_picture(record)]
     resumed = {name: array for name, array in blob.arrays.items() if name != "images"}
-    numbers = [record["label"] + record["prompt"] * len(extractor.model.class_names) for record in good]
-    keys = [record["image_key"] for record in good]
+    numbers = [record["label"] + record["prompt"] * len(extractor.model.class_names) for record in held]
+    keys = [record["image_key"] for record in held]
     arrays, results = extractor.run(blob.arrays["images"], numbers, keys, resumed or None)
+    if "x_t" in arrays:  # kept for later runs, in which a stand-in must not pass for the picture
+        arrays["x_t"][[record["status"] != OK for record in held]] = np.nan
     if texts := extractor.model.prompt_texts:
         results = [result | {"prompt_text": texts[number]} for result, number in zip(results, numbers, strict=True)]
     return merge_results(blob, arrays, results)
 
 
 def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
-    """Write and commit one unit; return only what the driver reports."""
+    """Write and commit one unit, unless a picture of it is poison and that is not allowed; return the report on it."""
     unit, blob, timings = unpack_row(table)
     began = time.monotonic()
     files = finished_files(blob, unit, context.extract_config, context.provenance)
     manifest = unit_manifest(blob, context.identity)
-    fresh = context.store.commit(unit, files, manifest)
+    poison = [
+        f"{row['id']} (unit {unit}; {row['how']})" for row in blob.records if row["reason"] == RejectReason.POISON
+    ]
+    wanted = not poison or context.extract_config.engine.allow_poison
+    fresh = context.store.commit(unit, files, manifest) if wanted else False
     report = {
         "unit": unit,
         "num_rows": len(manifest["rows"]),
         "num_ok": manifest["num_ok"],
         "num_removed": [row["num_removed"] for row in manifest["rows"] if "num_removed" in row],
         "fresh": fresh,
+        "poison": poison,
         **timings,
         "commit_s": time.monotonic() - began,
     }
@@ -141,24 +162,6 @@ def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
 def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, provenance: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the bytes a unit is committed as, with its provenance in every sample."""
     return unit_files(blob, {**provenance, "unit": unit}, config.output.extras, config.output.keep_spectrum)
-
-
-def count_attempt(ledger: Path, name: str, what: str, limit: int) -> None:
-    """Note on disk that a run starts on a piece of work; raise UnitGivenUp after too many interrupted starts.
-
-    Ray restarts a dead actor and its work for ever; without this a picture that kills the process would too.
-    """
-    ledger.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, limit + 1):
-        try:
-            with (ledger / f"{name}.{attempt}").open("x") as file:
-                file.write(f"{socket.gethostname()} {os.getpid()}\n")
-            return
-        except FileExistsError:
-            continue
-    stack = ledger / f"{name}.stack"
-    hung = f"; it hung, and {stack} says where" if stack.is_file() else ""
-    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest{hung}")
 
 
 def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
@@ -176,7 +179,7 @@ def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
         with safe_open(folder / entry["name"], framework="numpy") as file:
             keys = json.loads(file.metadata()["keys"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    if keys != [record["key"] for record in blob.records if record["status"] == OK]:
+    if keys != [record["key"] for record in blob.records if has_picture(record)]:
         raise ValueError(f"output.from_spectrum: unit {unit} of {str(folder)!r} is about other samples")
     return arrays
 

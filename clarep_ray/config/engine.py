@@ -29,10 +29,13 @@ class EngineConfig:
     units_in_flight: int = field(default=2, metadata=EXECUTION)
     """Units an actor may hold, one at work and the others waiting; bounds memory [units]."""
     max_attempts: int = field(default=4, metadata=EXECUTION)
-    """Give a unit up, loudly, after so many interrupted attempts (never rejects a sample)."""
+    """Give a unit up, loudly, after so many interrupted attempts on the whole of it that no single picture explains."""
     unit_deadline_s: float | None = field(default=None, metadata=EXECUTION)
     """End an actor whose unit takes longer, with a stack trace in `attempts/`, and start the unit again; None: in an
     extraction ten times the median of the actor's own units, 60 at least, once it has done three; else never [s]."""
+    allow_poison: bool = field(default=False, metadata=EXECUTION)
+    """Reject a picture that kills or hangs every process that works on it; off, an extraction does everything else and
+    ends with 3, naming it."""
     take_over: bool = field(default=False, metadata=EXECUTION)
     """Take the output from a process that still works on it; that one ends with 8 within ten seconds."""
 

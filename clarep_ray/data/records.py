@@ -28,6 +28,7 @@ class RejectReason(StrEnum):
     NONFINITE_FEATURES = "nonfinite_features"
     RANK_DEFICIENT = "rank_deficient"
     NO_OTHER_IMAGE = "no_other_image"
+    POISON = "poison"
 
 
 class RejectedImage(Exception):

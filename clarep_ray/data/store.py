@@ -21,6 +21,7 @@ from typing import Any
 from clarep_ray import dotted
 from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
 from clarep_ray.data.sealed import read_sealed, sealed
+from clarep_ray.data.untrusted import read_bounded
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
@@ -136,6 +137,15 @@ class OutputStore:
     def write_root(self, name: str, data: bytes) -> None:
         """Write a root file (index, manifest, config), or one in a folder there, replacing an older one in one step."""
         replace_file(self._write_temporary(data), self.root / name)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name, whole or not at all; False where there is."""
+        make_folder((self.root / name).parent)
+        return self._put_if_absent(self._write_temporary(data), self.root / name)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a file's bytes; FileNotFoundError, and ValueError where it has more than `limit` bytes."""
+        return read_bounded(self.root / name, limit)
 
     def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
         sha = hashlib.sha256(data).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,11 @@ GATE_FIELDS = ("gate", "gate_faults", "gate_remedy")
 """What a record says where the quality gate was on (`models/quality_gate.py`)."""
 
 
+NO_POISON: Mapping[int, str] = {}
+STAND_IN = 128
+"""Grey level of the picture that takes a poisonous one's place, so that the others keep theirs."""
+
+
 class InputChanged(RuntimeError):
     """An input file is not the one that was frozen into the manifest."""
 
@@ -58,19 +63,30 @@ class UnitBlob:
         return UnitBlob(load(data), json.loads(header["__metadata__"]["records"]))
 
 
-def decode_unit(source: Source, rows: Sequence[InputRow], image_size: int, config: DataConfig) -> UnitBlob:
+def decode_unit(
+    source: Source,
+    rows: Sequence[InputRow],
+    image_size: int,
+    config: DataConfig,
+    poison: Mapping[int, str] = NO_POISON,
+) -> UnitBlob:
     """Return the pictures of the rows that can be read, and a record for every row.
 
-    Raises InputChanged where a row's bytes are not those of the manifest.
+    Rows of `poison`, each with how it killed the decoder, are not opened; stand-ins are their pictures. Raises
+    InputChanged where a row's bytes are not those of the manifest.
     """
     images: list[NDArray[np.uint8]] = []
     records: list[dict[str, Any]] = []
-    for row in rows:
+    for number, row in enumerate(rows):
         record: dict[str, Any] = {"key": row.key, "id": row.id, "source": row.source, "label": row.label}
         record |= {"class_name": row.class_name, "status": OK, "reason": None}
         record |= {"prompt": row.prompt, "image_key": row.image_key}
         try:
-            images.append(decode_row(source, row, image_size, config))
+            if number in poison:
+                record |= _poison(poison[number])
+                images.append(np.full((image_size, image_size, 3), STAND_IN, np.uint8))
+            else:
+                images.append(decode_row(source, row, image_size, config))
         except RejectedImage as rejected:
             record |= {"status": "rejected", "reason": rejected.reason.value}
         records.append(record)
@@ -106,6 +122,33 @@ def _reject_unread(row: InputRow) -> None:
         raise RejectedImage(RejectReason.TOO_MANY_BYTES)
 
 
+def has_picture(record: Mapping[str, Any]) -> bool:
+    """Say whether a row has a place in the arrays: its picture, or a stand-in for one that kills."""
+    return record["status"] == OK or record["reason"] == RejectReason.POISON
+
+
+def some_of(blob: UnitBlob, pictures: Collection[int]) -> UnitBlob:
+    """Return some pictures of a decoded unit, by their place in its arrays; of none, the first as a stand-in."""
+    places = sorted(pictures) or list(range(len(blob.arrays["images"])))[:1]
+    held = [record for record in blob.records if has_picture(record)]
+    part = UnitBlob({name: array[places] for name, array in blob.arrays.items()}, [held[place] for place in places])
+    return part if pictures else with_stand_ins(part, dict.fromkeys(range(len(places)), ""))
+
+
+def with_stand_ins(blob: UnitBlob, poison: Mapping[int, str]) -> UnitBlob:
+    """Return a decoded unit with stand-ins for some pictures, by their place in its arrays, each with how it killed."""
+    images, records = blob.arrays["images"].copy(), list(blob.records)
+    rows = [row for row, record in enumerate(records) if has_picture(record)]
+    for place, how in poison.items():
+        images[place] = STAND_IN
+        records[rows[place]] = records[rows[place]] | _poison(how)
+    return UnitBlob({**blob.arrays, "images": images}, records)
+
+
+def _poison(how: str) -> dict[str, str]:
+    return {"status": "rejected", "reason": RejectReason.POISON.value, "how": how}
+
+
 def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[str, Any]]) -> UnitBlob:
     """Return the unit after the model: result arrays, and the records of every row, rejects included.
 
@@ -114,9 +157,9 @@ def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[s
     remaining = iter(enumerate(results))
     records = []
     for record in decoded.records:
-        if record["status"] == OK:
+        if has_picture(record):
             slot, result = next(remaining)
-            record = {**record, **result, "slot": slot}
+            record = {**record, "slot": slot} | (result if record["status"] == OK else {})
         records.append(record)
     return UnitBlob(dict(arrays), records)
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,17 +17,33 @@ FAULTS = "CLAREP_TEST_FAULTS"
 
 
 def arm_faults() -> None:
-    """Run at the start of every Ray worker: kill the process on a key named in the fault file."""
+    """Run at the start of every Ray worker: kill or hang the process on a key named in a fault file."""
     folder = Path(os.environ[FAULTS])
 
     from clarep_ray.cluster import stages
+    from clarep_ray.data import units
 
-    plain = stages.extract_unit
+    plain, plain_decode = stages.extract_unit, units.decode_row
+
+    def due(fault: str, keys: set[str]) -> bool:
+        path = folder / fault
+        return path.is_file() and not keys.isdisjoint(path.read_text().split())
+
+    def harm(keys: set[str], stage: str) -> None:
+        if due(f"kills_{stage}", keys):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if due(f"sleeps_{stage}", keys):
+            time.sleep(1e6)
+        if due(f"holds_lock_{stage}", keys):
+            re.match("(a+)+$", "a" * 64 + "b")  # one call of C, with Python's lock, for years
+
+    def decode_row(source, row, *rest):
+        harm({row.key}, "decode")
+        return plain_decode(source, row, *rest)
 
     def extract_unit(extractor, blob):
-        poison, slow = folder / "poison", folder / "slow"
-        if poison.is_file() and poison.read_text() in {record["key"] for record in blob.records}:
-            os.abort()
+        slow = folder / "slow"
+        harm({record["key"] for record in blob.records if record["status"] == "ok"}, "extract")
         if (folder / "flaky").is_file():
             (folder / "flaky").unlink()
             raise OSError(errno.EIO, "Input/output error")
@@ -33,12 +51,13 @@ def arm_faults() -> None:
             time.sleep(float(slow.read_text()))
         return plain(extractor, blob)
 
-    stages.extract_unit = extract_unit
+    stages.extract_unit, units.decode_row = extract_unit, decode_row
 
 
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder whose files `poison` (a key), `slow` (seconds) and `flaky` (once) arm faults in the workers."""
+    """Folder whose files arm faults in the workers: `slow` (seconds), `flaky` (once), and, with keys of pictures in
+    them, `kills_`, `sleeps_` and `holds_lock_`, each followed by `decode` or `extract`."""
     return tmp_path_factory.mktemp("faults")
 
 

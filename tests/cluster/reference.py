@@ -1,6 +1,7 @@
 """The same work without Ray: one process, one unit after another. What the engine must reproduce byte by byte."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,14 @@ def committed_hashes(folder: Path) -> dict[int, dict[str, str]]:
 
 
 def attempts(folder: Path) -> list[str]:
-    """Return the names UNIT.ATTEMPT of every start on a unit, over all runs."""
-    return sorted(path.name for path in (folder / "attempts").rglob("*.*"))
+    """Return the names UNIT.ATTEMPT of every start of the model on a unit, over all runs."""
+    return sorted(path.name for path in starts(folder))
+
+
+def starts(folder: Path, piece: str = r"\d{6}") -> list[Path]:
+    """Return the notes of every start of the model on a unit, or on another piece of work."""
+    notes = (folder / "attempts").rglob("*.*")
+    return [path for path in notes if re.fullmatch(rf"{piece}\.\d+", path.name)]
 
 
 def committed_keys(folder: Path) -> list[str]:

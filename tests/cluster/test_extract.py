@@ -20,7 +20,6 @@ from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.publish import extract_and_publish
 from clarep_ray.data.clarep_index import read_index, read_root
-from clarep_ray.data.records import safe_key
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
 from tests.cluster.reference import (
@@ -29,6 +28,7 @@ from tests.cluster.reference import (
     committed_keys,
     plain_loop,
     small_config,
+    starts,
 )
 from tests.data import trees
 
@@ -204,7 +204,7 @@ def test_killed_actors_lose_and_double_nothing(weights: Path, images: Path, tmp_
     summary = run_extraction(config, lambda _: None)
     thread.join(timeout=1)
     assert len(killed) == 3
-    for start in (tmp_path / "out" / "attempts").rglob("*.*"):
+    for start in starts(tmp_path / "out"):
         committed = tmp_path / "out" / "units" / f"{start.stem}.json"
         assert start.stat().st_mtime_ns <= committed.stat().st_mtime_ns, "a committed unit was computed again"
     assert summary["num_ok"] == 28
@@ -215,26 +215,10 @@ def test_killed_actors_lose_and_double_nothing(weights: Path, images: Path, tmp_
 
 def worker_at_work(output: Path, started: int) -> int | None:
     """Return the process that began on a unit less than half a second ago, once so many units were begun."""
-    starts = sorted((output / "attempts").rglob("*.*"), key=lambda path: path.stat().st_mtime)
-    if len({path.stem for path in starts}) < started or time.time() - starts[-1].stat().st_mtime > 0.5:
+    begun = sorted(starts(output), key=lambda path: path.stat().st_mtime)
+    if len({path.stem for path in begun}) < started or time.time() - begun[-1].stat().st_mtime > 0.5:
         return None
-    text = starts[-1].read_text().split()
-    return int(text[1]) if len(text) == 2 else None
-
-
-def test_a_picture_that_kills_the_process_ends_the_run_naming_its_unit(
-    weights: Path, images: Path, tmp_path: Path, armed: Path
-) -> None:
-    config = small_config(weights, images, tmp_path / "out", engine__max_attempts=2)
-    (armed / "poison").write_text(safe_key("2/img_3.png"))
-    with pytest.raises(Exception, match=r"unit 4 was interrupted 2 times") as caught:
-        run_extraction(config, lambda _: None)
-    line, code = cli.known_fault(caught.value) or ("", 0)
-    assert code == 6
-    assert line.startswith("unit 4 was interrupted 2 times")
-    (armed / "poison").unlink()
-    assert run_extraction(config, lambda _: None)["num_ok"] == 28
-    assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
+    return json.loads(begun[-1].read_bytes())["pid"]
 
 
 def test_analysis_of_a_large_output_reads_an_even_spread(finished) -> None:

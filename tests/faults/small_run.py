@@ -103,6 +103,7 @@ class SmallRun:
                 "num_rows": len(manifest["rows"]),
                 "num_ok": manifest["num_ok"],
                 "num_removed": [],
+                "poison": [],
                 "fresh": fresh,
             } | {"decode_s": 0.0, "extract_s": 0.0, "commit_s": 0.0}
 

@@ -64,6 +64,7 @@ REJECTS = {
     RejectReason.NONFINITE_DECODING: "decoding gave numbers that are not finite",
     RejectReason.NONFINITE_FEATURES: "features are not finite",
     RejectReason.RANK_DEFICIENT: "the k-th singular value is zero: fewer directions than k",
+    RejectReason.POISON: "killed or hung every process that worked on it, alone too; its neighbours do not",
     RejectReason.NO_OTHER_IMAGE: "the control needs another picture in the same unit, and there is none",
 }
 """What a reason means where its name does not say it."""

@@ -1,0 +1,249 @@
+"""What a process takes on where others died before it: the search for the picture that kills, and its ledger.
+
+Ray starts dead actors and tasks again for ever, and their work with them. So before a process begins on rows of a unit
+it notes on disk which ones, and afterwards that it lived through them. A process that finds a note without an end knows
+what its predecessor died of, and chooses what to try next from the notes alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clarep_ray.cluster.deadline import deadline, usual_limit
+from clarep_ray.config import EngineConfig
+from clarep_ray.data.store import OutputStore
+
+ATTEMPTS = "attempts"
+TWICE = 2
+"""Deaths that are no accident: of a whole unit before its pictures are suspected, of one alone before it is convicted."""
+DIED, LIVED, RAISED = "died", "lived", "raised"
+MAX_NOTE_BYTES = 16 * 2**20
+"""Of a note, which lists the rows of a unit."""
+Result = TypeVar("Result")
+
+
+class UnitGivenUp(RuntimeError):
+    """A unit was interrupted too often, and no single picture is why: the machine is failing, or memory is short."""
+
+
+class PoisonedInput(RuntimeError):
+    """Samples that kill or hang the process that works on them; everything else is done."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Rows that a process takes on: for the unit's result, or as a probe, only to see whether it lives."""
+
+    rows: frozenset[int]
+    probe: bool = False
+
+
+Work = Callable[[Attempt, Mapping[int, str]], Result]
+"""What does an attempt; the rows it is to do without, poison, each with how its last process ended."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """An attempt and how it ended; `host` and `stack` say where a hang left its stack trace."""
+
+    attempt: Attempt
+    outcome: str
+    host: str = ""
+    stack: str = ""
+    limit_s: float | None = None
+
+    @property
+    def how(self) -> str:
+        """Say how the process ended, and where a hang has left its stack trace."""
+        if not self.stack:
+            return f"died on {self.host}"
+        stack = Path(self.stack)
+        if self.host == socket.gethostname():
+            hung = stack.is_file() and stack.stat().st_size > 0
+            return f"hung, {self.stack} on {self.host} says where" if hung else f"died on {self.host}"
+        return f"died on {self.host}, or hung if {self.stack} there says where"
+
+
+def search(count: int, most: int) -> Generator[Attempt, bool, None]:
+    """Yield what to try next of a unit of `count` rows and be told if the process died; end where it is given up.
+
+    It is over once an attempt on the whole unit, without the rows that were convicted before, is lived through. Of U
+    rows, one that always kills is found by at most 3 + log2(U) deaths:
+
+    1. The whole unit is tried until it has killed twice: an accident does not come back.
+    2. A stand-in picture is tried alone. If that kills, it is not the pictures; the unit is tried again.
+    3. One half is tried, or, where it lives, the other one taken for guilty, until one row is left. That row must kill
+       twice alone. If it does not, one of these deaths was an accident, or several pictures kill only together: nothing
+       is concluded and the unit is tried again.
+    4. The whole unit without that row must live. Only then is the row poison: alone it killed twice, with everything
+       else of its unit and without it the same program lives, and before that a process worked on a stand-in.
+
+    `most` deaths of the whole unit, or of a stand-in, since the last conviction end the search: no single picture is
+    to blame. What can be blamed wrongly is a picture under which the machine itself failed twice in a row while it was
+    tried alone, after it had failed twice under the whole unit.
+    """
+    rest, deaths = frozenset(range(count)), 0
+    while deaths < most:
+        yield Attempt(rest)  # gone on with only where the process died
+        deaths += 1
+        if deaths < min(TWICE, len(rest), most):
+            continue
+        if (yield Attempt(frozenset(), probe=True)):
+            deaths += 1
+        elif (found := (yield from _culprit(sorted(rest)))) is not None:
+            rest, deaths = rest - {found}, 0
+
+
+def _culprit(suspects: Sequence[int]) -> Generator[Attempt, bool, int | None]:
+    """Return the row that kills alone, twice; None where there is no such row."""
+    alone = 0
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]  # the smaller one: where it lives, nobody has died
+        died = yield Attempt(frozenset(half), probe=True)
+        suspects, alone = (half, int(len(half) == 1)) if died else (suspects[len(half) :], 0)
+    while suspects and alone < TWICE:
+        if not (yield Attempt(frozenset(suspects), probe=True)):
+            return None
+        alone += 1
+    return suspects[0] if suspects else None
+
+
+def next_attempt(count: int, most: int, past: Sequence[Past]) -> Attempt | None:
+    """Return what to try after what has been tried; None where the unit is given up.
+
+    What ended in an error of Python counts for nothing, nor does a finished unit whose result was lost with a node.
+    """
+    plan = search(count, most)
+    attempt: Attempt | None = next(plan)
+    for event in past:
+        told = event.outcome == DIED or (event.outcome == LIVED and event.attempt.probe)
+        if told and event.attempt == attempt:
+            try:
+                attempt = plan.send(event.outcome == DIED)
+            except StopIteration:
+                return None
+    return attempt
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Notes of one run about one piece of work: `attempts/RUN/PIECE.NUMBER`, and `.end` beside it."""
+
+    store: OutputStore
+    run_id: str
+    piece: str
+    what: str
+    """What messages call it."""
+
+    def begin(self, number: int, attempt: Attempt, stack: str, limit_s: float | None) -> bool:
+        """Note that this process begins on rows; False where another one has begun on an attempt of that number."""
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "rows": sorted(attempt.rows)}
+        note |= {"probe": attempt.probe, "stack": stack, "limit_s": limit_s}
+        return self.store.put_new(self._name(number), json.dumps(note).encode())
+
+    def end(self, number: int, outcome: str) -> None:
+        """Note that this process has come to the end of an attempt."""
+        self.store.put_new(f"{self._name(number)}.end", outcome.encode())
+
+    def past(self, number: int) -> Past:
+        """Return an earlier attempt; one that has no end has died."""
+        note: dict[str, Any] = json.loads(self.store.read(self._name(number), MAX_NOTE_BYTES))
+        try:
+            outcome = self.store.read(f"{self._name(number)}.end", MAX_NOTE_BYTES).decode()
+        except FileNotFoundError:
+            outcome = DIED
+        attempt = Attempt(frozenset(note["rows"]), note["probe"])
+        return Past(attempt, outcome, note["host"], note["stack"], note["limit_s"])
+
+    def _name(self, number: int) -> str:
+        return f"{ATTEMPTS}/{self.run_id}/{self.piece}.{number}"
+
+
+def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]) -> Result:
+    """Return what `work` makes of all rows of a unit but those that kill, over as many processes as that takes.
+
+    What it returns for a probe is dropped. It ends with the process where it takes longer than
+    `engine.unit_deadline_s`, or than is usual here. Raises UnitGivenUp.
+    """
+    past: list[Past] = []
+    while (attempt := next_attempt(count, engine.max_attempts, past)) is not None:
+        number, limit_s = len(past) + 1, _limit(engine, past)
+        trace = _trace_file(ledger.piece) if limit_s is not None else None
+        if not ledger.begin(number, attempt, str(trace or ""), limit_s):
+            _drop(trace)
+            past.append(ledger.past(number))  # of a process that died, or is thought to
+            continue
+        poison = {} if attempt.probe else {row: _last_words(past, row) for row in set(range(count)) - attempt.rows}
+        with _ended(ledger, number), deadline(limit_s, trace, usual=not attempt.probe):
+            result = work(attempt, poison)
+        if not attempt.probe:
+            return result
+        past.append(Past(attempt, LIVED))
+    deaths = [event for event in past if event.outcome == DIED]
+    raise UnitGivenUp(
+        f"{ledger.what} was interrupted {len(deaths)} times, and no picture of it kills by itself; "
+        f"its inputs are rows of it in the manifest; the last process {deaths[-1].how}"
+    )
+
+
+@contextmanager
+def _ended(ledger: Ledger, number: int) -> Generator[None]:
+    """Note how what is done inside ends, where the process is left to note it."""
+    try:
+        yield
+    except BaseException:
+        ledger.end(number, RAISED)
+        raise
+    ledger.end(number, LIVED)
+
+
+def _limit(engine: EngineConfig, past: Sequence[Past]) -> float | None:
+    """Return how long an attempt may take [s]: as set, or usual here, or, in a new process, as for those before it."""
+    if engine.unit_deadline_s is not None:
+        return engine.unit_deadline_s
+    known = [event.limit_s for event in past if event.limit_s is not None]
+    return usual_limit() or max(known, default=None)
+
+
+def _trace_file(piece: str) -> Path:
+    """Return a new file on this machine for the stack trace of a hang: the output may be no folder to write into."""
+    handle, name = tempfile.mkstemp(prefix=f"clarep-ray-{piece}-", suffix=".stack")
+    os.close(handle)
+    return Path(name)
+
+
+def _drop(trace: Path | None) -> None:
+    if trace is not None:
+        trace.unlink(missing_ok=True)
+
+
+def _last_words(past: Sequence[Past], row: int) -> str:
+    """Say how the last process that was alone with a convicted row ended."""
+    alone = [event for event in past if event.outcome == DIED and event.attempt.rows == {row}]
+    return alone[-1].how
+
+
+def count_attempt(ledger: Path, name: str, what: str, limit: int) -> None:
+    """Note on disk that a run starts on a piece of work; raise UnitGivenUp after too many interrupted starts.
+
+    For work whose pictures are not told apart: calibrations and evaluations.
+    """
+    ledger.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, limit + 1):
+        try:
+            with (ledger / f"{name}.{attempt}").open("x") as file:
+                file.write(f"{socket.gethostname()} {os.getpid()}\n")
+            return
+        except FileExistsError:
+            continue
+    stack = ledger / f"{name}.stack"
+    hung = f"; it hung, and {stack} says where" if stack.is_file() and stack.stat().st_size else ""
+    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest{hung}")
