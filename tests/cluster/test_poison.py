@@ -160,7 +160,7 @@ def test_poison_that_is_not_allowed_is_named_and_everything_else_is_done(
     line, code = cli.known_fault(caught.value) or ("", 0)
     assert code == 3
     here = f"1/img_2.png (unit 1; died on {socket.gethostname()})"
-    assert line.startswith(f"1 samples kill or hang the process that works on them: {here}. All units without them are")
+    assert line.startswith(f"samples kill or hang the process that works on them: {here}; all units without one are")
     assert list(OutputStore(tmp_path / "out").committed_units()) == [0, 2, 3]
     assert run_calmly(config)["num_ok"] == 28
     assert samples(tmp_path / "out") == samples(Path(calm.output.path))
