@@ -31,6 +31,7 @@ EXIT_CODES = {
     "NondeterministicUnit": 9,
     "DamagedUnit": 11,
     "Untrusted": 12,
+    "TrainingDiverged": 13,
 }
 """Exit codes of known faults; of OSError only a full disk or quota has one."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

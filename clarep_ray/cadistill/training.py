@@ -21,6 +21,7 @@ from clarep_ray.cadistill.schedule import Stages, learning_rate_at, weight_decay
 from clarep_ray.cadistill.teachers import Reading, Teacher
 from clarep_ray.config import DistillConfig
 from clarep_ray.models.checkpoints import Parts, optimizer_tensors, restore_optimizer
+from clarep_ray.models.divergence import clip_finite
 from clarep_ray.seeding import stream_seed, torch_generator
 
 AnyTeacher = Teacher | DiffusionTeacher | None
@@ -86,14 +87,9 @@ class Distiller:
         torch.manual_seed(stream_seed(config.seed, f"dropout/{self.step}/{rank}", STAGE))
 
     def close_epoch(self, val_accuracy: float) -> dict[str, Any]:
-        """Return and keep the record of the epoch that has just ended.
-
-        Raises RuntimeError where its loss is not a finite number.
-        """
+        """Return and keep the record of the epoch that has just ended."""
         means = {name: value.item() / self.stages.per_epoch for name, value in sorted(self.sums.items())}
         epoch = self.step // self.stages.per_epoch
-        if not torch.tensor(means["loss"]).isfinite():
-            raise RuntimeError(f"the loss of epoch {epoch} is {means['loss']}; try a lower optimizer.learning_rate")
         rate = learning_rate_at(self.step - 1, self.config, self.stages)
         record = {"epoch": epoch, "step": self.step, "learning_rate": rate, **means, "val_accuracy": val_accuracy}
         self.history.append(record)
@@ -119,16 +115,14 @@ def train_step(
 ) -> None:
     """Take one optimiser step on this worker's share of the batch.
 
-    `forward` is the learner, or its wrapper that averages gradients over workers.
+    `forward` is the learner, or its wrapper that averages gradients over workers. Raises TrainingDiverged.
     """
     trainer.enter_step(rank)
     terms = batch_terms(trainer, forward, batch.to(trainer.device), teacher, rank, world)
     loss = total(terms, trainer.config.loss)
     trainer.optimizer.zero_grad()
     loss.backward()
-    clip = trainer.config.optimizer.clip_norm
-    if clip is not None:
-        nn.utils.clip_grad_norm_(trainer.learner.parameters(), clip)
+    clip_finite(loss, trainer.learner.parameters(), trainer.config.optimizer.clip_norm, trainer.step + 1)
     trainer.optimizer.step()
     for name, value in {**terms, "loss": loss}.items():
         seen = trainer.sums.setdefault(name, torch.zeros((), dtype=torch.float64, device=trainer.device))

@@ -23,7 +23,7 @@ from clarep_ray.data.store import OutputStore
 
 ATTEMPTS = "attempts"
 TWICE = 2
-"""Deaths that are no accident: of a whole unit, before its pictures are suspected, and of one alone, which convicts it."""
+"""Deaths that are no accident: of a whole unit, before its pictures are suspected, and of one picture alone."""
 DIED, LIVED, RAISED = "died", "lived", "raised"
 MAX_NOTE_BYTES = 16 * 2**20
 """Of a note, which lists the rows of a unit."""

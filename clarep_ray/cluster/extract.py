@@ -160,8 +160,8 @@ def _refuse_poison(poison: Sequence[str], allowed: bool) -> None:
     if poison and not allowed:
         named = "; ".join(poison[:10]) + ("; ..." if len(poison) > 10 else "")
         raise PoisonedInput(
-            f"samples kill or hang the process that works on them: {named}; all units without one are committed; take the "
-            "samples out of the input, or run again with --engine.allow-poison, which rejects them"
+            f"samples kill or hang the process that works on them: {named}; all units without one are committed; "
+            "take the samples out of the input, or run again with --engine.allow-poison, which rejects them"
         )
 
 

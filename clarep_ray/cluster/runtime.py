@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,18 @@ def train(
     """Run a training loop on Ray Train's workers, one CPU and at most one GPU each; dead workers are replaced.
 
     Ray's own checkpoints are not used: each run has a fresh name, and the loop finds its checkpoints by fingerprint.
+    Raises TrainingDiverged where the loop does; Ray would begin it again from its checkpoint, to the same end.
     """
+    from clarep_ray.models.divergence import TrainingDiverged
+
     connect()
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     output.mkdir(parents=True, exist_ok=True)
+    diverged = output / f".tmp-diverged-{uuid.uuid4().hex}"
     TorchTrainer(
-        loop,
+        partial(_unless_diverged, loop, diverged),
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
@@ -119,6 +124,21 @@ def train(
             failure_config=FailureConfig(max_failures=3),
         ),
     ).fit()
+    if diverged.is_file():
+        said = diverged.read_text()
+        diverged.unlink()
+        raise TrainingDiverged(said)
+
+
+def _unless_diverged(loop: Callable[[dict[str, Any]], None], diverged: Path, arguments: dict[str, Any]) -> None:
+    """Run on every worker: the loop, and where it diverges, which it does on all of them, leave a file that says so."""
+    from clarep_ray.data.durable import write_file
+    from clarep_ray.models.divergence import TrainingDiverged
+
+    try:
+        loop(arguments)
+    except TrainingDiverged as error:
+        write_file(diverged, str(error).encode())
 
 
 def quiet_ray_data() -> None:

@@ -19,6 +19,7 @@ from clarep_ray.data.pictures import read_pictures
 from clarep_ray.models.checkpoints import Parts, optimizer_tensors, restore_optimizer
 from clarep_ray.models.diffusers_schedule import Prediction
 from clarep_ray.models.digits_dit import load_parameters
+from clarep_ray.models.divergence import clip_finite
 from clarep_ray.seeding import stream_seed, torch_generator
 
 LOSS_MEMORY = 0.99
@@ -130,7 +131,7 @@ def train_step(
 ) -> None:
     """Take one optimiser step on this worker's share of the batch.
 
-    `forward` is the network, or its wrapper that averages gradients over workers.
+    `forward` is the network, or its wrapper that averages gradients over workers. Raises TrainingDiverged.
     """
     for group in trainer.optimizer.param_groups:
         group["lr"] = learning_rate_at(trainer.step, config)
@@ -139,7 +140,7 @@ def train_step(
     loss = denoising_loss(forward, batch, config.prediction)
     trainer.optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(trainer.network.parameters(), 1.0)
+    clip_finite(loss, trainer.network.parameters(), 1.0, trainer.step + 1)
     trainer.optimizer.step()
     trainer.step += 1
     decay = min(config.ema_decay, trainer.step / (trainer.step + 9))

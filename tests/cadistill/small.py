@@ -1,5 +1,6 @@
 """A training of seconds: few digits of 16 pixels, and extractions written by hand."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,11 @@ def start(config: DistillConfig) -> tuple[Distiller, Opened, AnyTeacher]:
     teacher = open_teacher(config, opened.class_names)
     learner = make_learner(config, opened, teacher)
     return Distiller.start(learner, config, opened.inputs.steps_per_epoch(config.schedule.batch_size)), opened, teacher
+
+
+def digest(trainer: Distiller) -> str:
+    """Return a hash of the weights."""
+    total = hashlib.sha256()
+    for name, value in trainer.learner.state_dict().items():
+        total.update(name.encode() + value.numpy().tobytes())
+    return total.hexdigest()

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from clarep_ray import cli
 from clarep_ray.cadistill import run as running
+from clarep_ray.cadistill import training
 from clarep_ray.cadistill.evaluation import accuracy
 from clarep_ray.cadistill.run import prepare, read_result, run_training, train_alone
 from clarep_ray.cadistill.students import load_student
 from clarep_ray.dotted import override
-from tests.cadistill.small import small_config, write_clareps, write_teacher
+from clarep_ray.models.checkpoints import load_newest
+from clarep_ray.models.divergence import TrainingDiverged
+from tests.cadistill.small import digest, small_config, start, write_clareps, write_teacher
 
 
 def hashes(output: Path) -> list[str]:
@@ -112,9 +116,38 @@ def test_other_clareps_or_another_teacher_are_another_training(files: Path, tmp_
     assert prepare(moved)[1] == first
 
 
-def test_a_loss_that_is_no_number_ends_the_training(files: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"loss of epoch 1 is nan; try a lower optimizer\.learning_rate"):
-        train_alone(small_config(files, "vanilla", optimizer__learning_rate=1e30, output=str(tmp_path)))
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_loss_that_is_no_number_ends_the_training_at_its_step_and_the_last_good_weights_are_kept(
+    clip: float | None, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(files, "vanilla", checkpoint_every=2, optimizer__clip_norm=clip, output=str(tmp_path))
+    plain, seen = training.batch_terms, list[str]()
+
+    def batch_terms(trainer, *rest):
+        terms = plain(trainer, *rest)
+        if trainer.step == 4:  # the fifth
+            seen.append(digest(trainer))
+            return {name: value * float("nan") for name, value in terms.items()}
+        return terms
+
+    opened, mark, _ = prepare(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "batch_terms", batch_terms)
+        with pytest.raises(TrainingDiverged, match=r"step 5: the loss is nan and its gradient's norm nan") as caught:
+            run_training(config, opened, mark)
+    assert cli.known_fault(caught.value) == (str(caught.value), 13)
+    kept, _, _ = start(config)
+    load_newest(kept, tmp_path / "checkpoints", mark)
+    assert (kept.step, [digest(kept)]) == (4, seen)
+    cut, whole = train_alone(config), train_alone(override(config, {"output": str(tmp_path / "whole")}))
+    assert hashes(tmp_path) == hashes(tmp_path / "whole")
+    assert cut["loss"] == whole["loss"]
+
+
+def test_a_gradient_that_overflows_ends_the_training(files: Path, tmp_path: Path) -> None:
+    config = small_config(files, "vanilla", optimizer__learning_rate=1e30, output=str(tmp_path))
+    with pytest.raises(TrainingDiverged, match=r"step 2: .*; try a lower learning rate"):
+        train_alone(config)
 
 
 @pytest.mark.parametrize("option", ["amp", "channels_last"])

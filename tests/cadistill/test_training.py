@@ -1,6 +1,5 @@
 """The loop: every method trains, goes on after an interruption with the same bits, and draws from the step alone."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,7 @@ import pytest
 from clarep_ray.cadistill.methods import METHODS
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
-from tests.cadistill.small import small_config, start
-
-
-def digest(trainer: Distiller) -> str:
-    total = hashlib.sha256()
-    for name, value in trainer.learner.state_dict().items():
-        total.update(name.encode() + value.numpy().tobytes())
-    return total.hexdigest()
+from tests.cadistill.small import digest, small_config, start
 
 
 def run(trainer: Distiller, opened, teacher, until: int) -> Distiller:

@@ -10,6 +10,7 @@ from clarep_ray.config import TrainCdmConfig
 from clarep_ray.models import cdm_training as cdm
 from clarep_ray.models.cdm_networks import make_network, training_set
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
+from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.presets import TRAIN_CDM
 from clarep_ray.seeding import torch_generator
 from tests.cluster.reference import flip_byte
@@ -45,6 +46,17 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bits(pictures, tmp_p
     for name, value in whole.average.items():
         assert torch.equal(value, resumed.average[name]), name
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000003", "step-00000004"]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_before_it_reaches_the_weights(pictures, tmp_path: Path) -> None:
+    trainer = train(fresh(), pictures, 2, tmp_path)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    batch = cdm.draw_batch(pictures, CONFIG, 2)
+    batch["eps"][0, 0, 0, 0] = torch.inf
+    with pytest.raises(TrainingDiverged, match=r"step 3: the loss is (nan|inf) .*; try a lower learning rate"):
+        cdm.train_step(trainer, trainer.network, batch, CONFIG)
+    assert trainer.step == 2
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
 
 
 def test_the_average_lags_behind_the_weights(pictures) -> None:
