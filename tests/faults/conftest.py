@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import armed, faults, ray_session
+
+__all__ = ["armed", "faults", "ray_session"]
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,3 +22,14 @@ def golden(base: Path) -> dict[str, bytes]:
 
     SmallRun()(base / "out")
     return visible(base / "out")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a small distillation reads."""
+    from tests.cadistill.small import write_clareps, write_teacher
+
+    folder = tmp_path_factory.mktemp("distill")
+    write_clareps(folder / "clareps")
+    write_teacher(folder / "teacher")
+    return folder

@@ -1,0 +1,116 @@
+"""A training killed at any operation of a save: it goes on from the newest whole checkpoint, to the same bits."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.dotted import override
+from clarep_ray.models import cdm_networks
+from clarep_ray.models import cdm_training as cdm
+from clarep_ray.models.checkpoints import load_newest, save_checkpoint
+from clarep_ray.presets import TRAIN_CDM
+from tests.faults.kills import killed_before
+from tests.faults.test_damage import SmallTraining
+
+
+def small_step(training: SmallTraining) -> None:
+    training.step += 1
+    training.weights = training.weights * 1.5 + training.step
+    training.loss = {"mean": float(training.weights.sum())}
+
+
+def resumed(root: Path) -> SmallTraining:
+    training = SmallTraining()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no checkpoint is damaged
+        load_newest(training, root, "mark")
+    return training
+
+
+def go_on(root: Path, until: int) -> SmallTraining:
+    training = resumed(root)
+    while training.step < until:
+        small_step(training)
+        save_checkpoint(training, root, "mark")
+    return training
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_a_save_killed_at_any_operation_leaves_the_newest_whole_checkpoint(before: int, tmp_path: Path) -> None:
+    """As the first save, the second, and those that remove an older one."""
+    whole = go_on(tmp_path / "whole", 5)
+    go_on(tmp_path / "start", before)
+    (tmp_path / "start").mkdir(exist_ok=True)
+    newest: list[int] = []
+    for number in range(100):
+        root = tmp_path / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(tmp_path / "start", root)
+        if not killed_before(number, root, lambda root=root: go_on(root, before + 1)):
+            break
+        newest.append(resumed(root).step)
+        again = go_on(root, 5)
+        assert (again.step, again.loss) == (5, whole.loss)
+        assert again.weights.equal(whole.weights)
+    assert len(newest) >= 12
+    assert newest == sorted(newest)
+    assert set(newest) == {before, before + 1}
+
+
+CDM: TrainCdmConfig = override(TRAIN_CDM["smoke"]().config, {"num_steps": 5, "checkpoint_every": 1})
+
+
+def train_cdm_here(output: Path) -> None:
+    """Do what a worker of the training job does, without Ray."""
+    data = cdm_networks.training_set(CDM)
+    network = cdm_networks.make_network(CDM, 10)
+    trainer = cdm.CdmTrainer.start(network, CDM)
+    load_newest(trainer, output / "checkpoints", "mark")
+    for _ in cdm.train_steps(trainer, network, data, CDM):
+        save_checkpoint(trainer, output / "checkpoints", "mark")
+    cdm_networks.write_result(trainer, CDM, data, output, "mark")
+
+
+def distil_here(files: Path) -> Callable[[Path], None]:
+    from clarep_ray.cadistill.run import train_alone
+    from tests.cadistill.small import small_config
+
+    config = small_config(files, "vanilla", schedule__epochs=2, checkpoint_every=2)
+    return lambda output: train_alone(override(config, {"output": str(output)})) and None
+
+
+def weights(output: Path) -> dict[str, Any]:
+    """Return hashes of all weights a finished training leaves, and what it says about itself."""
+    found = {str(path.relative_to(output)): sha256_file(path) for path in output.rglob("*.safetensors")}
+    return found | {"loss": json.loads((output / "result.json").read_text())["loss"]}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("training", ["train_cdm", "distill"])
+def test_a_training_killed_at_every_operation_one_after_another_ends_with_the_same_weights(
+    training: str, files: Path, tmp_path: Path
+) -> None:
+    train = train_cdm_here if training == "train_cdm" else distil_here(files)
+    train(tmp_path / "whole")
+    (tmp_path / "cut").mkdir()
+    kills = 0
+    for number in range(1, 500):
+        cut = tmp_path / "cut" / str(number)
+        if not killed_before(number, cut, lambda cut=cut: train(cut)):
+            break
+        kills += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            train(cut)
+        assert weights(cut) == weights(tmp_path / "whole"), f"killed before operation {number}"
+        shutil.rmtree(cut)
+    print(f"{training}: {kills} kills")
+    assert kills > 60
