@@ -227,7 +227,7 @@ def _drop(trace: Path | None) -> None:
 
 def _last_words(past: Sequence[Past], row: int) -> str:
     """Say how the last process that was alone with a convicted row ended."""
-    alone = [event for event in past if event.outcome == DIED and event.attempt.rows == {row}]
+    alone = [event for event in past if event.outcome == DIED and event.attempt.rows == frozenset({row})]
     return alone[-1].how
 
 

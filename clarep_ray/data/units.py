@@ -159,7 +159,7 @@ def merge_results(decoded: UnitBlob, arrays: Arrays, results: Sequence[Mapping[s
     for record in decoded.records:
         if has_picture(record):
             slot, result = next(remaining)
-            record = {**record, "slot": slot} | (result if record["status"] == OK else {})
+            record = {**record, **(result if record["status"] == OK else {}), "slot": slot}
         records.append(record)
     return UnitBlob(dict(arrays), records)
 
