@@ -135,13 +135,17 @@ def next_attempt(count: int, most: int, past: Sequence[Past]) -> Attempt | None:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Notes of one run about one piece of work: `attempts/RUN/PIECE.NUMBER`, and `.end` beside it."""
+    """Notes of one run about one unit: `attempts/RUN/UNIT.NUMBER`, and `.end` beside it."""
 
     store: OutputStore
     run_id: str
-    piece: str
-    what: str
-    """What messages call it."""
+    unit: int
+    stage: str = ""
+    """A stage before the model's, which has attempts of its own: `UNIT-STAGE.NUMBER`."""
+
+    @property
+    def piece(self) -> str:
+        return f"{self.unit:06d}-{self.stage}" if self.stage else f"{self.unit:06d}"
 
     def begin(self, number: int, attempt: Attempt, stack: str, limit_s: float | None) -> bool:
         """Note that this process begins on rows; False where another one has begun on an attempt of that number."""
@@ -175,21 +179,21 @@ def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]
     """
     past: list[Past] = []
     while (attempt := next_attempt(count, engine.max_attempts, past)) is not None:
-        number, limit_s = len(past) + 1, _limit(engine, past)
+        number, limit_s = len(past) + 1, _limit(engine, past, ledger.stage)
         trace = _trace_file(ledger.piece) if limit_s is not None else None
         if not ledger.begin(number, attempt, str(trace or ""), limit_s):
             _drop(trace)
             past.append(ledger.past(number))  # of a process that died, or is thought to
             continue
         poison = {} if attempt.probe else {row: _last_words(past, row) for row in set(range(count)) - attempt.rows}
-        with _ended(ledger, number), deadline(limit_s, trace, usual=not attempt.probe):
+        with _ended(ledger, number), deadline(limit_s, trace, None if attempt.probe else ledger.stage):
             result = work(attempt, poison)
         if not attempt.probe:
             return result
         past.append(Past(attempt, LIVED))
     deaths = [event for event in past if event.outcome == DIED]
     raise UnitGivenUp(
-        f"{ledger.what} was interrupted {len(deaths)} times, and no picture of it kills by itself; "
+        f"unit {ledger.unit} was interrupted {len(deaths)} times, and no picture of it kills by itself; "
         f"its inputs are rows of it in the manifest; the last process {deaths[-1].how}"
     )
 
@@ -205,12 +209,12 @@ def _ended(ledger: Ledger, number: int) -> Generator[None]:
     ledger.end(number, LIVED)
 
 
-def _limit(engine: EngineConfig, past: Sequence[Past]) -> float | None:
+def _limit(engine: EngineConfig, past: Sequence[Past], kind: str) -> float | None:
     """Return how long an attempt may take [s]: as set, or usual here, or, in a new process, as for those before it."""
     if engine.unit_deadline_s is not None:
         return engine.unit_deadline_s
     known = [event.limit_s for event in past if event.limit_s is not None]
-    return usual_limit() or max(known, default=None)
+    return usual_limit(kind) or max(known, default=None)
 
 
 def _trace_file(piece: str) -> Path:

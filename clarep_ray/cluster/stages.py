@@ -70,7 +70,7 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
         some = [rows[row] for row in sorted(attempt.rows)] if attempt.probe else rows
         return decode_unit(source, some, context.image_size, config.data, poison)
 
-    ledger = Ledger(context.store, context.run_id, f"{unit:06d}-decode", f"decoding of unit {unit}")
+    ledger = Ledger(context.store, context.run_id, unit, "decode")
     blob = survive(ledger, len(rows), config.engine, decode)
     if config.output.from_spectrum:
         blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
@@ -104,7 +104,7 @@ class ExtractStage:
     def __call__(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = unpack_row(table)
         began = time.monotonic()
-        ledger = Ledger(self.context.store, self.context.run_id, f"{unit:06d}", f"unit {unit}")
+        ledger = Ledger(self.context.store, self.context.run_id, unit)
 
         def extract(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
             some = some_of(blob, attempt.rows) if attempt.probe else with_stand_ins(blob, poison)

@@ -34,6 +34,7 @@ from clarep_ray.dotted import override
 from clarep_ray.models.extractor import UnitExtractor
 from tests.cluster.conftest import in_process
 from tests.cluster.reference import small_config, starts
+from tests.data import trees
 
 PIECES = {"extract": r"\d{6}", "decode": r"\d{6}-decode"}
 HARMS: dict[str, Callable[[], Any]] = {
@@ -209,3 +210,28 @@ def test_poison_on_ray_becomes_a_reject_and_its_neighbours_keep_their_bytes(
     assert summary["rejects"] == {"poison": 1}
     assert deaths(tmp_path / "out", stage) <= 3 + math.log2(8)
     check_neighbours(tmp_path / "out", Path(calm.output.path), ["1/img_2.png"])
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("ray_session")
+def test_poison_holds_up_no_other_unit(weights: Path, tmp_path: Path, armed: Path) -> None:
+    """Eight units of eight pictures on two actors, of which one dies again and again."""
+    pictures = trees.image_folder(tmp_path / "in", ("0", "1", "2", "3"), per_class=16)
+    config = small_config(weights, pictures, tmp_path / "out", engine__unit_size=8, engine__num_actors=2)
+    config = override(config, {"engine.allow_poison": True})
+    began = time.time()
+    run_extraction(override(config, {"output.path": str(tmp_path / "calm")}), lambda _: None)
+    undisturbed = ended_after(tmp_path / "calm", began)
+    (armed / "kills_extract").write_text(safe_key("1/img_2.png"))
+    began = time.time()
+    assert run_extraction(config, lambda _: None)["rejects"] == {"poison": 1}
+    disturbed = ended_after(tmp_path / "out", began)
+    poison = disturbed.pop(2)
+    print(f"undisturbed {max(undisturbed.values()):.0f} s; with poison its unit {poison:.0f} s, others {disturbed}")
+    assert max(disturbed.values()) <= poison
+
+
+def ended_after(output: Path, began: float) -> dict[int, float]:
+    """Return when each unit was committed [s]."""
+    return {int(path.stem): path.stat().st_mtime - began for path in (output / "units").iterdir()}

@@ -112,7 +112,7 @@ def worker(root: Path, engine: EngineConfig, kill: Callable[[], Any], poison: in
         return json.dumps(dict(aside))
 
     store = OutputStore(root)
-    result = survive(Ledger(store, "run", "000003", "unit 3"), 4, engine, work)
+    result = survive(Ledger(store, "run", 3), 4, engine, work)
     (root / "result").write_text(result)
 
 
@@ -151,7 +151,7 @@ def test_a_row_that_hangs_is_found_by_its_deadline_and_its_stack_is_kept(tmp_pat
 
 def test_a_unit_that_no_picture_explains_is_named_with_what_its_last_process_did(tmp_path: Path) -> None:
     OutputStore(tmp_path).prepare()
-    ledger = Ledger(OutputStore(tmp_path), "run", "000003", "unit 3")
+    ledger = Ledger(OutputStore(tmp_path), "run", 3)
     for number in range(1, MOST + 1):
         attempt = next_attempt(4, MOST, [ledger.past(earlier) for earlier in range(1, number)])
         assert attempt is not None
@@ -163,7 +163,7 @@ def test_a_unit_that_no_picture_explains_is_named_with_what_its_last_process_did
 
 def test_an_error_is_raised_as_it_is_and_the_next_process_begins_anew(tmp_path: Path) -> None:
     OutputStore(tmp_path).prepare()
-    ledger = Ledger(OutputStore(tmp_path), "run", "000003", "unit 3")
+    ledger = Ledger(OutputStore(tmp_path), "run", 3)
     for _ in range(MOST + 2):
         with pytest.raises(ZeroDivisionError):
             survive(ledger, 4, EngineConfig(), lambda attempt, poison: 1 // 0)
@@ -179,7 +179,7 @@ def test_a_new_process_takes_over_the_limit_of_those_before_it(tmp_path: Path, m
         attempts, "deadline", lambda limit, *rest, **more: seen.append(limit) or plain(limit, *rest, **more)
     )
     OutputStore(tmp_path).prepare()
-    ledger = Ledger(OutputStore(tmp_path), "run", "000003", "unit 3")
+    ledger = Ledger(OutputStore(tmp_path), "run", 3)
     assert ledger.begin(1, Attempt(frozenset(range(4))), "", 77.0)
     survive(ledger, 4, EngineConfig(), lambda attempt, poison: None)
     assert seen == [77.0]

@@ -26,7 +26,7 @@ def hang_here():
     HANG
 
 for piece in range(4):
-    with module.deadline(SECONDS or module.usual_limit(), Path(sys.argv[1]), usual=True):
+    with module.deadline(SECONDS or module.usual_limit("x"), Path(sys.argv[1]), "x"):
         if SECONDS is not None or piece == 3:
             print("hangs", flush=True)
             hang_here()
@@ -62,5 +62,6 @@ def test_what_ends_in_time_leaves_nothing_and_fails_as_it_does(tmp_path: Path) -
 
 def test_the_usual_limit_follows_this_process_s_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds, limit in (([1.0, 2.0], None), ([1.0, 2.0, 3.0], 60.0), ([100.0, 5.0, 90.0, 95.0], 925.0)):
-        monkeypatch.setattr(module, "_seconds", seconds)
-        assert module.usual_limit() == limit
+        monkeypatch.setitem(module._seconds, "x", seconds)
+        assert module.usual_limit("x") == limit
+    assert module.usual_limit("y") is None
