@@ -223,7 +223,7 @@ def test_poison_holds_up_no_other_unit(weights: Path, tmp_path: Path, armed: Pat
     began = time.time()
     run_extraction(override(config, {"output.path": str(tmp_path / "calm")}), lambda _: None)
     undisturbed = ended_after(tmp_path / "calm", began)
-    (armed / "kills_extract").write_text(safe_key("1/img_2.png"))
+    (armed / "kills_extract").write_text(safe_key("1/img_0.png"))
     began = time.time()
     assert run_extraction(config, lambda _: None)["rejects"] == {"poison": 1}
     disturbed = ended_after(tmp_path / "out", began)

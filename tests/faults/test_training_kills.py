@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from clarep_ray import cli
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.dotted import override
 from clarep_ray.models import cdm_networks
 from clarep_ray.models import cdm_training as cdm
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
+from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.presets import TRAIN_CDM
 from tests.faults.kills import killed_before
 from tests.faults.test_damage import SmallTraining
@@ -114,3 +116,19 @@ def test_a_training_killed_at_every_operation_one_after_another_ends_with_the_sa
         shutil.rmtree(cut)
     print(f"{training}: {kills} kills")
     assert kills > 60
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_a_training_on_ray_that_diverges_ends_at_its_step_and_is_not_begun_again(
+    tmp_path: Path, ray_session: None
+) -> None:
+    from clarep_ray.cluster.train_cdm import train_cdm
+
+    changes = {"output": str(tmp_path), "learning_rate": 1e30, "warmup_steps": 0, "tracking.enabled": False}
+    with pytest.raises(TrainingDiverged, match=r"step [2-5]: the loss is") as caught:
+        train_cdm(override(CDM, changes))
+    assert cli.known_fault(caught.value) == (str(caught.value), 13)
+    assert not (tmp_path / "result.json").exists()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1)), "it was begun again"
