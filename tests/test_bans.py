@@ -118,3 +118,22 @@ def test_what_an_exception_must_say_is_looked_at() -> None:
     assert hits("torch.load(f, weights_only=False)", "models/weight_files.py")
     assert hits("Image.open(f)", "data/pixels.py") == ["data/pixels.py: Image.open without formats"]
     assert hits("np.load(f, allow_pickle=False)", "data/shards.py") == []
+
+
+ENDING = {"kill", "killpg", "abort", "_exit", "pthread_kill", "raise_signal", "dump_traceback_later", "setrlimit"}
+MAY_END = {("data/owner.py", "signal.pthread_kill"), ("cluster/deadline.py", "faulthandler.dump_traceback_later")}
+"""(file, call): an output that was taken over, and a deadline."""
+HOOKS = ("CLAREP_", "sitecustomize", "entry_points", "import tests", "from tests")
+"""Ways in which a fault could be ordered from outside: a variable of our own, plug-ins, code of the tests."""
+
+
+def test_nothing_shipped_can_be_told_to_fail() -> None:
+    """Faults are injected by code of the tests alone."""
+    ends = {
+        (short(path), name)
+        for path in SOURCES
+        for name, _ in calls(ast.parse(path.read_text()))
+        if name.rpartition(".")[2] in ENDING
+    }
+    assert ends == MAY_END
+    assert [(short(path), hook) for path in SOURCES for hook in HOOKS if hook in path.read_text()] == []
