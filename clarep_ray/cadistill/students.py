@@ -182,7 +182,8 @@ def save_student(student: Student, folder: Path) -> None:
     import shutil
 
     work = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
-    shutil.rmtree(work, ignore_errors=True)
+    for left in folder.parent.glob(f".tmp-*-{folder.name}"):  # by a process that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
     work.mkdir(parents=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in student.network.state_dict().items()}
     save_file(weights, work / WEIGHTS)

@@ -49,8 +49,9 @@ def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
     """Write a checkpoint under its final name in one step, hashed, and drop the oldest beyond two."""
     target = root / f"step-{trainer.step:08d}"
     work = root / f".tmp-{os.getpid()}-{target.name}"
-    shutil.rmtree(work, ignore_errors=True)
     make_folder(root)
+    for left in root.glob(".tmp-*"):  # by a process that was killed while it saved: one at a time does
+        shutil.rmtree(left, ignore_errors=True)
     work.mkdir()
     parts = trainer.parts()
     for part, tensors in parts.items():

@@ -89,8 +89,10 @@ def distil_here(files: Path) -> Callable[[Path], None]:
 
 
 def weights(output: Path) -> dict[str, Any]:
-    """Return hashes of all weights a finished training leaves, and what it says about itself."""
-    found = {str(path.relative_to(output)): sha256_file(path) for path in output.rglob("*.safetensors")}
+    """Return hashes of what a finished training leaves, and its loss; older checkpoints may be one more."""
+    newest = max((output / "checkpoints").glob("step-*"))
+    files = [path for path in output.rglob("*.safetensors") if path.parent == newest or "step-" not in path.parent.name]
+    found = {str(path.relative_to(output)): sha256_file(path) for path in files}
     return found | {"loss": json.loads((output / "result.json").read_text())["loss"]}
 
 
