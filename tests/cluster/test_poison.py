@@ -60,7 +60,7 @@ def run_calmly(config: ExtractConfig, **changes: Any) -> dict[str, Any]:
     """Run in this process, where nothing harms it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
-        patch.setattr(extract, "_stream", in_process)
+        patch.setattr(extract, "stream", in_process)
         changed = {name.replace("__", "."): value for name, value in changes.items()}
         return run_extraction(override(config, changed), lambda _: None)
 
@@ -119,7 +119,7 @@ def harmed(patch: pytest.MonkeyPatch, stage: str, harm: Callable[[], Any], poiso
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
-    monkeypatch.setattr(extract, "_stream", in_forks)
+    monkeypatch.setattr(extract, "stream", in_forks)
     return monkeypatch
 
 
