@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_a_hang_is_named_with_where_its_stack_lies(
 ) -> None:
     config = override(calm, {"output.path": str(tmp_path / "out"), "engine.unit_deadline_s": DEADLINE_S})
     config = override(config, {"data.limit": 1, "engine.unit_size": 1})
+    forks.setattr(tempfile, "tempdir", str(tmp_path))
     with forks.context() as patch:
         harmed(patch, "extract", HARMS["sleeps"], ["0/img_0.png"])
         with pytest.raises(PoisonedInput) as caught:

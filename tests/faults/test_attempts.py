@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -135,7 +136,10 @@ def test_processes_learn_from_the_ledger_what_their_predecessors_died_of(tmp_pat
     assert len([name for name in notes if name.endswith(".end")]) < len(notes) / 2
 
 
-def test_a_row_that_hangs_is_found_by_its_deadline_and_its_stack_is_kept(tmp_path: Path) -> None:
+def test_a_row_that_hangs_is_found_by_its_deadline_and_its_stack_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = override(EngineConfig(), {"unit_deadline_s": 0.5})
     began = time.monotonic()
     died = processes(tmp_path, engine, lambda: time.sleep(1000), poison=1)
@@ -144,9 +148,7 @@ def test_a_row_that_hangs_is_found_by_its_deadline_and_its_stack_is_kept(tmp_pat
     (how,) = json.loads((tmp_path / "result").read_text()).values()
     words = how.split()
     assert words[0] == "hung,"
-    stack = Path(words[1])
-    assert "work" in stack.read_text()
-    stack.unlink()
+    assert "work" in Path(words[1]).read_text()
 
 
 def test_a_unit_that_no_picture_explains_is_named_with_what_its_last_process_did(tmp_path: Path) -> None:
