@@ -8,7 +8,6 @@ import errno
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
@@ -16,7 +15,8 @@ import tyro
 from clarep_ray.cluster import guards
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
-from clarep_ray.dotted import flatten, override
+from clarep_ray.data.store import open_store
+from clarep_ray.dotted import check_local, flatten, override
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
@@ -32,6 +32,7 @@ EXIT_CODES = {
     "DamagedUnit": 11,
     "Untrusted": 12,
     "TrainingDiverged": 13,
+    "StorageFault": 14,
 }
 """Exit codes of known faults; of OSError only a full disk or quota has one."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -66,6 +67,9 @@ def parse(
             more["sweep"] = known.sweep
         start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
         found = tyro.cli(job, default=start)
+        if sweeps is not None or getattr(found, "controls", False):  # several outputs, in folders of one
+            for name, value in flatten(cast(Any, found).config).items():
+                check_local(name, value)
         _refuse_used(found)
         return found
 
@@ -75,7 +79,7 @@ def _refuse_used(job: Any) -> None:
     config, setting = job.config, "engine.take-over" if hasattr(job.config, "engine") else "take-over"
     takes_over = config.engine.take_over if hasattr(config, "engine") else config.take_over
     if not takes_over and not getattr(job, "dry_run", False):
-        refuse_used(Path(getattr(config.output, "path", config.output)), setting)
+        refuse_used(open_store(getattr(config.output, "path", config.output)), setting)
 
 
 def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:
@@ -133,7 +137,8 @@ def exit_codes() -> Generator[None]:
     2: wrong config or input. 3: samples kill or hang their process. 5: disk full. 6: a unit was given up. 7: the
     output or the input belongs to another run. 8: another process works on the output, or has taken it over. 9: a unit
     came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would mean nothing (trust checks).
-    13: a training's loss or gradient is no number. Anything else keeps its traceback and exits with 1.
+    13: a training's loss or gradient is no number. 14: object storage does not answer, or refuses. Anything else keeps
+    its traceback and exits with 1.
     """
     try:
         guards.check_start()

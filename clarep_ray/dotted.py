@@ -9,10 +9,13 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal, TypeVar
 
 EXECUTION: Mapping[str, Any] = {"fingerprint": False}
 """Metadata of a field that says how or where a run is done and cannot change a byte of its results."""
+WHERE: Mapping[str, Any] = {**EXECUTION, "object_storage": True}
+"""The same of a field that takes s3://BUCKET/PREFIX as well as a folder; all others refuse it."""
 
 Config = TypeVar("Config")
 
@@ -97,6 +100,20 @@ def check_types(config: object) -> None:
             object.__setattr__(config, item.name, float(value))
         elif not _fits(value, hints[item.name]):
             raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
+        if not item.metadata.get("object_storage"):
+            check_local(item.name, value)
+
+
+def check_local(name: str, value: object) -> None:
+    """Raise ValueError where a value is, or a tuple holds, a path in object storage: it would become a folder."""
+    for entry in typing.cast(tuple[object, ...], value if isinstance(value, tuple) else (value,)):
+        text = str(entry) if isinstance(entry, str | PurePath) else ""
+        if text.startswith("s3:/"):
+            url = "s3://" + text.removeprefix("s3:").lstrip("/")
+            raise ValueError(
+                f"{name}: {url!r} lies in object storage; valid: a folder, such as a copy of it: "
+                f"uv run jobs/verify.py {url} --copy-to FOLDER"
+            )
 
 
 def _fits(value: object, hint: Any) -> bool:

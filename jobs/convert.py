@@ -1,10 +1,12 @@
 """Turn a released checkpoint into safetensors, once: uv run jobs/convert.py uvit|edm|dit CHECKPOINT FOLDER"""
 
+import sys
 from importlib import import_module
 
 import tyro
 
 from clarep_ray import cli
+from clarep_ray.dotted import check_local
 
 CONVERTERS = {
     "uvit": "clarep_ray.models.uvit",
@@ -16,6 +18,8 @@ CONVERTERS = {
 
 def main() -> None:
     with cli.exit_codes():
+        for argument in sys.argv[1:]:
+            check_local("convert", argument)
         commands = {family: import_module(name).convert for family, name in CONVERTERS.items()}
         print(
             tyro.extras.subcommand_cli_from_dict(

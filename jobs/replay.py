@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -15,17 +14,18 @@ from clarep_ray.config import TrackingConfig
 class ReplayJob:
     """Send what runs in this folder and below left in their outboxes; exits with 1 where something stays there."""
 
-    output: Annotated[Path, tyro.conf.Positional]
-    """Output folder of a job or a sweep."""
+    output: Annotated[str, tyro.conf.Positional]
+    """Output folder of a job or a sweep; of s3://BUCKET/PREFIX what its driver keeps on this machine is sent."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 def main() -> None:
     with cli.exit_codes():
         job = tyro.cli(ReplayJob)
+        from clarep_ray.data.store import open_store
         from clarep_ray.tracking import replay
 
-        found = replay(job.output, job.tracking)
+        found = replay(open_store(job.output).desk, job.tracking)
     for output, problem in found.items():
         print(f"{output}: {problem or 'MLflow has everything'}")
     sys.exit(1 if any(found.values()) else 0)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import tyro
 
+from clarep_ray import cli
+from clarep_ray.dotted import check_local
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainClassifiersJob:
@@ -18,6 +21,8 @@ class TrainClassifiersJob:
 
 def main() -> None:
     job = tyro.cli(TrainClassifiersJob)
+    with cli.exit_codes():
+        check_local("--output", job.output)
     from clarep_ray.analysis.judges import accuracy_by_split
     from clarep_ray.models import digit_classifier
 

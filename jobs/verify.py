@@ -14,27 +14,38 @@ from clarep_ray import cli
 class VerifyJob:
     """Check an extraction output; exits with 1 where something is damaged and was not repaired."""
 
-    output: Annotated[Path, tyro.conf.Positional]
-    """Output folder of an extraction."""
+    output: Annotated[str, tyro.conf.Positional]
+    """Output folder of an extraction, or s3://BUCKET/PREFIX."""
     repair: bool = False
     """Compute damaged units again, and nothing else."""
+    copy_to: Path | None = None
+    """Copy a finished output at s3:// into this new folder, which is there once every hash is right; continues."""
 
 
 def main() -> None:
     job = tyro.cli(VerifyJob)
     with cli.exit_codes():
+        from clarep_ray.data.store import open_store
+
+        store = open_store(job.output)
+        if job.copy_to is not None:
+            from clarep_ray.data.copy_output import copy_output
+            from clarep_ray.dotted import check_local
+
+            check_local("--copy-to", job.copy_to)
+            return copy_output(store, job.copy_to)
         from clarep_ray.data.records import printable
         from clarep_ray.data.verify import verify
 
-        damages = verify(job.output)
+        damages = verify(store)
         for damage in damages:
             print(printable(f"damaged: {'' if damage.unit is None else f'unit {damage.unit}: '}{damage.what}"))
         if damages and job.repair:
             from clarep_ray.cluster.repair import repair
 
-            print(f"computed again: {repair(job.output, damages)}")
-            damages = verify(job.output)
-    print(f"{job.output}: {'damaged' if damages else 'every hash and count is right'}")
+            print(f"computed again: {repair(store, damages)}")
+            damages = verify(store)
+    print(f"{store.where}: {'damaged' if damages else 'every hash and count is right'}")
     sys.exit(1 if damages else 0)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.shards import Sample, read_npy, read_shard, sha256_file
-from clarep_ray.data.store import SHARDS, OutputStore
+from clarep_ray.data.store import SHARDS, Store, as_store
 
 FIRST = ("original", "reconstruction", "guidance")
 MAX_SAMPLES = 5000
@@ -30,13 +31,22 @@ class ExtractionOutput:
     Raises ValueError where there is none, or where a shard is not as committed.
     """
 
-    folder: Path
+    output: Path | Store
     max_samples: int = MAX_SAMPLES
+
+    @property
+    def store(self) -> Store:
+        return as_store(self.output)
+
+    @property
+    def folder(self) -> Path:
+        """Where its pictures are drawn: the output folder, or the desk of one in object storage."""
+        return self.store.desk
 
     @cached_property
     def index(self) -> pa.Table:
         """One row for every sample of the output, read or not."""
-        return read_index(self.folder).filter(pc.field("status") == "ok")
+        return read_index(self.output).filter(pc.field("status") == "ok")
 
     @cached_property
     def chosen(self) -> pa.Table:
@@ -51,7 +61,7 @@ class ExtractionOutput:
 
     def each_sample(self) -> Iterator[Sample]:
         """Yield the samples that are read, one shard in memory at a time."""
-        return samples_of(self.folder, self.chosen)
+        return samples_of(self.output, self.chosen)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -84,7 +94,7 @@ class ExtractionOutput:
         """Return pictures (n, h, w, 3) of the Canonical Samples or an extra."""
         member = f"{name}.png" if name else "png"
         return np.stack(
-            [np.asarray(open_own(sample.members[member], repr(str(self.folder)))) for sample in self.samples]
+            [np.asarray(open_own(sample.members[member], repr(self.store.where))) for sample in self.samples]
         )
 
     @cached_property
@@ -95,13 +105,22 @@ class ExtractionOutput:
         return tuple(sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)))
 
 
-def samples_of(folder: Path, rows: pa.Table) -> Iterator[Sample]:
+def samples_of(output: Path | Store, rows: pa.Table) -> Iterator[Sample]:
     """Yield the samples of rows of an output's index, in their order; ValueError where a shard is not as committed."""
-    store = OutputStore(folder)
+    store = as_store(output)
     for unit, members in groupby(rows.select(["unit", "key"]).to_pylist(), key=lambda row: row["unit"]):
         wanted = {row["key"] for row in members}
         entry = store.committed_unit(unit)["files"][SHARDS]
-        path = folder / entry["name"]
-        if not path.is_file() or sha256_file(path) != entry["sha256"]:
-            raise ValueError(f"{path} is missing or damaged; run: uv run jobs/verify.py {folder} --repair")
-        yield from (sample for sample in read_shard(path) if sample.key in wanted)
+        yield from (sample for sample in _committed_samples(store, entry) if sample.key in wanted)
+
+
+def _committed_samples(store: Store, entry: Mapping[str, Any]) -> Iterator[Sample]:
+    name = f"{store.where}/{entry['name']}"
+    try:
+        with store.local(entry["name"]) as path:
+            if sha256_file(path) == entry["sha256"]:
+                yield from read_shard(path)
+                return
+    except FileNotFoundError:
+        pass
+    raise ValueError(f"{name} is missing or damaged; run: uv run jobs/verify.py {store.where} --repair")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from clarep_ray.cluster.deadline import deadline, usual_limit
 from clarep_ray.config import EngineConfig
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.store import Store
 
 ATTEMPTS = "attempts"
 TWICE = 2
@@ -137,7 +137,7 @@ def next_attempt(count: int, most: int, past: Sequence[Past]) -> Attempt | None:
 class Ledger:
     """Notes of one run about one unit: `attempts/RUN/UNIT.NUMBER`, and `.end` beside it."""
 
-    store: OutputStore
+    store: Store
     run_id: str
     unit: int
     stage: str = ""

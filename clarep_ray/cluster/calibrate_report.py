@@ -224,9 +224,9 @@ def _write(session: Session, findings: Findings) -> list[Path]:
     root = Path(session.config.output)
     store, tables, made = OutputStore(root), findings.tables(), list[Path]()
     for name, rows in tables.items():
-        store.write_root(f"{name}.csv", as_csv(rows))
+        store.put(f"{name}.csv", as_csv(rows))
         made.append(root / f"{name}.csv")
-    store.write_root("calibration.md", (findings.text() + "\n").encode())
+    store.put("calibration.md", (findings.text() + "\n").encode())
     write_calibration(
         store,
         settings=findings.settings,

@@ -60,7 +60,7 @@ def _trust(session: Session, say: Callable[[str], None]) -> dict[str, list[Findi
     parts = session.context.parts
     trust = {session.names[unit.role]: [Finding(**row) for row in parts.findings(unit.name)] for unit in units}
     record = {model: [vars(finding) for finding in findings] for model, findings in trust.items()}
-    OutputStore(Path(session.config.output)).write_root(TRUST_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    OutputStore(Path(session.config.output)).put(TRUST_FILE, (json.dumps(record, indent=1) + "\n").encode())
     for model, findings in trust.items():
         passed = sum(finding.passed for finding in findings)
         say(f"trust {model}: {passed} of {len(findings)} checks passed")
@@ -140,7 +140,7 @@ def _write(found: Found, record: Mapping[str, Any]) -> list[Path]:
     made |= {f"{name}.csv": as_csv(record[name]) for name in ("slices", "paired", "classes") if record[name]}
     made[REPORT] = (report_text(found) + "\n").encode()
     for name, data in made.items():
-        store.write_root(name, data)
+        store.put(name, data)
     figures = _figures(found)
     for name, figure in figures.items():
         figure.savefig(root / f"{name}.png", dpi=130)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from clarep_ray.cluster.plan import HasEngine, Plan, check_output, default_actor
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
-from clarep_ray.data.manifest import MANIFEST, InputManifest, write_manifest, write_stamps
+from clarep_ray.data.manifest import MANIFEST, STAMPS, InputManifest, write_manifest, write_stamps
 from clarep_ray.data.owner import owned
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.store import Store, open_store
 from clarep_ray.data.verify import Damage, withdraw
 from clarep_ray.tracking import Run
 
@@ -82,7 +82,7 @@ class Extraction:
     """A checked extraction whose output is open; nothing expensive has been done yet."""
 
     plan: Plan
-    store: OutputStore
+    store: Store
     manifest: InputManifest
 
 
@@ -94,13 +94,15 @@ def open_extraction(
 
     Units that `damages` names are taken out, once it is sure that they can be computed again. Raises ValueError for a
     wrong config or input, ResumeRefused where the output belongs to another run, OutputInUse where another process
-    works on it.
+    works on it, StorageFault where object storage does not take it.
     """
-    with owned(Path(config.output.path), config.engine.take_over, say):
+    output = open_store(config.output.path)
+    output.check()
+    with owned(output, config.engine.take_over, say):
         plan = make_plan(config)
-        store = OutputStore(Path(plan.config.output.path))
+        store = open_store(plan.config.output.path)
         manifest = _open_output(store, plan)
-        withdraw(store.root, damages)
+        withdraw(store, damages)
         yield Extraction(plan, store, manifest)
 
 
@@ -130,7 +132,7 @@ def extract(
     workers = {"num_actors": 0}
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
-        context = run_context(plan, store)
+        context = run_context(plan, store, manifest)
         if alone:
             workers, reports = {"num_actors": 1}, units_here(context, todo)
         else:
@@ -143,7 +145,7 @@ def extract(
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.identity)
     return {
-        "output": str(store.root),
+        "output": store.where,
         "fingerprint": plan.fingerprint,
         **{name: root[name] for name in ("num_inputs", "num_ok", "rejects", "num_units", "root_sha256")},
         "reject_rate": 1 - root["num_ok"] / root["num_inputs"],
@@ -165,19 +167,22 @@ def _refuse_poison(poison: Sequence[str], allowed: bool) -> None:
         )
 
 
-def _open_output(store: OutputStore, plan: Plan) -> InputManifest:
+def _open_output(store: Store, plan: Plan) -> InputManifest:
     """Create the output, or check that it belongs to this run; return its input manifest."""
     resumes = check_output(plan, store)
     store.prepare()
     if not resumes or not _says_whose_it_is(store):
         # The first file of a run says whose folder it is: a kill at any later point can be continued.
         store.write_run(plan.fields, dotted.flatten(plan.config))
-    manifest = write_manifest(plan.rows, store.root / MANIFEST, plan.config.engine.unit_size)
-    write_stamps(store.root, plan.config.data.path, (row.source for row in plan.rows))
+    manifest = write_manifest(plan.rows, store.desk / MANIFEST, plan.config.engine.unit_size)
+    store.upload(MANIFEST)
+    if plan.config.data.path is not None:
+        write_stamps(store.desk, plan.config.data.path, (row.source for row in plan.rows))
+        store.upload(STAMPS)
     return manifest
 
 
-def _says_whose_it_is(store: OutputStore) -> bool:
+def _says_whose_it_is(store: Store) -> bool:
     try:
         store.read_run()
     except ValueError:  # its fields are those of this run, and something else in it is damaged
@@ -185,11 +190,12 @@ def _says_whose_it_is(store: OutputStore) -> bool:
     return True
 
 
-def run_context(plan: Plan, store: OutputStore) -> RunContext:
+def run_context(plan: Plan, store: Store, manifest: InputManifest) -> RunContext:
     """Return what the workers of one run are told."""
     return RunContext(
         config=dotted.flatten(plan.config),
-        output=str(store.root),
+        output=store.where,
+        input_file_sha256=sha256_file(manifest.path),
         provenance=plan.provenance,
         image_size=plan.image_size,
         class_names=plan.class_names,

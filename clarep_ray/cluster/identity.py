@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clarep_ray.data.store import RUN, OutputStore
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import RUN, Store
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
@@ -25,23 +25,23 @@ class ResumeRefused(ValueError):
     """The output belongs to another run."""
 
 
-def check_same_run(fields: Mapping[str, Any], store: OutputStore, setting: str) -> bool:
+def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> bool:
     """Say whether an output, given by the named setting, holds the run of these fields; raises as `check_output`."""
-    path = store.root / RUN
-    if not path.is_file():
+    path = f"{store.where}/{RUN}"
+    if not store.has(RUN):
         if store.holds_files():
-            raise ValueError(f"{setting}: {str(store.root)!r} is not empty and holds no run; choose another folder")
+            raise ValueError(f"{setting}: {store.where!r} is not empty and holds no run; choose another folder")
         return False
     try:
-        earlier = dict(read_json_object(path)["fields"])
+        earlier = dict(parse_json_object(store.read(RUN, MAX_JSON_BYTES), path)["fields"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{setting}: {str(path)!r} cannot be read; choose another folder") from None
+        raise ValueError(f"{setting}: {path!r} cannot be read; choose another folder") from None
     names = sorted(earlier.keys() | fields.keys())
     changed = [name for name in names if earlier.get(name) != fields.get(name)]
     if changed:
         listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {fields.get(name)!r}" for name in changed)
         raise ResumeRefused(
-            f"{setting}: {str(store.root)!r} holds another run; choose another folder, or undo what changed: {listed}"
+            f"{setting}: {store.where!r} holds another run; choose another folder, or undo what changed: {listed}"
         )
     return True
 

@@ -15,6 +15,7 @@ from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.config import EngineConfig, ExtractConfig
+from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.manifest import (
@@ -28,9 +29,9 @@ from clarep_ray.data.manifest import (
 )
 from clarep_ray.data.records import InputRow, RejectedImage
 from clarep_ray.data.sources import Source, open_source
-from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
@@ -102,10 +103,10 @@ def make_plan(config: ExtractConfig) -> Plan:
 
     Image files that an earlier run into the same output hashed are hashed again only where they look touched.
     """
-    if in_submitted_job() and not Path(config.output.path).is_absolute():
+    if in_submitted_job() and not (is_url(config.output.path) or Path(config.output.path).is_absolute()):
         raise ValueError(
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
-            "working folder; valid: an absolute path that every node sees"
+            "working folder; valid: an absolute path that every node sees, or s3://BUCKET/PREFIX"
         )
     config = self_contained(config)
     model = models.build(config.model)
@@ -116,7 +117,7 @@ def make_plan(config: ExtractConfig) -> Plan:
     if config.gate.enabled:
         check_classifiers(config.gate.classifiers, model.class_names)
     source = open_source(config.data, model.class_names)
-    known_hashes = unchanged_hashes(Path(config.output.path), config.data.path)
+    known_hashes = unchanged_hashes(open_store(config.output.path), config.data.path)
     chosen = select(source.rows(), config.data, source.class_names)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
@@ -139,7 +140,7 @@ def make_plan(config: ExtractConfig) -> Plan:
     )
 
 
-def check_output(plan: Plan, store: OutputStore) -> bool:
+def check_output(plan: Plan, store: Store) -> bool:
     """Say whether the output holds this very run already, to be continued; writes nothing.
 
     Raises ResumeRefused where it holds another run, naming what differs, and ValueError for a foreign folder.
@@ -156,7 +157,7 @@ def self_contained(config: ExtractConfig) -> ExtractConfig:
         "data.labels_file": config.data.labels_file,
         "model.prompts": config.model.prompts,
     }
-    absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
+    absolute = {name: path if is_url(path) else str(Path(path).absolute()) for name, path in paths.items() if path}
     return dotted.override(
         config,
         absolute
@@ -191,31 +192,32 @@ def bound_to_spectrum(name: str) -> bool:
 
 def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
     """Return the root hash of the earlier run; ValueError unless its spectra fit this config."""
-    folder = Path(config.output.from_spectrum or "")
-    root = read_root(folder)
-    earlier = _spectrum_fields(folder)
+    store = open_store(config.output.from_spectrum or "")
+    root = read_root(store)
+    earlier = _spectrum_fields(store)
     if not earlier["output.keep_spectrum"]:
-        raise ValueError(f"output.from_spectrum: {str(folder)!r} was made without --output.keep-spectrum")
+        raise ValueError(f"output.from_spectrum: {store.where!r} was made without --output.keep-spectrum")
     for name, value in earlier.items():
         if bound_to_spectrum(name) and fields.get(name) != value:
             raise ValueError(f"output.from_spectrum: {name} was {value!r} there and is {fields.get(name)!r} here")
     if config.spectrum.num_directions > earlier["spectrum.num_directions"]:
         raise ValueError(
             f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the "
-            f"{earlier['spectrum.num_directions']} that {str(folder)!r} kept"
+            f"{earlier['spectrum.num_directions']} that {store.where!r} kept"
         )
     return root["root_sha256"]
 
 
-def _spectrum_fields(folder: Path) -> dict[str, Any]:
+def _spectrum_fields(store: Store) -> dict[str, Any]:
     """Return the identity of an earlier run; ValueError where its record is damaged."""
+    path = f"{store.where}/{RUN}"
     try:
-        fields = read_json_object(folder / RUN)["fields"]
+        fields = parse_json_object(store.read(RUN, MAX_JSON_BYTES), path)["fields"]
         bound = ("output.keep_spectrum", "spectrum.num_directions")
         if not isinstance(fields["spectrum.num_directions"], int) or any(name not in fields for name in bound):
             raise ValueError("it lacks settings")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"output.from_spectrum: {str(folder / RUN)!r} cannot be read: {error}") from None
+        raise ValueError(f"output.from_spectrum: {path!r} cannot be read: {error}") from None
     return fields
 
 
@@ -248,7 +250,7 @@ def describe(plan: Plan) -> str:
 
     Raises as `check_output` does.
     """
-    store = OutputStore(Path(plan.config.output.path))
+    store = open_store(plan.config.output.path)
     resumes = check_output(plan, store)
     done = sum(1 for _ in store.each_committed()) if resumes else 0
     num_actors = default_actors(plan.config, torch.cuda.device_count(), os.cpu_count() or 1)
@@ -257,7 +259,7 @@ def describe(plan: Plan) -> str:
     count = len(plan.rows)
     seconds = cost.total_evaluations * cost.seconds_per_evaluation * count / num_actors
     lines = [
-        f"output       {store.root}: "
+        f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"

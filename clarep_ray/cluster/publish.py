@@ -17,7 +17,9 @@ from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster.extract import extract, open_extraction
 from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.durable import write_file
+from clarep_ray.data.store import Store
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
 SUMMARY = "summary.json"
 CONTROL_SEEDS = 3
@@ -28,23 +30,34 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
     """Run the extraction, write figures and `summary.json`, tell MLflow and the user; return the summary."""
     with open_extraction(config, say) as extraction, start_extraction(extraction, preset) as run:
         summary = extract(extraction, say, run)
-        folder = Path(summary["output"])
-        output = ExtractionOutput(folder)
+        store = extraction.store
+        output = ExtractionOutput(store)
         figures = write_figures(output) if output.samples else []
+        for figure in figures:
+            store.upload(figure.name)
         metrics = extraction_metrics(output, config) if output.samples else {}
         summary |= {"preset": preset, "metrics": metrics}
-        _write_summary(folder, summary)
-        _tell(run, summary, [*figures, folder / SUMMARY], output.what)
+        _tell(run, summary, [*figures, _write_summary(store, summary)], output.what)
     say(_epilogue(summary, metrics, figures, output.what, run.browse))
     return summary
 
 
-def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write `summary.json`; where nothing was left to do, the one of the process that did the work stays."""
-    path = folder / SUMMARY
-    metrics = json.dumps(summary["metrics"])
-    if summary["num_actors"] or not path.is_file() or json.dumps(json.loads(path.read_bytes())["metrics"]) != metrics:
-        OutputStore(folder).write_root(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+def _write_summary(store: Store, summary: dict[str, Any]) -> Path:
+    """Write `summary.json` and return it; where nothing was left to do, that of the process that did the work stays."""
+    path = store.desk / SUMMARY
+    earlier = None if summary["num_actors"] else _read_summary(store)
+    stays = earlier is not None and json.dumps(earlier["metrics"]) == json.dumps(summary["metrics"])
+    if not stays or not path.is_file():
+        write_file(path, (json.dumps(earlier if stays else summary, indent=1) + "\n").encode())
+        store.upload(SUMMARY)
+    return path
+
+
+def _read_summary(store: Store) -> dict[str, Any] | None:
+    try:
+        return parse_json_object(store.read(SUMMARY, MAX_JSON_BYTES), f"{store.where}/{SUMMARY}")
+    except FileNotFoundError:
+        return None
 
 
 def _tell(run: tracking.Run, summary: dict[str, Any], files: list[Path], what: str) -> None:
@@ -88,7 +101,7 @@ def _epilogue(
         lines += ["", summary_table(metrics)]
     lines.append("")
     if figures:
-        lines.append(f"look at      {folder}/{', '.join(figure.name for figure in figures)}")
+        lines.append(f"look at      {figures[0].parent}/{', '.join(figure.name for figure in figures)}")
     lines += [
         f"shards       {folder}/shards/*.tar (timm: _info.json; rows and rejects: index.parquet)",
         f"check        uv run jobs/verify.py {folder}",
@@ -104,6 +117,7 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
     Writes one output per seed below `output.path`, and the table as markdown, CSV and picture there and to MLflow, with
     the seeds' extractions nested in it.
     """
+    dotted.check_local("output.path", config.output.path)
     root = Path(config.output.path).absolute()
     scales = sorted({1.0, config.decoding.guidance_scale})
     extras = ("original", *(f"{mode}@{scale:g}" for scale in scales for mode in PROJECTION_MODES))

@@ -15,8 +15,8 @@ from typing import Any
 
 from clarep_ray.cluster import guards
 
-TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate")
-"""The machine's faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle."""
+TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate", "object storage at s3://")
+"""Faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle, a store's outage."""
 MAX_RETRIES = 3
 LOCAL: dict[str, Any] = {
     "address": "local",  # never a cluster that happens to run on this machine

@@ -139,7 +139,7 @@ def _plan(images: int, scratch: str) -> tuple[float, int, int]:
     began = time.monotonic()
     with open_extraction(_noise(images, scratch), _silent) as extraction:
         taken = time.monotonic() - began
-        size = (extraction.store.root / MANIFEST).stat().st_size
+        size = extraction.store.size(MANIFEST)
     return taken, _highest_memory() - before, size
 
 
@@ -171,7 +171,7 @@ def _streamed(
         tempfile.TemporaryDirectory() as own,
         open_extraction(_config(extract, units, actors, scratch or Path(own)), _silent) as extraction,
     ):
-        context = run_context(extraction.plan, extraction.store)
+        context = run_context(extraction.plan, extraction.store, extraction.manifest)
         workers = worker_counts(extraction.plan.config, runtime.connect(), units)
         reports = stream(context, range(units), workers | {"gpus_per_actor": 0}, PacedStage, (results, unit_s))
         return _watched(reports)

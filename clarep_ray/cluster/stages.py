@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
-from clarep_ray.data.store import SPECTRA, DamagedUnit, OutputStore
+from clarep_ray.data.store import SPECTRA, DamagedUnit, Store, open_store
 from clarep_ray.data.units import (
     OK,
+    InputChanged,
     UnitBlob,
     decode_unit,
     has_picture,
@@ -43,6 +43,8 @@ class RunContext:
 
     config: dict[str, Any]
     output: str
+    input_file_sha256: str
+    """Of the frozen input as the driver wrote it."""
     provenance: dict[str, Any]
     image_size: int
     class_names: tuple[str, ...]
@@ -54,8 +56,8 @@ class RunContext:
         return dotted.from_flat(ExtractConfig, self.config)
 
     @property
-    def store(self) -> OutputStore:
-        return OutputStore(Path(self.output))
+    def store(self) -> Store:
+        return open_store(self.output)
 
 
 def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
@@ -63,7 +65,7 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     began = time.monotonic()
     unit = table["unit"][0].as_py()
     config = context.extract_config
-    rows = _manifest(context.output, context.run_id).unit_rows(unit)
+    rows = _manifest(context.output, context.run_id, context.input_file_sha256).unit_rows(unit)
     source = cached_source(config.data, context.class_names)
 
     def decode(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
@@ -73,14 +75,22 @@ def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
     ledger = Ledger(context.store, context.run_id, unit, "decode")
     blob = survive(ledger, len(rows), config.engine, decode)
     if config.output.from_spectrum:
-        blob = UnitBlob(blob.arrays | _side_car(Path(config.output.from_spectrum), unit, blob), blob.records)
+        blob = UnitBlob(blob.arrays | _side_car(open_store(config.output.from_spectrum), unit, blob), blob.records)
     return pack_row(unit, blob, {"decode_s": time.monotonic() - began})
 
 
 @lru_cache(maxsize=1)
-def _manifest(output: str, run_id: str) -> InputManifest:
-    """Return the run's frozen input, opened once in each worker process; `run_id` keeps two runs apart."""
-    return InputManifest(Path(output) / MANIFEST)
+def _manifest(output: str, run_id: str, sha256: str) -> InputManifest:
+    """Return the run's frozen input, opened once in each worker process; `run_id` keeps two runs apart.
+
+    Raises InputChanged where it is not the one that the driver wrote.
+    """
+    with open_store(output).local(MANIFEST) as path:
+        if sha256_file(path) != sha256:
+            raise InputChanged(f"{output}/{MANIFEST} is not what this run began with; start it again")
+        manifest = InputManifest(path)
+        assert manifest.file  # open from here on, for a copy's name goes
+        return manifest
 
 
 @lru_cache(maxsize=2)
@@ -164,24 +174,27 @@ def finished_files(blob: UnitBlob, unit: int, config: ExtractConfig, provenance:
     return unit_files(blob, {**provenance, "unit": unit}, config.output.extras, config.output.keep_spectrum)
 
 
-def _side_car(folder: Path, unit: int, blob: UnitBlob) -> dict[str, Any]:
+def _side_car(store: Store, unit: int, blob: UnitBlob) -> dict[str, Any]:
     """Return the arrays of an earlier run's spectrum of the same unit, checked to be about the same samples."""
+    entry = store.committed_unit(unit)["files"].get(SPECTRA)
+    keys, arrays = _read_side_car(store, entry) if entry is not None else ([], {})
+    if keys != [record["key"] for record in blob.records if has_picture(record)]:
+        raise ValueError(f"output.from_spectrum: unit {unit} of {store.where!r} is about other samples")
+    return arrays
+
+
+def _read_side_car(store: Store, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return keys and arrays of a side-car; DamagedUnit where it is not as committed."""
     from safetensors import safe_open
 
-    entry = OutputStore(folder).committed_unit(unit)["files"].get(SPECTRA)
-    keys: list[str] = []
-    arrays: dict[str, Any] = {}
-    if entry is not None:
-        if sha256_file(folder / entry["name"]) != entry["sha256"]:
+    with store.local(entry["name"]) as path:
+        if sha256_file(path) != entry["sha256"]:
             raise DamagedUnit(
-                f"{folder / entry['name']} has another hash; run: uv run jobs/verify.py {folder} --repair"
+                f"{store.where}/{entry['name']} has another hash; run: uv run jobs/verify.py {store.where} --repair"
             )
-        with safe_open(folder / entry["name"], framework="numpy") as file:
-            keys = json.loads(file.metadata()["keys"])
+        with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    if keys != [record["key"] for record in blob.records if has_picture(record)]:
-        raise ValueError(f"output.from_spectrum: unit {unit} of {str(folder)!r} is about other samples")
-    return arrays
+            return json.loads(file.metadata()["keys"]), arrays
 
 
 def pack_row(unit: int, blob: UnitBlob, timings: dict[str, float]) -> pa.Table:

@@ -29,6 +29,7 @@ Say = Callable[[str], None]
 def sweep_clarid(config: ExtractConfig, sweep: Sweep, search: SearchConfig, name: str, say: Say = print) -> list[Row]:
     """Sweep CLARID into `output.path`, or continue there, and return the rows; raises as `run_sweep`."""
     _check_output(config.output.path, "output.path")
+    dotted.check_local("output.from_spectrum", config.output.from_spectrum)
     space = _space(sweep, search)
     check_space(space, config, search)
     with owned(Path(config.output.path), config.engine.take_over, say):
@@ -47,6 +48,7 @@ def sweep_cadistill(
 
 
 def _check_output(path: str, field: str) -> None:
+    dotted.check_local(field, path)
     if in_submitted_job() and not Path(path).is_absolute():
         raise ValueError(
             f"{field}: {path!r} is relative, and a submitted job runs in a temporary copy of the working folder; "

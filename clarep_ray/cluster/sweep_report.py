@@ -41,15 +41,15 @@ def publish(
     summary: dict[str, Any] = {"name": name, "metric": metric, "mode": mode, "fields": list(fields)}
     summary |= {"metrics": metric_names(rows), "seeds": list(search.seeds), "best": _best(rows, best, metric)}
     summary |= {"status": dict(Counter(row.status for row in rows))}
-    store.write_root(TRIALS, trials_csv(rows, fields).encode())
-    store.write_root(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    store.put(TRIALS, trials_csv(rows, fields).encode())
+    store.put(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     if best is None:
         reasons = "; ".join(dict.fromkeys(row.reason for row in rows if row.reason))
         raise RuntimeError(f"no trial is good with every seed; {root / TRIALS} holds them all: {reasons[:500]}")
     labels = labels_of(rows)
     table = seed_table(rows, [metric, *(column for column in sweep.columns if column != metric)], labels)
     text = describe(table, rows, labels, study, search, summary)
-    store.write_root(TABLE, (text + "\n").encode())
+    store.put(TABLE, (text + "\n").encode())
     points = {labels[row.trial]: row.point for row in rows}
     sweep_figure(table, points, labels[best]).savefig(root / PLOT, dpi=130)
     say(f"\n{text}\n\nlook at  {root}/{PLOT}, {TABLE}; every trial: {TRIALS}")

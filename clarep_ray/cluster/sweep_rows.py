@@ -38,7 +38,7 @@ class Row:
 def commit_row(root: Path, row: Row) -> None:
     """Write a row in one step: from then on its trial is not run again with this seed."""
     text = json.dumps(asdict(row), indent=1) + "\n"
-    OutputStore(root).write_root(f"{ROWS}/{row.key}.json", text.encode())
+    OutputStore(root).put(f"{ROWS}/{row.key}.json", text.encode())
 
 
 def read_row(root: Path, key: str) -> Row | None:
@@ -66,7 +66,7 @@ def take_out_failed(root: Path) -> int:
 
 def ask_point(root: Path, trial: str, point: Point) -> None:
     """Note that a search has asked for a point: a sweep that is killed now continues with it."""
-    OutputStore(root).write_root(f"{POINTS}/{trial}.json", (json.dumps(point) + "\n").encode())
+    OutputStore(root).put(f"{POINTS}/{trial}.json", (json.dumps(point) + "\n").encode())
 
 
 def claim(root: Path, name: str, owner: str) -> bool:

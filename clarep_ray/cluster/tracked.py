@@ -21,7 +21,8 @@ def start_extraction(extraction: Extraction, title: str, parent: str | None = No
     """Open, or continue, the run of an extraction; `title` is the preset, and what sets it apart in a group."""
     plan, config = extraction.plan, extraction.plan.config
     tags = {"preset": title.partition(" ")[0], "model": config.model.name, "what": config.output.what}
-    run = _start(config, f"extract {title}", extraction.store.root, "extract", plan.fingerprint, tags, parent)
+    tags |= {"output": extraction.store.where}
+    run = _start(config, f"extract {title}", extraction.store.desk, "extract", plan.fingerprint, tags, parent)
     _tell_data(run, config.data, plan.fields["input_sha256"], "extraction")
     return run
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clarep_ray.config.checks import require
+from clarep_ray.dotted import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +25,6 @@ class ReportConfig:
     """Pictures are as sharp as a page of this size allows [10^6 bytes]."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.max_samples >= 1, "max_samples", self.max_samples, "1 or more")
         require(self.max_mb > 0, "max_mb", self.max_mb, "more than 0")

@@ -44,7 +44,7 @@ def write_calibration(
         "notes": list(notes),
         "curves": dict(tables),
     }
-    store.write_root(CALIBRATION, (json.dumps(record, indent=1) + "\n").encode())
+    store.put(CALIBRATION, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_calibration(path: str) -> dict[str, Any]:

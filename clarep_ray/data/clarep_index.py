@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.manifest import InputManifest
 from clarep_ray.data.parquet_files import read_table
-from clarep_ray.data.sealed import own_sha256, sealed
+from clarep_ray.data.sealed import own_sha256, sealed, sealed_file_sha256
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import SHARDS, OutputStore
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import SHARDS, Store, as_store
+from clarep_ray.data.untrusted import parse_json_object
 
 INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
 MAX_ROOT_BYTES = 256 * 2**20
@@ -65,7 +65,7 @@ class Unaccounted(RuntimeError):
     """Outputs and rejects do not add up to the inputs."""
 
 
-def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+def finish(store: Store, manifest: InputManifest, split: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Write index, `_info.json` and, last, the root manifest with the run's `identity`; return the root manifest.
 
     Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
@@ -89,9 +89,9 @@ def finish(store: OutputStore, manifest: InputManifest, split: str, identity: Ma
     data = sealed(root, ROOT_SEAL)
     root[ROOT_SEAL] = root_sha256(root)
     store.collect_orphans({entry["name"] for entry in root["files"]})
-    store.write_root(INDEX, index)
-    store.write_root(TIMM_INFO, info)
-    store.write_root(ROOT, data)
+    store.put(INDEX, index)
+    store.put(TIMM_INFO, info)
+    store.put(ROOT, data)
     return root
 
 
@@ -100,18 +100,25 @@ def root_sha256(root: dict[str, Any]) -> str:
     return own_sha256(root, ROOT_SEAL)
 
 
-def read_root(folder: Path) -> dict[str, Any]:
+def read_root(output: Path | Store) -> dict[str, Any]:
     """Return the root manifest of a finished output; ValueError where there is none, or one that is no JSON object."""
-    path = folder / ROOT
-    if not path.is_file():
-        raise ValueError(f"{str(folder)!r} has no {ROOT}: no extraction was finished there")
-    return read_json_object(path, MAX_ROOT_BYTES)
+    store = as_store(output)
+    try:
+        data = store.read(ROOT, MAX_ROOT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{store.where!r} has no {ROOT}: no extraction was finished there") from None
+    return parse_json_object(data, f"{store.where}/{ROOT}")
 
 
-def read_index(folder: Path) -> pa.Table:
+def read_index(output: Path | Store) -> pa.Table:
     """Return the index of a finished output; ValueError where it is damaged or has other columns."""
-    read_root(folder)
-    return read_table(folder / INDEX, INDEX_SCHEMA)
+    store = as_store(output)
+    read_root(store)
+    try:
+        with store.local(INDEX) as path:
+            return read_table(path, INDEX_SCHEMA)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename!r} is missing") from None
 
 
 @dataclass
@@ -132,8 +139,9 @@ class _Summary:
         self.unit_sha256.append(sha256)
 
 
-def _index_rows(store: OutputStore, manifest: InputManifest, summary: _Summary) -> Iterator[dict[str, Any]]:
-    missing = [unit for unit in range(manifest.num_units) if not store.unit_path(unit).is_file()]
+def _index_rows(store: Store, manifest: InputManifest, summary: _Summary) -> Iterator[dict[str, Any]]:
+    committed = set(store.units())
+    missing = [unit for unit in range(manifest.num_units) if unit not in committed]
     if missing:
         raise Unaccounted(f"{len(missing)} of {manifest.num_units} units are not committed, first: {missing[:5]}")
     for unit, done in store.each_committed():
@@ -142,7 +150,7 @@ def _index_rows(store: OutputStore, manifest: InputManifest, summary: _Summary) 
         frozen = manifest.unit_rows(unit)
         if [row.key for row in frozen] != [row["key"] for row in done["rows"]]:
             raise Unaccounted(f"unit {unit}: its rows are not those of the input manifest")
-        summary.add(done, sha256_file(store.unit_path(unit)))
+        summary.add(done, sealed_file_sha256(done))
         shard = done["files"][SHARDS]["name"]
         for row, result in zip(frozen, done["rows"], strict=True):
             known = {name: getattr(row, name) for name in FROZEN}

@@ -101,7 +101,7 @@ def _remember(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]], 
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({"checked": notes}), buffer)
     with suppress(OSError):  # an output that cannot be written is only checked every time
-        OutputStore(folder).write_root(MEMBERS, buffer.getvalue())
+        OutputStore(folder).put(MEMBERS, buffer.getvalue())
 
 
 def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from clarep_ray.data.durable import replace_file, whole_or_gone
 from clarep_ray.data.parquet_files import open_parquet
 from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
 from clarep_ray.data.sources import Listed, Source
+from clarep_ray.data.store import Store, as_store
 from clarep_ray.data.untrusted import read_text
 from clarep_ray.seeding import draw_rank
 
@@ -259,10 +260,8 @@ def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def write_stamps(folder: Path, root: str | None, sources: Iterable[str]) -> None:
+def write_stamps(folder: Path, root: str, sources: Iterable[str]) -> None:
     """Note size and modification time of every input file, so that a resumed run need not hash it again."""
-    if root is None:
-        return
     work = folder / f".tmp-{os.getpid()}-{STAMPS}"
     last = None
     with work.open("w") as file:
@@ -273,16 +272,18 @@ def write_stamps(folder: Path, root: str | None, sources: Iterable[str]) -> None
     work.replace(folder / STAMPS)
 
 
-def unchanged_hashes(folder: Path, root: str | None) -> dict[tuple[str, int], str]:
+def unchanged_hashes(output: Path | Store, root: str | None) -> dict[tuple[str, int], str]:
     """Return {(source, offset): sha256} of an earlier manifest's rows whose files look untouched since."""
     if root is None:
         return {}
+    store = as_store(output)
     try:
-        with (folder / STAMPS).open() as file:
+        with store.local(STAMPS) as path, path.open() as file:
             stamps = (json.loads(line) for line in file)
             fresh = {source for source, stamp in stamps if stamp and _stamp(Path(root) / source) == stamp}
-        rows = InputManifest(folder / MANIFEST).rows()
-        return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
+        with store.local(MANIFEST) as path:
+            rows = InputManifest(path).rows()
+            return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
     except (OSError, ValueError, TypeError):  # missing or damaged: everything is hashed again
         return {}
 

@@ -1,9 +1,10 @@
-"""One driver at a time works on an output folder, out of courtesy: a second one would only waste its time.
+"""One driver at a time works on an output, out of courtesy: a second one would only waste its time.
 
 Nothing rests on this: units are published put-if-absent, so that two drivers, or one that was thought dead and wakes
 up, write the same output as one (`tests/faults/test_owner.py`). The owner is the process of the highest
-`OUTPUT/tmp/owner.EPOCH`, a file made with link(2), which is put-if-absent on NFS too. A process that is gone from this
-machine, or one elsewhere that gave no sign of life for SILENT_S, owns nothing.
+`OUTPUT/tmp/owner.EPOCH`, a file made put-if-absent: with link(2), which is that on NFS too, or as objects are
+(`data/object_owner.py`). A process that is gone from this machine, or one elsewhere that gave no sign of life for
+SILENT_S, owns nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from clarep_ray.data.durable import make_folder, write_new
-from clarep_ray.data.store import RUN, WORK
+from clarep_ray.data.processes import machine_mark, start_ticks
+from clarep_ray.data.store import RUN, WORK, OutputStore, StorageFault, Store, as_store
 
 HEARTBEAT_S = 10.0
 """How often an owner gives a sign of life, and looks whether it still is the owner."""
@@ -49,17 +52,51 @@ class Process:
     """When it took the output, for people to read."""
 
 
+class Claims(ABC):
+    """Who said that an output is theirs, by epoch: the highest one counts."""
+
+    where: str
+
+    @abstractmethod
+    def epochs(self) -> list[int]:
+        """Return the epochs that somebody claimed and has not dropped."""
+
+    @abstractmethod
+    def put(self, epoch: int) -> bool:
+        """Claim an epoch for this process; False where somebody has. FileNotFoundError: to be tried again."""
+
+    @abstractmethod
+    def read(self, epoch: int) -> Process | None:
+        """Return who claimed an epoch, None where that cannot be told."""
+
+    @abstractmethod
+    def beat(self, epoch: int) -> None:
+        """Give a sign of life; FileNotFoundError where the claim is gone."""
+
+    @abstractmethod
+    def silent(self, epoch: int) -> bool:
+        """Say whether the signs of life have ended, by the clock that stamped them."""
+
+    @abstractmethod
+    def drop(self, epochs: Collection[int]) -> None:
+        """Remove claims."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Remove what claiming made in an output where no run has begun."""
+
+
 @contextmanager
 def owned(
-    folder: Path, take_over: bool = False, say: Callable[[str], None] = print, setting: str = "engine.take-over"
+    output: Path | Store, take_over: bool = False, say: Callable[[str], None] = print, setting: str = "engine.take-over"
 ) -> Generator[None]:
     """Own an output inside; OutputInUse, with nothing touched, where a living process does and it is not taken over.
 
     Raised inside as well, within HEARTBEAT_S, once another process has taken the output from this one.
     """
-    folder, was_there = folder.absolute(), folder.exists()
-    mine = _acquire(folder, take_over, say, setting)
-    watch = _Watch(mine)
+    claims = _claims(output)
+    mine = _acquire(claims, take_over, say, setting)
+    watch = _Watch(claims, mine)
     watch.start()
     try:
         yield
@@ -70,21 +107,28 @@ def owned(
     finally:
         watch.stopped.set()
         watch.join()
-        mine.unlink(missing_ok=True)
-        if not (folder / RUN).is_file():  # a run that was refused leaves nothing
-            with suppress(OSError):
-                mine.parent.rmdir()
-                if not was_there:
-                    folder.rmdir()
+        with suppress(StorageFault):  # then the claim stays, of a process that is gone
+            claims.drop([mine])
+        claims.tidy()  # a run that was refused leaves nothing
     if watch.lost:
-        raise OutputInUse(f"{folder}: another process has taken this output over; what it needs is there")
+        raise OutputInUse(f"{claims.where}: another process has taken this output over; what it needs is there")
 
 
-def refuse_used(folder: Path, setting: str) -> None:
+def refuse_used(output: Path | Store, setting: str) -> None:
     """Raise OutputInUse, with nothing touched, where a living process owns an output; cheap, to be asked first."""
-    taken = _epochs(folder.absolute() / WORK)
-    if taken and (line := _in_the_way(taken[max(taken)], folder.absolute())) is not None:
+    claims = _claims(output)
+    taken = claims.epochs()
+    if taken and (line := _in_the_way(claims, max(taken))) is not None:
         raise _in_use(line, setting)
+
+
+def _claims(output: Path | Store) -> Claims:
+    store = as_store(output)
+    if isinstance(store, OutputStore):
+        return FolderClaims(store.root)
+    from clarep_ray.data.object_owner import claims_in
+
+    return claims_in(store)
 
 
 def _in_use(line: str, setting: str) -> OutputInUse:
@@ -94,9 +138,10 @@ def _in_use(line: str, setting: str) -> OutputInUse:
 class _Watch(threading.Thread):
     """Gives signs of life, and interrupts the main thread once the output is lost."""
 
-    def __init__(self, mine: Path) -> None:
+    def __init__(self, claims: Claims, mine: int) -> None:
         super().__init__(name="owner of the output", daemon=True)
-        self.mine, self.stopped, self.lost = mine, threading.Event(), False
+        self.claims, self.mine = claims, mine
+        self.stopped, self.lost = threading.Event(), False
         self.interrupts = threading.current_thread() is threading.main_thread()
 
     def run(self) -> None:
@@ -110,80 +155,123 @@ class _Watch(threading.Thread):
     def look(self) -> None:
         """Give a sign of life, and see whether the output is lost."""
         try:
-            os.utime(self.mine)
-            self.lost = max(_epochs(self.mine.parent), default=0) > _epoch(self.mine)
+            self.claims.beat(self.mine)
+            self.lost = max(self.claims.epochs(), default=0) > self.mine
         except FileNotFoundError:
             self.lost = True
-        except OSError:  # a file system that is not there for a while: no reason to stop
+        except (OSError, StorageFault):  # a file system that is not there for a while: no reason to stop
             return
 
 
-def _acquire(folder: Path, take_over: bool, say: Callable[[str], None], setting: str) -> Path:
-    work = folder / WORK
+def _acquire(claims: Claims, take_over: bool, say: Callable[[str], None], setting: str) -> int:
     while True:
-        taken = _epochs(work)
+        taken = claims.epochs()
         newest = max(taken, default=0)
-        if newest and (line := _in_the_way(taken[newest], folder)) is not None:
+        if newest and (line := _in_the_way(claims, newest)) is not None:
             if not take_over:
                 raise _in_use(line, setting)
             say(f"taking over: {line}")
         elif newest:
-            say(f"continuing: {_owner_line(taken[newest], folder)} is gone")
-        mine = work / f"owner.{newest + 1:06d}"
+            say(f"continuing: {_owner_line(claims, newest)} is gone")
         try:
-            make_folder(work)
-            first = _put(mine)
+            first = claims.put(newest + 1)
         except FileNotFoundError:  # a refused run has just taken its empty folder away
             continue
-        if first and max(_epochs(work)) == newest + 1:  # else another one was faster: look again
-            for path in taken.values():
-                path.unlink(missing_ok=True)
-            return mine
+        if first and max(claims.epochs(), default=0) == newest + 1:  # else another one was faster: look again
+            claims.drop(taken)
+            return newest + 1
+
+
+def _in_the_way(claims: Claims, epoch: int) -> str | None:
+    """Return whose an output is, or None where that process is gone."""
+    owner = claims.read(epoch)
+    if owner is not None and owner.machine and owner.machine == this_process().machine:
+        gone = start_ticks(owner.pid) != owner.ticks
+    else:
+        gone = claims.silent(epoch)
+    return None if gone else _owner_line(claims, epoch)
+
+
+def _owner_line(claims: Claims, epoch: int) -> str:
+    owner = claims.read(epoch)
+    who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "a process that cannot be told"
+    return f"{claims.where} is in use by {who}"
+
+
+def claim_name(epoch: int) -> str:
+    """Return what the claim of an epoch is called."""
+    return f"owner.{epoch:06d}"
+
+
+def epochs_of(names: Collection[str]) -> list[int]:
+    """Return the epochs of the claims among names."""
+    return [int(found[1]) for name in names if (found := re.fullmatch(r"owner\.(\d+)", name, re.ASCII))]
+
+
+def process_bytes() -> bytes:
+    """Return this process as a claim holds it."""
+    return json.dumps(asdict(this_process())).encode()
+
+
+def parse_process(data: bytes) -> Process | None:
+    """Return the process of a claim, None where it is damaged."""
+    try:
+        return Process(**json.loads(data))
+    except (ValueError, TypeError):
+        return None
+
+
+class FolderClaims(Claims):
+    """Claims as files in `OUTPUT/tmp`; their times are signs of life."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.was_there = folder.absolute(), folder.exists()
+        self.work, self.where = self.folder / WORK, str(self.folder)
+
+    def epochs(self) -> list[int]:
+        return epochs_of([path.name for path in self.work.iterdir()] if self.work.is_dir() else [])
+
+    def put(self, epoch: int) -> bool:
+        make_folder(self.work)
+        return _put(self._path(epoch))
+
+    def read(self, epoch: int) -> Process | None:
+        try:
+            return parse_process(self._path(epoch).read_bytes())
+        except OSError:
+            return None
+
+    def beat(self, epoch: int) -> None:
+        os.utime(self._path(epoch))
+
+    def silent(self, epoch: int) -> bool:
+        return _silent(self._path(epoch))
+
+    def drop(self, epochs: Collection[int]) -> None:
+        for epoch in epochs:
+            self._path(epoch).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        if not (self.folder / RUN).is_file():
+            with suppress(OSError):
+                self.work.rmdir()
+                if not self.was_there:
+                    self.folder.rmdir()
+
+    def _path(self, epoch: int) -> Path:
+        return self.work / claim_name(epoch)
 
 
 def _put(path: Path) -> bool:
     """Make the file of this process unless there is one; the link count says so even where NFS lost the answer."""
     work = path.with_name(uuid.uuid4().hex)
-    write_new(work, json.dumps(asdict(this_process())).encode())
+    write_new(work, process_bytes())
     try:
         with suppress(FileExistsError):
             os.link(work, path)
         return work.stat().st_nlink == 2
     finally:
         work.unlink()
-
-
-def _epochs(work: Path) -> dict[int, Path]:
-    """Return the files of owners by their epoch."""
-    found = work.glob("owner.*") if work.is_dir() else ()
-    return {_epoch(path): path for path in found if re.fullmatch(r"owner\.\d+", path.name, re.ASCII)}
-
-
-def _epoch(path: Path) -> int:
-    return int(path.suffix[1:])
-
-
-def _in_the_way(path: Path, folder: Path) -> str | None:
-    """Return whose an output is, or None where that process is gone."""
-    owner = _read(path)
-    if owner is not None and owner.machine and owner.machine == this_process().machine:
-        gone = _ticks(owner.pid) != owner.ticks
-    else:
-        gone = _silent(path)
-    return None if gone else _owner_line(path, folder)
-
-
-def _owner_line(path: Path, folder: Path) -> str:
-    owner = _read(path)
-    who = f"process {owner.pid} on {owner.host}, since {owner.since}" if owner else "a process that cannot be told"
-    return f"{folder} is in use by {who}"
-
-
-def _read(path: Path) -> Process | None:
-    try:
-        return Process(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _silent(path: Path) -> bool:
@@ -205,21 +293,4 @@ def this_process() -> Process:
     """Return this process, as it calls itself in an output."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     pid = os.getpid()
-    return Process(socket.gethostname(), pid, _machine(), _ticks(pid) or 0, since)
-
-
-def _machine() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: signs of life decide
-        return ""
-
-
-def _ticks(pid: int) -> int | None:
-    """Return when a living process started, None where there is none of that number."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state == "Z" else int(numbers[18])
+    return Process(socket.gethostname(), pid, machine_mark(), start_ticks(pid) or 0, since)

@@ -35,8 +35,12 @@ def sealed(record: Mapping[str, Any], name: str) -> bytes:
 
 
 def read_sealed(path: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the record of a file; raises as `read_bounded` and `check_seal` do, ValueError for other JSON."""
-    data = read_bounded(path, max_bytes)
+    """Return the record of a file; raises as `read_bounded` and `parse_sealed` do."""
+    return parse_sealed(read_bounded(path, max_bytes), name)
+
+
+def parse_sealed(data: bytes, name: str) -> dict[str, Any]:
+    """Return the record that a file's bytes hold; raises as `check_seal` does, ValueError for other JSON."""
     record = parse_json(data)
     if not isinstance(record, dict):
         raise ValueError("it holds no JSON object")
@@ -57,6 +61,11 @@ def check_seal(record: Mapping[str, Any], data: bytes, name: str) -> None:
     """
     if record.get(name) != own_sha256(record, name) or data != _file_bytes(record):
         raise ValueError("it does not match its own hash")
+
+
+def sealed_file_sha256(record: Mapping[str, Any]) -> str:
+    """Return the hash of the file that a sealed record was read from."""
+    return hashlib.sha256(_file_bytes(record)).hexdigest()
 
 
 def _file_bytes(record: Mapping[str, Any]) -> bytes:

@@ -1,27 +1,31 @@
-"""The output folder and its commit protocol: a unit is either committed whole or not there.
+"""An output and its commit protocol: a unit is either committed whole or not there.
 
-A unit's files are written under temporary names, flushed to disk and published under their content hash; then
-its manifest is published under its final name, only if that name is free. That is the commit point. Readers go
-through unit manifests alone and never through a listing of shards. `tests/faults/test_crashes.py` enumerates every
-point at which this can be cut short, and shows that each step is needed.
+A unit's files are published whole under their content hash; then its manifest is published under its final name, only
+if that name is free. That is the commit point. Readers go through unit manifests alone and never through a listing of
+shards. In a folder (`OutputStore`) files are written under temporary names and flushed to disk first;
+`tests/faults/test_crashes.py` enumerates every point at which this can be cut short, and shows that each step is
+needed. Object storage is `data/object_store.py`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted
+from clarep_ray.config.location import is_url
 from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
-from clarep_ray.data.sealed import read_sealed, sealed
-from clarep_ray.data.untrusted import read_bounded
+from clarep_ray.data.sealed import parse_sealed, sealed
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
@@ -44,11 +48,159 @@ class NondeterministicUnit(RuntimeError):
     """A unit was computed twice with different bytes."""
 
 
+class StorageFault(RuntimeError):
+    """Object storage does not answer, or refuses what an output needs; nothing is damaged by it."""
+
+
+class Store(ABC):
+    """An output, wherever it lies: its commit protocol over a few operations on files by their name in the output."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The folder or URL, for messages and commands."""
+
+    @property
+    @abstractmethod
+    def desk(self) -> Path:
+        """A folder of the driver for what is appended to or drawn: the output itself where that is a folder."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise ValueError, before anything expensive, where the output could not be written as it must be."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make ready for a run, and remove what long dead attempts left behind."""
+
+    @abstractmethod
+    def holds_files(self) -> bool:
+        """Say whether the output holds any file, apart from our own temporary ones."""
+
+    @abstractmethod
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one of that name, whole or not at all; False where there is."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all, in the place of an older one."""
+
+    @abstractmethod
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a file's bytes; FileNotFoundError, and ValueError where it has more than `limit` bytes."""
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes; FileNotFoundError."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the files in a folder; none where there is no such folder."""
+
+    @abstractmethod
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        """Remove files of a folder for good; no error where one is gone already."""
+
+    @abstractmethod
+    def upload(self, name: str) -> None:
+        """Write the desk's file of that name as `put` does; nothing to do where the desk is the output."""
+
+    @abstractmethod
+    @contextmanager
+    def local(self, name: str) -> Generator[Path]:
+        """Give a file as one of this machine inside; FileNotFoundError."""
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a file of that name."""
+        try:
+            return self.size(name) >= 0
+        except FileNotFoundError:
+            return False
+
+    def collect_orphans(self, named: Collection[str]) -> None:
+        """Remove shards and side-cars that no unit manifest names: leftovers of a kill before the commit point."""
+        for folder in (SHARDS, SPECTRA):  # also where there is none: a killed run may have begun
+            self.remove(folder, [name for name in self.names(folder) if f"{folder}/{name}" not in named])
+
+    def units(self) -> list[int]:
+        """Return the numbers of the committed units in order; their manifests are not looked at."""
+        return sorted(int(name.removesuffix(".json")) for name in self.names(UNITS) if name.endswith(".json"))
+
+    def committed_units(self) -> dict[int, dict[str, Any]]:
+        """Return {unit: its manifest} of every committed unit."""
+        return dict(self.each_committed())
+
+    def each_committed(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield every committed unit and its manifest in order, one in memory at a time; DamagedUnit as below."""
+        for unit in self.units():
+            yield unit, self.committed_unit(unit)
+
+    def committed_unit(self, unit: int) -> dict[str, Any]:
+        """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
+        return self._committed(unit, self.size)
+
+    def _committed(self, unit: int, size_of: Callable[[str], int]) -> dict[str, Any]:
+        try:
+            manifest = parse_sealed(self.read(unit_name(unit), MAX_UNIT_BYTES), UNIT_SEAL)
+            for entry in check_entries(manifest).values():
+                if size_of(entry["name"]) != entry["bytes"]:
+                    raise ValueError(f"{entry['name']} has another size")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedUnit(
+                f"unit {unit} of {self.where!r} is damaged ({error}); run: uv run jobs/verify.py {self.where} --repair"
+            ) from None
+        return manifest
+
+    def commit(self, unit: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
+        """Publish a unit's files and then its manifest; return False where it was committed already.
+
+        `files` maps a folder (`shards`, `spectra`) to the one file it receives; the manifest gains their names,
+        sizes and hashes. Raises NondeterministicUnit where the committed unit has other hashes.
+        """
+        entries = {folder: self._publish(folder, unit, data) for folder, data in files.items()}
+        record: dict[str, Any] = {**manifest, "unit": unit, "files": entries}
+        if self.put_new(unit_name(unit), sealed(record, UNIT_SEAL)):
+            return True
+        before = self.committed_unit(unit)["files"]
+        if before != entries:
+            raise NondeterministicUnit(
+                f"unit {unit} was committed with {before} and computed again as {entries}: equal work, other bytes"
+            )
+        return False
+
+    def write_run(self, fields: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Say in `run.json` whose output this is: what its fingerprint is made of, and the resolved config."""
+        record = {"fingerprint": dotted.fingerprint(dict(fields)), "fields": dict(fields), "config": dict(config)}
+        self.put(RUN, sealed(record, RUN_SEAL))
+
+    def read_run(self) -> dict[str, Any]:
+        """Return what `run.json` says; ValueError where it is damaged, OSError where it cannot be read."""
+        return parse_sealed(self.read(RUN, MAX_JSON_BYTES), RUN_SEAL)
+
+    def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
+        sha = hashlib.sha256(data).hexdigest()
+        name = f"{folder}/{unit:06d}-{sha[:12]}.{SUFFIXES[folder]}"
+        # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
+        self.put(name, data)
+        return {"name": name, "sha256": sha, "bytes": len(data)}
+
+
 @dataclass(frozen=True)
-class OutputStore:
+class OutputStore(Store):
     """An output folder on a local or shared file system."""
 
     root: Path
+
+    @property
+    def where(self) -> str:
+        return str(self.root)
+
+    @property
+    def desk(self) -> Path:
+        return self.root
+
+    def check(self) -> None:
+        """Every file system that can be written to will do."""
 
     def prepare(self) -> None:
         """Make the folders and remove what long dead attempts left behind.
@@ -70,90 +222,45 @@ class OutputStore:
                     path.unlink()
 
     def holds_files(self) -> bool:
-        """Say whether any file lies in the output folder, apart from our own temporary ones."""
         return any(path.is_file() and not _is_temporary(path) for path in self.root.rglob("*"))
 
-    def collect_orphans(self, named: Collection[str]) -> None:
-        """Remove shards and side-cars that no unit manifest names: leftovers of a kill before the commit point."""
-        for folder in (SHARDS, SPECTRA):
-            for path in (self.root / folder).iterdir():
-                if f"{folder}/{path.name}" not in named:
-                    path.unlink(missing_ok=True)
-            sync_folder(self.root / folder)  # or they could be back beside a root that knows nothing of them
-
-    def unit_path(self, unit: int) -> Path:
-        return self.root / UNITS / f"{unit:06d}.json"
-
-    def committed_units(self) -> dict[int, dict[str, Any]]:
-        """Return {unit: its manifest} of every committed unit."""
-        return dict(self.each_committed())
-
-    def each_committed(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield every committed unit and its manifest in order, one in memory at a time; DamagedUnit as below."""
-        for unit in sorted(int(path.stem) for path in (self.root / UNITS).glob("*.json")):
-            yield unit, self.committed_unit(unit)
-
-    def committed_unit(self, unit: int) -> dict[str, Any]:
-        """Return the manifest of one committed unit; DamagedUnit where it cannot be read or names missing files."""
-        try:
-            manifest = read_sealed(self.unit_path(unit), UNIT_SEAL, MAX_UNIT_BYTES)
-            for entry in check_entries(manifest).values():
-                if (self.root / entry["name"]).stat().st_size != entry["bytes"]:
-                    raise ValueError(f"{entry['name']} has another size")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedUnit(
-                f"unit {unit} of {str(self.root)!r} is damaged ({error}); "
-                f"run: uv run jobs/verify.py {self.root} --repair"
-            ) from None
-        return manifest
-
-    def commit(self, unit: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
-        """Publish a unit's files and then its manifest; return False where it was committed already.
-
-        `files` maps a folder (`shards`, `spectra`) to the one file it receives; the manifest gains their names,
-        sizes and hashes. Raises NondeterministicUnit where the committed unit has other hashes.
-        """
-        entries = {folder: self._publish(folder, unit, data) for folder, data in files.items()}
-        record: dict[str, Any] = {**manifest, "unit": unit, "files": entries}
-        data = sealed(record, UNIT_SEAL)
-        if self._put_if_absent(self._write_temporary(data), self.unit_path(unit)):
-            return True
-        before = self.committed_unit(unit)["files"]
-        if before != entries:
-            raise NondeterministicUnit(
-                f"unit {unit} was committed with {before} and computed again as {entries}: equal work, other bytes"
-            )
-        return False
-
-    def write_run(self, fields: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Say in `run.json` whose output this is: what its fingerprint is made of, and the resolved config."""
-        record = {"fingerprint": dotted.fingerprint(dict(fields)), "fields": dict(fields), "config": dict(config)}
-        self.write_root(RUN, sealed(record, RUN_SEAL))
-
-    def read_run(self) -> dict[str, Any]:
-        """Return what `run.json` says; ValueError where it is damaged, OSError where it cannot be read."""
-        return read_sealed(self.root / RUN, RUN_SEAL)
-
-    def write_root(self, name: str, data: bytes) -> None:
-        """Write a root file (index, manifest, config), or one in a folder there, replacing an older one in one step."""
-        replace_file(self._write_temporary(data), self.root / name)
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one of that name, whole or not at all; False where there is."""
         make_folder((self.root / name).parent)
         return self._put_if_absent(self._write_temporary(data), self.root / name)
 
+    def put(self, name: str, data: bytes) -> None:
+        replace_file(self._write_temporary(data), self.root / name)
+
     def read(self, name: str, limit: int) -> bytes:
-        """Return a file's bytes; FileNotFoundError, and ValueError where it has more than `limit` bytes."""
         return read_bounded(self.root / name, limit)
 
-    def _publish(self, folder: str, unit: int, data: bytes) -> dict[str, Any]:
-        sha = hashlib.sha256(data).hexdigest()
-        target = self.root / folder / f"{unit:06d}-{sha[:12]}.{SUFFIXES[folder]}"
-        temporary = self._write_temporary(data)
-        # The name is the content: an older file of that name can only be a copy, or damaged, so it is replaced.
-        replace_file(temporary, target)
-        return {"name": f"{folder}/{target.name}", "sha256": sha, "bytes": len(data)}
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
+    def names(self, folder: str) -> list[str]:
+        path = self.root / folder
+        return sorted(file.name for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
+
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        for name in names:
+            (self.root / folder / name).unlink(missing_ok=True)
+        sync_folder(self.root / folder)  # or they could be back beside a root that knows nothing of them
+
+    def upload(self, name: str) -> None:
+        """The desk is the output."""
+
+    @contextmanager
+    def local(self, name: str) -> Generator[Path]:
+        path = self.root / name
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield path
+
+    def unit_path(self, unit: int) -> Path:
+        return self.root / unit_name(unit)
 
     def _write_temporary(self, data: bytes) -> Path:
         path = self.root / WORK / uuid.uuid4().hex
@@ -170,6 +277,25 @@ class OutputStore:
             temporary.unlink()
         sync_folder(target.parent)  # another attempt may have been killed between its link and this
         return fresh
+
+
+def open_store(where: str) -> Store:
+    """Return the output at a folder or at s3://BUCKET/PREFIX; ValueError for another URL. Nothing is read or made."""
+    if not is_url(where):
+        return OutputStore(Path(where))
+    from clarep_ray.data.object_store import ObjectStore
+
+    return ObjectStore(where)
+
+
+def as_store(output: Path | Store) -> Store:
+    """Return the store of an output that may be given as a folder."""
+    return OutputStore(output) if isinstance(output, Path) else output
+
+
+def unit_name(unit: int) -> str:
+    """Return the name of a unit's manifest in the output."""
+    return f"{UNITS}/{unit:06d}.json"
 
 
 def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

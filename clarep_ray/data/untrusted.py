@@ -56,9 +56,17 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the object a JSON file holds; raises as `read_json` does, and ValueError for something else."""
-    found = read_json(path, max_bytes)
+    return parse_json_object(read_bounded(path, max_bytes), str(path))
+
+
+def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Return the object that JSON text holds; raises as `parse_json` does, naming its file, ValueError for others."""
+    try:
+        found = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{where!r} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} holds no JSON object")
+        raise ValueError(f"{where!r} holds no JSON object")
     return found
 
 

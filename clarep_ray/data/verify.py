@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,23 @@ from typing import Any
 
 from clarep_ray import dotted
 from clarep_ray.data.clarep_index import INDEX, MAX_ROOT_BYTES, ROOT, ROOT_SEAL, TIMM_INFO, read_root
-from clarep_ray.data.durable import sync_folder
 from clarep_ray.data.manifest import MANIFEST, InputManifest
-from clarep_ray.data.sealed import read_sealed
+from clarep_ray.data.sealed import parse_sealed, sealed_file_sha256
 from clarep_ray.data.shards import read_shard, sha256_file
-from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, UNITS, DamagedUnit, OutputStore, check_entries
+from clarep_ray.data.store import (
+    MAX_UNIT_BYTES,
+    RUN,
+    SHARDS,
+    SPECTRA,
+    UNITS,
+    DamagedUnit,
+    Store,
+    as_store,
+    check_entries,
+    unit_name,
+)
 from clarep_ray.data.tar_index import DamagedTar
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.untrusted import parse_json_object
 
 ORPHAN = " belongs to no unit"
 
@@ -28,28 +39,28 @@ class Damage:
     what: str
 
 
-def verify(folder: Path) -> list[Damage]:
+def verify(output: Path | Store) -> list[Damage]:
     """Return everything wrong with an output; empty where every hash and count is right.
 
     An unfinished output is damaged in that it has no root; its committed units are checked by themselves. Raises
     ValueError where there is no extraction at all.
     """
-    if not (folder / ROOT).is_file() and (folder / RUN).is_file():
-        return [Damage(None, f"{ROOT} is missing: the extraction was not finished"), *_unfinished(OutputStore(folder))]
-    store = OutputStore(folder)
-    if not (folder / ROOT).is_file():
-        read_root(folder)  # says that there is none
+    store = as_store(output)
+    if not store.has(ROOT) and store.has(RUN):
+        return [Damage(None, f"{ROOT} is missing: the extraction was not finished"), *_unfinished(store)]
+    if not store.has(ROOT):
+        read_root(store)  # says that there is none
     try:
-        root = read_root(folder)
+        root = read_root(store)
         units, shards = root_units(root)
     except (ValueError, KeyError, TypeError, AttributeError):
         return [Damage(None, f"{ROOT} cannot be read"), *_unfinished(store)]
-    found = list(_check_root(folder, root))
+    found = list(_check_root(store, root))
     if any(damage.what.startswith(ROOT) for damage in found):
         return [*found, *_unfinished(store)]  # nothing can be held against a root that is itself damaged
     for unit, sha in enumerate(units):
         found += [Damage(unit, what) for what in _check_unit(store, unit, sha)]
-    listed = {f"{path.parent.name}/{path.name}" for path in (folder / SHARDS).glob("*") if not path.is_dir()}
+    listed = {f"{SHARDS}/{name}" for name in store.names(SHARDS)}
     found += [Damage(None, f"{name}{ORPHAN}") for name in sorted(listed - shards)]
     return found
 
@@ -59,61 +70,69 @@ def root_units(root: dict[str, Any]) -> tuple[list[str], set[str]]:
     return [str(sha) for sha in root["unit_sha256"]], {str(entry["name"]) for entry in root["files"]}
 
 
-def _unfinished(store: OutputStore) -> Iterator[Damage]:
+def _unfinished(store: Store) -> Iterator[Damage]:
     """Check `run.json` and committed units against their own hashes alone."""
-    yield from _check_run(store.root, None)
-    for path in sorted((store.root / UNITS).glob("*.json")):
-        unit = int(path.stem)
+    yield from _check_run(store, None)
+    for unit in store.units():
         try:
-            store.committed_unit(unit)
+            manifest = store.committed_unit(unit)
         except DamagedUnit as damaged:
             yield Damage(unit, str(damaged))
             continue
-        yield from (Damage(unit, what) for what in _check_unit(store, unit, sha256_file(path)))
+        yield from (Damage(unit, what) for what in _check_unit(store, unit, sealed_file_sha256(manifest)))
 
 
-def withdraw(folder: Path, damages: Sequence[Damage]) -> list[int]:
+def withdraw(output: Path | Store, damages: Sequence[Damage]) -> list[int]:
     """Remove damaged units' manifests and files and return the units; the next run computes just those."""
-    store = OutputStore(folder)
+    store = as_store(output)
     units = sorted({damage.unit for damage in damages if damage.unit is not None})
-    for unit in units:
-        store.unit_path(unit).unlink(missing_ok=True)
-    if units:
-        sync_folder(folder / UNITS)  # a manifest must not come back without its files
-    for unit in units:
-        for path in folder.glob(f"*/{unit:06d}-*"):
-            path.unlink()
+    if units:  # first and for good: a manifest must not come back without its files
+        store.remove(UNITS, [unit_name(unit).removeprefix(f"{UNITS}/") for unit in units])
+    for folder in (SHARDS, SPECTRA) if units else ():
+        mine = tuple(f"{unit:06d}-" for unit in units)
+        if gone := [name for name in store.names(folder) if name.startswith(mine)]:
+            store.remove(folder, gone)
     for damage in damages:
         if damage.unit is None and damage.what.endswith(ORPHAN):
-            (folder / damage.what.removesuffix(ORPHAN)).unlink()
+            folder, _, name = damage.what.removesuffix(ORPHAN).partition("/")
+            store.remove(folder, [name])
     return units
 
 
-def _check_root(folder: Path, root: dict[str, Any]) -> Iterator[Damage]:
+def _check_root(store: Store, root: dict[str, Any]) -> Iterator[Damage]:
     try:
-        read_sealed(folder / ROOT, ROOT_SEAL, MAX_ROOT_BYTES)
+        parse_sealed(store.read(ROOT, MAX_ROOT_BYTES), ROOT_SEAL)
     except ValueError:
         yield Damage(None, f"{ROOT} does not match its own hash")
         return
-    if not (folder / INDEX).is_file() or sha256_file(folder / INDEX) != root.get("index_sha256"):
+    if _sha256(store, INDEX) != root.get("index_sha256"):
         yield Damage(None, f"{INDEX} is missing or has another hash")
-    if not (folder / TIMM_INFO).is_file() or sha256_file(folder / TIMM_INFO) != root.get("timm_info_sha256"):
+    if _sha256(store, TIMM_INFO) != root.get("timm_info_sha256"):
         yield Damage(None, f"{TIMM_INFO} is missing or has another hash")
-    yield from _check_run(folder, root)
-    path = folder / MANIFEST
-    if not path.is_file() or sha256_file(path) != root.get("input_file_sha256"):
+    yield from _check_run(store, root)
+    if _sha256(store, MANIFEST) != root.get("input_file_sha256"):
         yield Damage(None, f"{MANIFEST} is missing or has another hash")
         return
-    manifest = InputManifest(path)
-    if manifest.digest() != root.get("input_sha256"):
-        yield Damage(None, f"{ROOT} was made from another input")
-    if manifest.num_units != len(root["unit_sha256"]):
-        yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
+    with store.local(MANIFEST) as path:
+        manifest = InputManifest(path)
+        if manifest.digest() != root.get("input_sha256"):
+            yield Damage(None, f"{ROOT} was made from another input")
+        if manifest.num_units != len(root["unit_sha256"]):
+            yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
 
 
-def _check_run(folder: Path, root: dict[str, Any] | None) -> Iterator[Damage]:
+def _sha256(store: Store, name: str) -> str:
+    """Return the hash of a file, of which there may be none: then a text that is no hash."""
     try:
-        fields = OutputStore(folder).read_run()["fields"]
+        with store.local(name) as path:
+            return sha256_file(path)
+    except FileNotFoundError:
+        return "missing"
+
+
+def _check_run(store: Store, root: dict[str, Any] | None) -> Iterator[Damage]:
+    try:
+        fields = store.read_run()["fields"]
         intact = root is None or dotted.fingerprint(fields) == root.get("fingerprint")
         intact &= root is None or fields.get("label_map_sha256") == root.get("label_map_sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -122,31 +141,43 @@ def _check_run(folder: Path, root: dict[str, Any] | None) -> Iterator[Damage]:
         yield Damage(None, f"{RUN} is missing, damaged or has another fingerprint")
 
 
-def _check_unit(store: OutputStore, unit: int, sha: str) -> Iterator[str]:
-    path = store.unit_path(unit)
-    if not path.is_file() or sha256_file(path) != sha:
-        yield f"{path.name} is missing or has another hash"
+def _check_unit(store: Store, unit: int, sha: str) -> Iterator[str]:
+    name = unit_name(unit)
+    try:
+        data = store.read(name, MAX_UNIT_BYTES)
+    except (OSError, ValueError):  # none, no plain file, or one that is far too large
+        data = b""
+    short = name.removeprefix(f"{UNITS}/")
+    if hashlib.sha256(data).hexdigest() != sha:
+        yield f"{short} is missing or has another hash"
         return
-    manifest = read_json_object(path, MAX_UNIT_BYTES)
+    manifest = parse_json_object(data, f"{store.where}/{name}")
     try:
         entries = check_entries(manifest)
+        if SHARDS not in entries:
+            raise KeyError(SHARDS)
         keys = [row["key"] for row in manifest["rows"] if row["status"] == "ok"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"{path.name} is no manifest of a unit: {error!r}"
+        yield f"{short} is no manifest of a unit: {error!r}"
         return
-    for entry in entries.values():
-        file = store.root / entry["name"]
-        if not file.is_file():
-            yield f"{entry['name']} is missing"
-        elif sha256_file(file) != entry["sha256"]:
-            yield f"{entry['name']} has sha256 {sha256_file(file)[:12]}, committed was {entry['sha256'][:12]}"
-    shard = store.root / entries[SHARDS]["name"]
-    if not shard.is_file() or sha256_file(shard) != entries[SHARDS]["sha256"]:
-        return
+    for folder, entry in entries.items():
+        yield from _check_file(store, entry, keys if folder == SHARDS else None)
+
+
+def _check_file(store: Store, entry: dict[str, Any], keys: list[str] | None) -> Iterator[str]:
+    """Check a file's hash and, of a shard, that it holds the samples of these keys."""
+    name = entry["name"]
     try:
-        held = [sample.key for sample in read_shard(shard)]
-    except DamagedTar as error:
-        yield f"{shard.name} is no shard: {error}"
+        with store.local(name) as path:
+            sha = sha256_file(path)
+            held = [sample.key for sample in read_shard(path)] if keys is not None and sha == entry["sha256"] else keys
+    except FileNotFoundError:
+        yield f"{name} is missing"
         return
-    if held != keys:
-        yield f"{shard.name} does not hold the samples its manifest names"
+    except DamagedTar as error:
+        yield f"{name.removeprefix(f'{SHARDS}/')} is no shard: {error}"
+        return
+    if sha != entry["sha256"]:
+        yield f"{name} has sha256 {sha[:12]}, committed was {entry['sha256'][:12]}"
+    elif held != keys:
+        yield f"{name.removeprefix(f'{SHARDS}/')} does not hold the samples its manifest names"
