@@ -1,6 +1,8 @@
 """Configs are typed, overridable by dotted path, and their fingerprint sees every field that matters."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from clarep_ray.config import (
     ExtractConfig,
     InversionConfig,
     OutputConfig,
+    ReportConfig,
     SpectrumConfig,
     TrainCdmConfig,
     parse_extra,
@@ -77,6 +80,35 @@ def test_every_field_changes_the_fingerprint_or_is_declared_execution(name: str)
         dotted.fingerprint_fields(changed)
     )
     assert same == (name in dotted.execution_fields(ExtractConfig))
+
+
+@pytest.mark.parametrize("kind", [ExtractConfig, CalibrateConfig, DistillConfig, EvaluateConfig, TrainCdmConfig])
+def test_object_storage_is_refused_where_a_folder_is_needed(kind: type) -> None:
+    takes = {"output.path", "output.from_spectrum"} if kind is ExtractConfig else set[str]()
+    for name, value in dotted.flatten(kind()).items():
+        given = {name: ("s3://bucket/out",) if isinstance(value, tuple) else "s3://bucket/out"}
+        if name in takes:
+            dotted.override(kind(), given)
+        else:
+            copied = r".*verify\.py s3://bucket/out --copy-to FOLDER" if name.endswith(FOLDERS) else None
+            with pytest.raises(ValueError, match=copied):
+                dotted.override(kind(), given)
+
+
+FOLDERS = ("output", "data.path", "clareps.path", "weights", "labels_file", "features", "imagenet")
+
+
+@pytest.mark.parametrize("path", ["s3://bucket", "gs://bucket/out", "s3:/bucket/out", "https://bucket/out", ""])
+def test_an_output_is_a_folder_or_a_plain_url(path: str) -> None:
+    with pytest.raises(ValueError, match=r"output\.path: .*valid: a folder, or s3://BUCKET/PREFIX"):
+        OutputConfig(path=path)
+
+
+def test_a_page_is_made_of_a_folder() -> None:
+    """A path has lost a slash of the URL by then."""
+    folder: Any = Path("s3://bucket/out")
+    with pytest.raises(ValueError, match="folder: 's3://bucket/out' lies in object storage"):
+        ReportConfig(folder=folder)
 
 
 def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:

@@ -42,7 +42,7 @@ def tiny_weights(folder: Path) -> Path:
     return folder
 
 
-def small_config(weights: Path, images: Path, output: Path, **changes: Any) -> ExtractConfig:
+def small_config(weights: Path, images: Path, output: Path | str, **changes: Any) -> ExtractConfig:
     """Return a run of seconds: a tiny model on an image folder."""
     paths = {"model.weights": str(weights), "data.path": str(images), "output.path": str(output)}
     renamed = {name.replace("__", "."): value for name, value in changes.items()}

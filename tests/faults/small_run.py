@@ -82,8 +82,8 @@ class SmallRun:
     reported: list[int] = field(default_factory=list[int])
     on_report: Callable[[int], None] = lambda unit: None
 
-    def __call__(self, root: Path, damages: Sequence[Damage] = (), **changes: Any) -> dict[str, Any]:
-        """Run, or continue, or repair into `root` and return the summary."""
+    def __call__(self, root: Path | str, damages: Sequence[Damage] = (), **changes: Any) -> dict[str, Any]:
+        """Run, or continue, or repair into `root`, a folder or a URL, and return the summary."""
         plan = _plan(str(root), **changes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extract, "make_plan", lambda _: plan)

@@ -53,7 +53,7 @@ def spectrum(path: Path) -> None:
     from clarep_ray.cluster.plan import _spectrum_fields
 
     (path.parent / RUN).write_bytes(path.read_bytes())
-    _spectrum_fields(path.parent)
+    _spectrum_fields(OutputStore(path.parent))
 
 
 def prompts(path: Path) -> None:
