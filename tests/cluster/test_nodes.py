@@ -17,6 +17,8 @@ from tests.cluster.reference import committed_hashes, plain_loop, small_config
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 DRIVER = "from tests.cluster.node_driver import main; main()"
+HEAD = "f" * 51 + "00000"
+"""What Ray's make-believe cloud calls its head."""
 GROWING: dict[str, Any] = {
     "cluster_name": "growing",
     "max_workers": 2,
@@ -87,7 +89,7 @@ def test_there_is_one_actor_for_each_gpu_on_its_node(
     cluster.node("two GPUs", cpus=2, gpus=2)
     cluster.node("one GPU", gpus=1)
     config = small_config(weights, images, tmp_path / "out", engine__num_actors=None)
-    summary = finished(start(config, unit_s=1.0))
+    summary = finished(start(config, unit_s=6.0))  # the last of three actors takes a while to start
     assert (summary["num_actors"], summary["gpus_per_actor"], summary["num_ok"]) == (3, 1.0, 28)
     found = notes(tmp_path)
     places = {note["pid"]: (note["node"], *note["gpus"]) for note in found}
@@ -126,18 +128,21 @@ def test_a_lost_node_loses_and_doubles_nothing(
 def test_a_cluster_grows_to_what_the_actors_ask_for_and_shrinks_again(
     cluster: SimulatedCluster, start: Callable[..., Any], weights: Path, images: Path, tmp_path: Path
 ) -> None:
-    GROWING["provider"] = {"type": "fake_multinode", "gcs_address": cluster.address}
-    (tmp_path / "growing.json").write_text(json.dumps(GROWING))
+    provider = {"type": "fake_multinode", "gcs_address": cluster.address, "launch_multiple": True, "head_node_id": HEAD}
+    (tmp_path / "growing.json").write_text(json.dumps({**GROWING, "provider": provider}))
     cluster.head(
         *("--num-cpus", "1", "--autoscaling-config", str(tmp_path / "growing.json")),
         RAY_FAKE_CLUSTER="1",
+        RAY_enable_autoscaler_v2="1",
+        RAY_CLOUD_INSTANCE_ID=HEAD,
+        RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD,
         AUTOSCALER_UPDATE_INTERVAL_S="1",
     )
     assert gpus(cluster) == 0
     changes = {"engine__num_actors": 2, "engine__gpus_per_actor": 1.0, "engine__autoscaling": True}
     changes["engine__unit_size"] = 2  # long enough for the second machine to come
     config = small_config(weights, images, tmp_path / "out", **changes)
-    summary = finished(start(config, unit_s=4.0))
+    summary = finished(start(config, unit_s=8.0))
     assert (summary["num_actors"], summary["num_ok"]) == (2, 28)
     assert len({note["node"] for note in notes(tmp_path)}) == 2
     assert committed_hashes(tmp_path / "out") == plain_loop(config, tmp_path)
