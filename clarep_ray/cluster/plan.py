@@ -270,6 +270,7 @@ def describe(plan: Plan) -> str:
         f"time         about {seconds:.0f} s for all of it with {num_actors} actors, after start-up"
         f" ({cost.seconds_per_evaluation * 1e3:.2f} ms per evaluation, measured here)",
         f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB",
+        f"weights      {plan.fields['weights_sha256']}",
         f"fingerprint  {plan.fingerprint[:16]}",
     ]
     return "\n".join(lines)

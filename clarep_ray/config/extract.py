@@ -29,6 +29,8 @@ class ModelConfig:
     """Registered model [clarep_ray/models/__init__.py]."""
     weights: str = field(default="rho90", metadata=EXECUTION)
     """Folder of weights, a shipped name (digits_dit: rho90, rho10), or tiny: small and random [by content]."""
+    weights_sha256: str | None = field(default=None, metadata=EXECUTION)
+    """Refuse other weights than those of this hash: `weights` of a plan (--dry-run), `weights_sha256` of a run.json."""
     allow_download: bool = field(default=False, metadata=EXECUTION)
     """Let model.weights be a Hugging Face Hub id, ORG/NAME, fetched once by the driver; no network otherwise."""
     precision: Precision = "float32"
@@ -44,6 +46,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require("{}" in self.prompt_template, "model.prompt_template", self.prompt_template, "a text with {} in it")
+        known = self.weights_sha256
+        digits = known is None or (len(known) == 64 and set(known) <= set("0123456789abcdef"))
+        require(digits, "model.weights_sha256", known, "None, or 64 hexadecimal digits in lower case")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,10 @@ def absolute_weights(config: ModelConfig) -> str:
 
 
 def weights_sha256(config: ModelConfig) -> str:
-    """Return one sha256 over the names and bytes of the model's files, prompts included; ValueError without files."""
+    """Return one sha256 over the names and bytes of the model's files, prompts included.
+
+    Raises ValueError without files, and where the config says that it is another one.
+    """
     folder, total = _folder(config), hashlib.sha256()
     if folder is None:
         total.update(f"{config.name} tiny {TINY_SEED}".encode())
@@ -128,6 +131,11 @@ def weights_sha256(config: ModelConfig) -> str:
             total.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256_file(path).encode())
     if config.prompts is not None:
         total.update(b"prompts\0" + sha256_file(Path(config.prompts)).encode())
+    if config.weights_sha256 not in (None, total.hexdigest()):
+        raise ValueError(
+            f"model.weights_sha256: {config.weights_sha256} is not that of {config.weights!r}; valid: "
+            f"{total.hexdigest()}, if these are the weights you trust"
+        )
     return total.hexdigest()
 
 

@@ -53,6 +53,16 @@ def test_means_and_deviations_are_over_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
+def test_columns_of_which_less_is_better_say_so(tmp_path: Path, mode: str) -> None:
+    folder = sweep(tmp_path / "sweep", mode)
+    rows = (folder / "trials.csv").read_text().replace("metric/robust", "metric/background_kept", 1)
+    (folder / "trials.csv").write_text(rows)
+    goals = {column["name"]: column["goal"] for column in data_of(write_sweep_page(folder))["columns"]}
+    assert goals["clean"] == mode, "what the sweep is judged by"
+    assert (goals["background_kept"], goals["wall_s"], goals["spectrum.num_directions"]) == ("min", "min", "max")
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
 def test_the_best_is_complete_however_good_a_spoilt_trial_looks(tmp_path: Path, mode: str) -> None:
     plain = read_sweep(sweep(tmp_path / "plain", mode))
     means = {trial.name: trial.mean("clean") for trial in plain.trials}

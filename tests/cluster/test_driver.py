@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from clarep_ray import models
+from clarep_ray.config import ModelConfig
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.verify import verify
 from tests.cluster.reference import attempts, committed_hashes, plain_loop, small_config, tiny_weights
@@ -98,6 +100,8 @@ def last_run_attempts(output: Path) -> list[str]:
         (["--spectrum.num-direction", "3"], "--spectrum.num-directions"),
         (["--projection.mode", "clarity"], "clarity"),
         (["--decoding.guidance-scale", "-1"], "decoding.guidance_scale: -1.0 is not valid"),
+        (["--model.weights-sha256", "0" * 64], "is not that of 'rho90'; valid: "),
+        (["--model.weights-sha256", "ABC"], "model.weights_sha256: 'ABC' is not valid; valid: None, or 64 hexa"),
         (["--model.weights", "/nowhere"], "'/nowhere' has no config.json; valid: rho90, rho10"),
     ],
 )
@@ -125,6 +129,7 @@ def test_dry_run_prints_plan_and_cost_and_writes_nothing(tmp_path: Path) -> None
         "per sample",
         "disk",
         "fingerprint",
+        models.weights_sha256(ModelConfig()),
         "tuned",
         "user",
     ):

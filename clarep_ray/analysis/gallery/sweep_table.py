@@ -17,7 +17,12 @@ from clarep_ray.data.untrusted import read_json_object
 TRIALS, SWEEP = "trials.csv", "sweep.json"
 PREFIX = "metric/"
 SECONDS = "wall_s"
-"""Seconds a row took; a column like a metric, of which less is better."""
+"""Seconds a row took; a column like a metric."""
+LESS_IS_BETTER = {
+    *(SECONDS, "background_kept", "background_typical", "reject_rate", "mean_round_trip_error"),
+    *("share_ambiguous", "share_elbow_fallback"),
+}
+"""Columns of which the page wants less, until its reader says otherwise."""
 OK = "ok"
 
 
@@ -137,7 +142,7 @@ def payload_of(table: SweepTable) -> dict[str, Any]:
         columns.append({"name": field, "kind": "field", "numeric": numbers is not None, "goal": "max"})
     seconds = any(SECONDS in trial.metrics for trial in table.trials)
     for metric in (*table.metrics, *([SECONDS] if seconds else [])):
-        less = metric == SECONDS or (metric == table.metric and table.mode == "min")
+        less = table.mode == "min" if metric == table.metric else metric in LESS_IS_BETTER
         columns.append({"name": metric, "kind": "metric", "numeric": True, "goal": "min" if less else "max"})
     best = table.best
     return {

@@ -116,7 +116,7 @@
         ? { visualMap: { show: false, dimension: columns.length - 1, min: Math.min(...coloured), max: Math.max(...coloured), inRange: { color: [c.blue, c.muted, c.warm] } } }
         : {}),
       series: [{
-        type: "parallel", inactiveOpacity: 0.06, activeOpacity: 1, progressive: 0,
+        type: "parallel", animation: false, inactiveOpacity: 0.06, activeOpacity: 1, progressive: 0,
         lineStyle: { width: 2, opacity: 0.75 },
         data: rows.map((at) => ({ value: columns.map((i) => gallery.value(data.trials[at], i)),
           ...(at === state.marked ? { lineStyle: { width: 6, opacity: 1 } } : {}) })),
