@@ -26,6 +26,7 @@ from clarep_ray.config import (
 from clarep_ray.presets import EVALUATE, EXTRACT, TRAIN_CDM, origin_table
 
 OTHER_VALUES = {
+    "model.weights_sha256": "0" * 64,
     "model.name": "x",
     "model.precision": "bfloat16",
     "model.prompts": "/x",
@@ -113,6 +114,7 @@ def test_a_page_is_made_of_a_folder() -> None:
 
 def test_execution_fields_are_the_ones_that_cannot_change_a_byte() -> None:
     assert dotted.execution_fields(ExtractConfig) == {
+        "model.weights_sha256",
         "engine.num_actors",
         "engine.gpus_per_actor",
         "engine.autoscaling",

@@ -30,10 +30,10 @@ def test_the_solvers_that_can_be_named_are_those_that_there_are() -> None:
 
 def test_products_and_rounds_are_counted_per_sample() -> None:
     names = ("block Lanczos (ours)", "randomised SVD, 3 power iterations")
-    lines = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=2, windows=(4,), num_steps=5))
+    lines = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=1, windows=(4,), num_steps=5))
     header, _, ours, randomised = [line.strip("| ").split(" | ") for line in lines.splitlines()[:4]]
     assert tuple(header) == peers_benchmark.HEADER
     assert randomised[:4] == [names[1], "4", str(4 * 14), "4"]
     assert int(ours[2]) == 4 * int(ours[3])
     assert float(ours[6]) < 1e-3
-    assert ours[9] == "2/2"
+    assert ours[9] == "1/1"

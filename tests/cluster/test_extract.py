@@ -171,7 +171,7 @@ def test_odd_files_are_rejected_with_reasons_or_converted(weights: Path, tmp_pat
     assert rows["0/cmyk.jpg"]["status"] == rows["1/deep.png"]["status"] == rows["1/rotated.png"]["status"] == "ok"
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+@pytest.mark.parametrize("kind", ["webdataset", pytest.param("parquet", marks=pytest.mark.nightly)])
 def test_containers_go_through_the_engine(weights: Path, tmp_path: Path, kind: str, armed: Path) -> None:
     """On the way, the file system fails once: a fault of the machine is retried, never a reject."""
     (armed / "flaky").touch()

@@ -87,6 +87,7 @@ def test_optuna_learns_and_goes_on_from_the_rows(tmp_path: Path) -> None:
     assert set(counts.values()) == {1}
 
 
+@pytest.mark.nightly
 def test_optuna_over_few_values_runs_none_twice(tmp_path: Path) -> None:
     space = ({"loss.temperature": (0.1, 0.2, 0.3)},)
     rows = sweep(tmp_path, space, method="optuna", num_trials=3, seeds=(0,))
