@@ -24,6 +24,7 @@ def test_execution_fields_are_the_ones_that_change_no_bit_of_a_student() -> None
         "teacher.diffusion.allow_download",
         "teacher.diffusion.prompts",
         "teacher.diffusion.weights",
+        "teacher.diffusion.weights_sha256",
         "teacher.features",
         "teacher.network",
         "use_gpu",

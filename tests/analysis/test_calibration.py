@@ -83,6 +83,7 @@ def test_choices_take_the_best_mean_and_keep_the_class() -> None:
     assert compare(drawn(0.5, 0.7), drawn(0.4, 0.4)) == pytest.approx((0.2, 0.02**0.5))
 
 
+@pytest.mark.nightly
 def test_the_best_of_many_cells_of_noise_is_not_taken_for_a_finding() -> None:
     """48 cells of pure noise: without a correction for the choice, the best one often looks significant."""
     labels, taken = np.repeat(np.arange(10), 10), 0

@@ -184,6 +184,7 @@ def test_presets_calibrate_the_extraction_of_their_name(name: str) -> None:
     assert isinstance(preset.config.model, ModelConfig)
 
 
+@pytest.mark.nightly
 def test_on_ray(ray_session: None, tmp_path: Path) -> None:
     """The engine gives what the plain loop gives: two-stage samples and the feature map of the smoke preset."""
     config = smoke(tmp_path / "out", parts=("saturation", "features"), data__digits__count=8)

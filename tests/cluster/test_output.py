@@ -125,6 +125,7 @@ def test_repair_takes_nothing_out_that_it_cannot_compute_again(weights: Path, im
     assert sorted((tmp_path / "out").rglob("*")) == files
 
 
+@pytest.mark.nightly
 def test_controls_compare_every_projection_over_three_seeds(weights: Path, images: Path, tmp_path: Path) -> None:
     config = small_config(weights, images, tmp_path / "out", data__limit=8, engine__num_actors=2)
     table = run_controls(config, "digits_smoke", lambda _: None)

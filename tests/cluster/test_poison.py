@@ -184,6 +184,7 @@ def test_a_hang_is_named_with_where_its_stack_lies(
     assert "extract_unit" in Path(found[1]).read_text()
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_session")
 def test_an_actor_of_ray_that_is_killed_by_a_picture_knows_it_when_it_comes_back(
     weights: Path, images: Path, tmp_path: Path, armed: Path

@@ -11,7 +11,8 @@ from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import SHIPPED, SHIPPED_NAMES, build
 
 
-@pytest.mark.parametrize("name", ["rho10", pytest.param("rho90", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["rho10", "rho90"])
 def test_conditional_samples_are_read_as_their_class(name: str) -> None:
     """500 samples without guidance, 25 DDIM steps, read by the independently trained classifier."""
     torch.set_num_threads(2)
