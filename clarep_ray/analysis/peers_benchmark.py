@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clarep_ray import models
 from clarep_ray.analysis.svd_peers import SOLVERS, Found, Problem, Solver
+from clarep_ray.analysis.tables import table_line
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
@@ -57,7 +58,7 @@ def run(config: PeersBenchmarkConfig) -> str:
     """Return markdown: for every solver and window, products, sequential rounds, time, errors, and k."""
     torch.set_num_threads(1)
     samples = _samples(config)
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
     for count in config.windows:
         rows = {name: _measure(SOLVERS[name], samples, count) for name in config.solvers}
         ours = next(iter(rows.values()))[0].wall_s
@@ -99,7 +100,7 @@ def _cells(name: str, count: int, cost: Cost, found: Sequence[Found], samples: S
         residuals.append(float(residual.max()))
         same += _elbow(mine.values) == k
     number = len(samples)
-    return _line(
+    return table_line(
         [
             *(name, str(count), f"{cost.products / number:.0f}", f"{cost.rounds / number:.0f}"),
             *(f"{cost.wall_s / number:.2f}", f"{cost.wall_s / ours_s:.1f}"),
@@ -159,7 +160,3 @@ def _truth(jacobian: FeatureJacobian, count: int) -> Tensor:
 
 def _elbow(values: Tensor) -> int:
     return find_elbow(explained_variance_ratio(values[None])[0], ElbowConfig()).num_removed
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from clarep_ray.analysis.tables import table_line
 from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import choose_removal, leading_triplets
 from clarep_ray.clarid.sampling import decode, guided_eps, invert
@@ -65,7 +65,7 @@ class SizeRow:
 def run(config: SizeBenchmarkConfig) -> str:
     """Return markdown, one row per precision and batch size; "out of memory" where a batch does not fit."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
     first: dict[int, SizeRow] = {}
     for precision in config.precisions:
         torch.manual_seed(0)
@@ -75,9 +75,9 @@ def run(config: SizeBenchmarkConfig) -> str:
         for batch in config.micro_batches:
             try:
                 row = _measure(model, config, precision, batch)
-                lines.append(_line(row.cells(first.setdefault(batch, row))))
+                lines.append(table_line(row.cells(first.setdefault(batch, row))))
             except torch.cuda.OutOfMemoryError:
-                lines.append(_line([precision, str(batch), "out of memory", *["-"] * (len(HEADER) - 3)]))
+                lines.append(table_line([precision, str(batch), "out of memory", *["-"] * (len(HEADER) - 3)]))
                 torch.cuda.empty_cache()
         del model
     size = f"{config.model}, {'all blocks' if config.depth is None else f'depth {config.depth}'}, random weights"
@@ -161,7 +161,3 @@ class _Clock:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter()
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clarep_ray import models
+from clarep_ray.analysis.tables import table_line
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow, leading, project_out
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
@@ -62,12 +63,12 @@ def run(config: SvdBenchmarkConfig) -> str:
     gram = _dense_gram(jacobian)
     squares, _ = torch.linalg.eigh(gram.double())
     exact = squares.flip(1).clamp_min(0).sqrt()
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
     ratios: list[str] = []
     for count in config.windows:
         ours = _measure("block Lanczos", jacobian, exact, count, _ours(count))
         published = _measure("subspace iteration, published", jacobian, exact, count, _published(count))
-        lines += [_line(row.cells()) for row in (ours, published)]
+        lines += [table_line(row.cells()) for row in (ours, published)]
         ratios.append(
             f"* M = {count}: {published.products / ours.products:.1f} x fewer products and "
             f"{published.cpu_s / ours.cpu_s:.1f} x less CPU time than the published stopping rule; "
@@ -80,7 +81,7 @@ def _precision_lines(config: SvdBenchmarkConfig, exact: Tensor) -> list[str]:
     """Return a table of what a half-precision network does to values, projection and k; the basis stays float32."""
     count = max(config.windows)
     columns = ("network", "M", "products", "met", "worst s error", "worst change of the CLARep", "same k")
-    lines, truth = [_line(columns), _line(["---"] * len(columns))], Tensor()
+    lines, truth = [table_line(columns), table_line(["---"] * len(columns))], Tensor()
     for precision in ("float32", "bfloat16", "float16"):
         jacobian, x_t = _jacobian(config, precision)
         found = _ours(count)(jacobian.gram, jacobian.dim, jacobian.batch)
@@ -98,7 +99,7 @@ def _precision_lines(config: SvdBenchmarkConfig, exact: Tensor) -> list[str]:
             f"{change.max():.1e}",
             f"{same}/{len(ks)}",
         )
-        lines.append(_line(cells))
+        lines.append(table_line(cells))
     return lines
 
 
@@ -184,7 +185,3 @@ def _errors(found: SingularTriplets, exact: Tensor, count: int) -> Tensor:
 
 def _ks(values: Tensor) -> list[int]:
     return [find_elbow(row, ElbowConfig()).num_removed for row in explained_variance_ratio(values)]
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"

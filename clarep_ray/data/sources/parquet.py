@@ -31,8 +31,9 @@ class Parquet(Source):
         return files_below(self.root, ".parquet")
 
     def rows(self) -> Iterator[Listed]:
-        check_footers(self.files())
-        for path in self.files():
+        files = self.files()
+        check_footers(files)
+        for path in files:
             source = path.relative_to(self.root).as_posix()
             for number, label in enumerate(self._labels(path)):
                 if label is None:
