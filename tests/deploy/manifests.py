@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = [f"kuberay/overlays/{name}" for name in ("single-node", "gpu-8", "gpu-64")]
 JOBS = [f"kuberay/jobs/{name}" for name in ("extract", "calibrate", "distill", "evaluate", "sweep")]
+BUCKET = "kuberay/overlays/gpu-8 with kuberay/object-storage"
+"""An overlay with a component, as the component's first lines say."""
 LOADER, MLFLOW = "kuberay/loader", "mlflow/kubernetes"
 KUBERNETES = "1.32"
 """Oldest version of Kubernetes the manifests are checked against; what it knows, later ones know."""
@@ -40,7 +43,15 @@ def _rendered(folder: str) -> list[Document]:
     command = next((words for tool, words in tools.items() if shutil.which(tool)), None)
     if command is None:
         pytest.skip("neither kubectl nor kustomize is installed")
-    done = subprocess.run([*command, DEPLOY / folder], capture_output=True, text=True, check=False)
+    overlay, _, component = folder.partition(" with ")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = DEPLOY / overlay
+        if component:
+            shutil.copytree(DEPLOY / "kuberay", Path(scratch) / "kuberay")
+            place = Path(scratch) / overlay
+            with (place / "kustomization.yaml").open("a") as file:
+                file.write(f"components: [../../{component.removeprefix('kuberay/')}]\n")
+        done = subprocess.run([*command, place], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 

@@ -16,6 +16,11 @@ DIGEST = re.compile(r"[\w.:/-]+@sha256:[0-9a-f]{64}")
 SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|CREDENTIAL|_KEY\b|_URI\b")
 CREDENTIALS = re.compile(r"://[^/\s]*:[^/\s]*@")
 CLUSTER_WIDE = ("Namespace",)
+PRIVATE = {
+    "0.0.0.0/0": {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"},
+    "::/0": {"fc00::/7", "fe80::/10"},
+}
+"""Addresses of no public machine, by the block that holds them."""
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
@@ -174,14 +179,22 @@ def traffic_comes_from_named_pods_or_namespaces(documents: list[Document]) -> It
 
 
 @rule
-def only_the_head_leaves_the_cluster(documents: list[Document]) -> Iterator[str]:
+def only_the_head_and_tls_to_public_addresses_leave_the_cluster(documents: list[Document]) -> Iterator[str]:
     for name, spec in policies(documents):
         head = spec["podSelector"].get("matchLabels", {}).get("ray.io/node-type") == "head"
         for entry in spec.get("egress", []):
             anywhere = not entry.get("to") or any("ipBlock" in peer or not any(peer.values()) for peer in entry["to"])
             ports = {port["port"] for port in entry.get("ports", [])}
-            if anywhere and not (head and ports and ports <= {443, 6443}):
+            allowed = head and ports and ports <= {443, 6443}
+            public = ports == {443} and all(public_only(peer.get("ipBlock", {})) for peer in entry.get("to", [{}]))
+            if anywhere and not (allowed or public):
                 yield name
+
+
+def public_only(block: Document) -> bool:
+    """Say whether a block of addresses leaves out the private, link-local and carrier ranges of its kind."""
+    without = set(block.get("except", []))
+    return any(block.get("cidr") == cidr and private <= without for cidr, private in PRIVATE.items())
 
 
 @rule
@@ -278,13 +291,15 @@ def paths_of(entrypoint: str) -> list[tuple[str, str]]:
 
 
 @rule
-def jobs_write_to_the_shared_folder(documents: list[Document]) -> Iterator[str]:
+def jobs_write_to_the_shared_folder_or_a_bucket(documents: list[Document]) -> Iterator[str]:
     for item in of_kind(documents, "RayJob"):
-        written = [value for option, value in paths_of(item["spec"]["entrypoint"]) if "output" in option]
-        if len(written) != 1 or not written[0].startswith("/outputs/"):
+        entrypoint = item["spec"]["entrypoint"]
+        shared = ("/outputs/", "s3://") if "/extract.py" in entrypoint else ("/outputs/",)
+        written = [value for option, value in paths_of(entrypoint) if "output" in option]
+        if len(written) != 1 or not written[0].startswith(shared):
             yield f"{item['metadata']['name']}: {written}"
-        for option, value in paths_of(item["spec"]["entrypoint"]):
-            if not value.startswith(("/inputs/", "/outputs/")):
+        for option, value in paths_of(entrypoint):
+            if "output" not in option and not value.startswith(("/inputs/", "/outputs/")):
                 yield f"{item['metadata']['name']}: {option} {value}"
 
 

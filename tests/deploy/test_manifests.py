@@ -8,9 +8,9 @@ import pytest
 import tyro
 
 from tests.deploy import rules
-from tests.deploy.manifests import JOBS, LOADER, MLFLOW, OVERLAYS, rendered, schema_errors
+from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, OVERLAYS, rendered, schema_errors
 
-FOLDERS = [*OVERLAYS, *JOBS, LOADER, MLFLOW]
+FOLDERS = [*OVERLAYS, BUCKET, *JOBS, LOADER, MLFLOW]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -42,6 +42,16 @@ def test_the_schemas_refuse_misspelt_fields_and_wrong_values(path: str, value: A
         target = target[int(name)] if isinstance(target, list) else target[name]
     target[last] = value
     assert any(message in error for error in schema_errors(cluster)), schema_errors(cluster)
+
+
+def test_every_ray_pod_of_a_cluster_with_a_bucket_reads_its_keys_and_reaches_it() -> None:
+    (cluster,) = rules.of_kind(rendered(BUCKET), "RayCluster")
+    spec = cluster["spec"]
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "clarep-object-storage", "optional": True}}]
+    selects = dict(rules.policies(rendered(BUCKET)))["runs-to-object-storage"]["podSelector"]
+    assert selects == {"matchLabels": {"ray.io/cluster": "clarep"}}
 
 
 @pytest.mark.parametrize("folder", JOBS)

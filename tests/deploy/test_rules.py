@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.deploy import rules
-from tests.deploy.manifests import JOBS, LOADER, MLFLOW, OVERLAYS, Document, rendered
+from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, Document, rendered
 
 REMOVED = object()
 HEAD = "RayCluster/clarep/spec/headGroupSpec/template/spec"
@@ -72,9 +72,36 @@ MUTANTS: list[tuple[str, str, Any]] = [
         "NetworkPolicy/prometheus-to-metrics/spec/ingress/0/from/0",
         {"namespaceSelector": {}},
     ),
-    ("only_the_head_leaves_the_cluster", "NetworkPolicy/ray-nodes/spec/egress/0/to", REMOVED),
-    ("only_the_head_leaves_the_cluster", "NetworkPolicy/autoscaler-to-api/spec/podSelector", {}),
-    ("only_the_head_leaves_the_cluster", "NetworkPolicy/autoscaler-to-api/spec/egress/0/ports", REMOVED),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/ray-nodes/spec/egress/0/to",
+        REMOVED,
+    ),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/autoscaler-to-api/spec/podSelector",
+        {},
+    ),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/autoscaler-to-api/spec/egress/0/ports",
+        REMOVED,
+    ),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/runs-to-object-storage/spec/egress/0/to/0/ipBlock/except/2",
+        "169.254.0.0/17",
+    ),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/runs-to-object-storage/spec/egress/0/ports/0/port",
+        80,
+    ),
+    (
+        "only_the_head_and_tls_to_public_addresses_leave_the_cluster",
+        "NetworkPolicy/runs-to-object-storage/spec/egress/0/to/1",
+        {"namespaceSelector": {}},
+    ),
     ("no_service_is_open_to_the_world", "Service/mlflow/spec/type", "LoadBalancer"),
     ("no_service_is_open_to_the_world", "RayCluster/clarep/spec/headGroupSpec/serviceType", "NodePort"),
     ("no_service_is_open_to_the_world", "RayCluster/clarep/spec/headGroupSpec/enableIngress", True),
@@ -99,8 +126,12 @@ MUTANTS: list[tuple[str, str, Any]] = [
         "PersistentVolumeClaim/clarep-outputs/spec/accessModes",
         ["ReadWriteOnce"],
     ),
-    ("jobs_write_to_the_shared_folder", ENTRYPOINT, "python /opt/clarep-ray/jobs/extract.py --output.path out"),
-    ("jobs_write_to_the_shared_folder", ENTRYPOINT, "python /opt/clarep-ray/jobs/extract.py --preset edm"),
+    (
+        "jobs_write_to_the_shared_folder_or_a_bucket",
+        ENTRYPOINT,
+        "python /opt/clarep-ray/jobs/extract.py --output.path out",
+    ),
+    ("jobs_write_to_the_shared_folder_or_a_bucket", ENTRYPOINT, "python /opt/clarep-ray/jobs/extract.py --preset edm"),
     ("jobs_go_to_the_cluster_as_it_is", "RayJob/clarep-extract/spec/clusterSelector", REMOVED),
     ("jobs_go_to_the_cluster_as_it_is", "RayJob/clarep-extract/spec/runtimeEnvYAML", "pip: [requests]"),
     ("jobs_go_to_the_cluster_as_it_is", f"{SUBMITTER}/restartPolicy", REMOVED),
@@ -108,7 +139,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
 
 
 def documents() -> list[Document]:
-    return [item for folder in (OVERLAYS[1], *JOBS, LOADER, MLFLOW) for item in rendered(folder)]
+    return [item for folder in (BUCKET, *JOBS, LOADER, MLFLOW) for item in rendered(folder)]
 
 
 def change(found: list[Document], path: str, value: Any) -> None:
