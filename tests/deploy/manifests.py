@@ -18,9 +18,10 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OVERLAYS = [f"kuberay/overlays/{name}" for name in ("single-node", "gpu-8", "gpu-64")]
 JOBS = [f"kuberay/jobs/{name}" for name in ("extract", "calibrate", "distill", "evaluate", "sweep")]
+SIZE = "kuberay/jobs/size"
 BUCKET = "kuberay/overlays/gpu-8 with kuberay/object-storage"
 """An overlay with a component, as the component's first lines say."""
-LOADER, MLFLOW = "kuberay/loader", "mlflow/kubernetes"
+NAMESPACE, LOADER, MLFLOW = "kuberay/namespace", "kuberay/loader", "mlflow/kubernetes"
 KUBERNETES = "1.32"
 """Oldest version of Kubernetes the manifests are checked against; what it knows, later ones know."""
 CRDS = {kind: Path(__file__).parent / "crds" / f"{kind.lower()}.json" for kind in ("RayCluster", "RayJob")}

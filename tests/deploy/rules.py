@@ -21,6 +21,8 @@ PRIVATE = {
     "::/0": {"fc00::/7", "fe80::/10"},
 }
 """Addresses of no public machine, by the block that holds them."""
+ROLE_AGENT = {"ipBlock": {"cidr": "169.254.170.23/32"}}
+"""Where EKS hands a pod its role's credentials."""
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
@@ -187,7 +189,8 @@ def only_the_head_and_tls_to_public_addresses_leave_the_cluster(documents: list[
             ports = {port["port"] for port in entry.get("ports", [])}
             allowed = head and ports and ports <= {443, 6443}
             public = ports == {443} and all(public_only(peer.get("ipBlock", {})) for peer in entry.get("to", [{}]))
-            if anywhere and not (allowed or public):
+            agent = ports == {80} and entry["to"] == [ROLE_AGENT]
+            if anywhere and not (allowed or public or agent):
                 yield name
 
 
@@ -296,6 +299,8 @@ def jobs_write_to_the_shared_folder_or_a_bucket(documents: list[Document]) -> It
         entrypoint = item["spec"]["entrypoint"]
         shared = ("/outputs/", "s3://") if "/extract.py" in entrypoint else ("/outputs/",)
         written = [value for option, value in paths_of(entrypoint) if "output" in option]
+        if entrypoint.endswith("/benchmark.py size"):
+            continue  # it prints
         if len(written) != 1 or not written[0].startswith(shared):
             yield f"{item['metadata']['name']}: {written}"
         for option, value in paths_of(entrypoint):

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import tyro
 
+from clarep_ray import dotted
 from tests.deploy import rules
-from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, OVERLAYS, rendered, schema_errors
+from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, NAMESPACE, OVERLAYS, SIZE, rendered, schema_errors
 
-FOLDERS = [*OVERLAYS, BUCKET, *JOBS, LOADER, MLFLOW]
+FOLDERS = [NAMESPACE, *OVERLAYS, BUCKET, *JOBS, SIZE, LOADER, MLFLOW]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -73,6 +74,11 @@ def test_every_entrypoint_is_a_command_its_job_takes(folder: str, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         import_module(module).main()
     assert not found[0].preset.endswith(("digits", "smoke"))
+    config = dotted.flatten(found[0].config)
+    used = ["output", "output.path", "data.path", "val.path", "clareps.path", "model.weights", "classifier.weights"]
+    used += [f"benchmarks.{name}" for name in config.get("benchmarks.names", ())]
+    paths = {name: config[name] for name in used if config.get(name)}
+    assert all(path.startswith(("/inputs/", "/outputs/")) for path in paths.values()), paths
     if hasattr(found[0].config, "engine"):
         engine = found[0].config.engine
         assert (engine.num_actors, engine.gpus_per_actor, engine.autoscaling) == (8, 1.0, True)

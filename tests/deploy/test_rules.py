@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.deploy import rules
-from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, Document, rendered
+from tests.deploy.manifests import BUCKET, JOBS, LOADER, MLFLOW, NAMESPACE, SIZE, Document, rendered
 
 REMOVED = object()
 HEAD = "RayCluster/clarep/spec/headGroupSpec/template/spec"
@@ -139,7 +139,7 @@ MUTANTS: list[tuple[str, str, Any]] = [
 
 
 def documents() -> list[Document]:
-    return [item for folder in (BUCKET, *JOBS, LOADER, MLFLOW) for item in rendered(folder)]
+    return [item for folder in (NAMESPACE, BUCKET, *JOBS, SIZE, LOADER, MLFLOW) for item in rendered(folder)]
 
 
 def change(found: list[Document], path: str, value: Any) -> None:
