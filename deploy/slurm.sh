@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # One job of clarep-ray on a Slurm site: a Ray cluster on the allocation's nodes, the job, and nothing left behind.
 #
-#   export CLAREP_VENV=/shared/venv                        # made by deploy/install.sh, seen by every node
+#   deploy/install.sh /shared/venv                         # seen by every node; Python 3.11 to 3.13 first in PATH
+#   export CLAREP_VENV=/shared/venv
 #   sbatch --nodes=4 --gpus-per-node=8 deploy/slurm.sh jobs/extract.py --preset dit_xl_256 ... --output.path /shared/out
+#
+# Your site may want --partition, --account and --mem=0 too.
 #
 #   CLAREP_INTERFACE=ib0     network interface that Ray listens on (several nodes); else what the host's name stands for
 #   CLAREP_MAX_REQUEUES=20   times that a run which meets its time limit is queued again; the same command continues
