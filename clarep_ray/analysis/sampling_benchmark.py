@@ -21,6 +21,8 @@ HEADER = (
     "evaluations",
     "pixels moved",
     "feature moved",
+    "pixels off",
+    "feature off",
     "same k",
     "round trip",
     "class kept",
@@ -31,7 +33,8 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
     """Return markdown: each way of sampling beside the finest, and the finest beside itself with another seed.
 
     Pixels moved: root mean square in grey levels; feature moved: L2 distance of Canonical Features over their norm;
-    both are medians over the pictures. Evaluations: inversion, its check and guided decoding of one picture.
+    both are medians over the pictures; off: the same beside the limit of fine steps. Evaluations: inversion, its check
+    and guided decoding of one picture.
     """
     extract = override(extract, {"output.extras": (), "inversion.num_steps": config.num_steps[-1]})
     extractor = UnitExtractor(extract, "cuda" if torch.cuda.is_available() else "cpu")
@@ -55,12 +58,16 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
             str(evaluations),
             f"{np.median(_pixels_moved(found, truth)):.2f}",
             f"{np.median(_feature_moved(found, truth)):.4f}",
+            f"{np.median(_pixels_moved(found, limit)):.2f}",
+            f"{np.median(_feature_moved(found, limit)):.4f}",
             f"{np.mean(found['num_removed'] == truth['num_removed']):.2f}",
             f"{np.median(found['round_trip_error']):.3f}",
             f"{kept:.3f}",
         )
 
     truth = made(extract)
+    fine = {"inversion.solver": "heun", "inversion.num_steps": config.limit_steps}
+    limit = made(override(extract, fine))
     lines = [HEADER, ("---",) * len(HEADER), cells("ddim", extract, truth)]
     other = override(extract, {"seed": extract.seed + 1})
     lines.append(cells("ddim, another seed", other, made(other)))

@@ -1,7 +1,8 @@
-"""DDIM and Heun up (inversion) and down (decoding), and classifier-free guidance."""
+"""DDIM, Heun and DPM-Solver++ up (inversion) and down (decoding), and classifier-free guidance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,28 @@ def heun_step(
     return ddim_step(x_t, (eps + ahead) / 2, alpha_sigma, alpha_sigma_next)
 
 
+def dpmpp_step(
+    x_t: Float[Tensor, " b *latent"],
+    eps: Float[Tensor, " b *latent"],
+    before: tuple[Float[Tensor, " b *latent"], float] | None,
+    alpha_sigma: tuple[float, float],
+    alpha_sigma_next: tuple[float, float],
+) -> tuple[Float[Tensor, " b *latent"], tuple[Float[Tensor, " b *latent"], float]]:
+    """Move x_t as DPM-Solver++(2M) does (Lu et al. 2022, Alg. 2), up or down, for one prediction a step.
+
+    The estimate of x_0 is carried on along the line through this point's and the one before it (`before`: estimate
+    and log(alpha / sigma)), halfway to the next point; with it a DDIM step is of second order. Returns the next x_t
+    and this point's own estimate. Next to the clean time, where that line has no slope, it is a DDIM step.
+    """
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma, alpha_sigma_next
+    x_0 = (x_t - sigma * eps) / alpha
+    here, there = _log_snr(alpha, sigma), _log_snr(alpha_next, sigma_next)
+    if before is None or not all(map(math.isfinite, (before[1], here, there))):
+        return alpha_next * x_0 + sigma_next * eps, (x_0, here)
+    ahead = x_0 + (x_0 - before[0]) * ((there - here) / (2 * (here - before[1])))
+    return alpha_next * ahead + sigma_next / sigma * (x_t - alpha * ahead), (x_0, here)
+
+
 def guided_eps(
     model: DiffusionModel, cond: Any, null_cond: Any, guidance_scale: float, guided_channels: int | None = None
 ) -> Denoiser:
@@ -88,24 +111,27 @@ def invert(
     num_refinements: int = 0,
     solver: PathSolver = "ddim",
 ) -> Float[Tensor, " b *latent"]:
-    """Carry x_0 up the ascending grid `times` (Sec. 3.2), by DDIM inversion or Heun's method.
+    """Carry x_0 up the ascending grid `times` (Sec. 3.2), by DDIM inversion, Heun's method or DPM-Solver++(2M).
 
     A plain step uses the prediction at its lower end, where decoding will use the one at its upper end; the
     round trip errs by O(1/steps). Each of `num_refinements` fixed-point iterations re-evaluates the prediction
-    at the upper end, so that decoding undoes the step. Heun's method uses both ends and errs by O(1/steps^2).
-    Raises ValueError for refinements of Heun's method.
+    at the upper end, so that decoding undoes the step. Heun's method uses both ends, DPM-Solver++ the end below too;
+    both err by O(1/steps^2). Raises ValueError for refinements of these.
     """
-    if solver == "heun" and num_refinements:
-        raise ValueError(f"num_refinements: {num_refinements} refines ddim only; valid with heun: 0")
+    if solver != "ddim" and num_refinements:
+        raise ValueError(f"num_refinements: {num_refinements} refines ddim only; valid with {solver}: 0")
     scales = _scales(model, times)
     path = times.tolist()
-    x_t = x_0
+    x_t, before = x_0, None
     for i in range(len(path) - 1):
         lower, upper = path[i], path[i + 1]
         # x_0 carries no noise level of its own: the first step reads the network at the smallest noisy time.
         eps = denoise(x_t, upper if i == 0 else lower)
         if solver == "heun" and i > 0:
             x_t = heun_step(denoise, x_t, eps, upper, scales[i], scales[i + 1])
+            continue
+        if solver == "dpmpp_2m":
+            x_t, before = dpmpp_step(x_t, eps, before, scales[i], scales[i + 1])
             continue
         x_next = ddim_step(x_t, eps, scales[i], scales[i + 1])
         for _ in range(num_refinements):
@@ -123,14 +149,18 @@ def decode(
 ) -> Float[Tensor, " b *latent"]:
     """Carry x_t down the ascending grid `times`, from its last entry to the clean time (Sec. 3.2).
 
-    Heun's method takes the last step as DDIM does: no network is trained at the clean time.
+    Heun's method takes the last step as DDIM does, for no network is trained at the clean time, and so does
+    DPM-Solver++, whose logarithms end there.
     """
     scales = _scales(model, times)
     path = times.tolist()
+    before = None
     for i in range(len(path) - 1, 0, -1):
         eps = denoise(x_t, path[i])
         if solver == "heun" and i > 1:
             x_t = heun_step(denoise, x_t, eps, path[i - 1], scales[i], scales[i - 1])
+        elif solver == "dpmpp_2m":
+            x_t, before = dpmpp_step(x_t, eps, before, scales[i], scales[i - 1])
         else:
             x_t = ddim_step(x_t, eps, scales[i], scales[i - 1])
     return x_t
@@ -144,3 +174,7 @@ def path_evaluations(num_steps: int, solver: PathSolver = "ddim", num_refinement
 def _scales(model: DiffusionModel, times: Float[Tensor, " n"]) -> list[tuple[float, float]]:
     alpha, sigma = model.schedule.alpha_sigma(times)
     return list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+
+
+def _log_snr(alpha: float, sigma: float) -> float:
+    return math.log(alpha / sigma) if sigma > 0 else math.inf

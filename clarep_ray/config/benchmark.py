@@ -8,6 +8,7 @@ from typing import Literal
 from clarep_ray.config.checks import require
 from clarep_ray.config.distill import DistillMethod
 from clarep_ray.config.evaluate import TORCHATTACKS_NAMES, AttackName
+from clarep_ray.config.extract import PathSolver
 from clarep_ray.dotted import check_types
 
 SOLVER_NAMES = (
@@ -193,7 +194,7 @@ class ProductsBenchmarkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingBenchmarkConfig:
-    """Coarser grids and Heun's method beside the finest grid, on the shipped model."""
+    """Coarser grids and solvers of second order beside the finest grid, on the shipped model."""
 
     preset: str = "digits"
     """Extraction preset on the embedded data."""
@@ -201,12 +202,18 @@ class SamplingBenchmarkConfig:
     """Pictures."""
     num_steps: tuple[int, ...] = (10, 20, 25, 50, 100)
     """Steps of the whole grid, ascending; the last, with DDIM, is what the others are compared with."""
-    solvers: tuple[Literal["ddim", "heun"], ...] = ("ddim", "heun")
+    solvers: tuple[PathSolver, ...] = ("ddim", "heun", "dpmpp_2m")
     """Of inversion and decoding."""
+    limit_steps: int = 400
+    """Steps of Heun's method that stand for infinitely many."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
+        finest = max(self.num_steps, default=0)
+        require(
+            self.limit_steps > finest, "limit_steps", self.limit_steps, f"more than {finest}, the finest of num_steps"
+        )
         ascending = tuple(sorted(set(self.num_steps))) == self.num_steps
         require(ascending and min(self.num_steps, default=0) >= 2, "num_steps", self.num_steps, "2 and more, ascending")
 

@@ -15,7 +15,7 @@ from clarep_ray.dotted import EXECUTION, check_types
 
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
-PathSolver = Literal["ddim", "heun"]
+PathSolver = Literal["ddim", "heun", "dpmpp_2m"]
 Solver = Literal["block_lanczos", "subspace_iteration"]
 Source = Literal["spurious_digits", "image_folder", "flat_folder", "webdataset", "parquet", "cifar10", "noise"]
 DigitsSplit = Literal["train", "test", "same_background", "random_background", "foreground_only", "conflict"]
@@ -132,7 +132,8 @@ class InversionConfig:
     project_t: float = 800.0
     """Projection timestep t_e, on the grid, in the model's own time unit [paper: lost]."""
     solver: PathSolver = "ddim"
-    """Of inversion and decoding: ddim, or heun, second order at twice the evaluations [paper: ddim; Karras: heun]."""
+    """Of inversion and decoding: ddim; of second order heun, at twice the evaluations, and dpmpp_2m, DPM-Solver++(2M),
+    at the same [paper: ddim; Karras: heun]."""
     num_refinements: int = 0
     """Fixed-point iterations per inversion step; 0 is plain DDIM inversion [paper: 0]."""
 
@@ -144,7 +145,7 @@ class InversionConfig:
             self.solver == "ddim" or self.num_refinements == 0,
             "inversion.num_refinements",
             self.num_refinements,
-            "0 where inversion.solver is heun",
+            "0 where inversion.solver is not ddim",
         )
 
 

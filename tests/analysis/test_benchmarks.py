@@ -25,7 +25,7 @@ def test_products_are_counted_in_forward_passes() -> None:
 
 
 def test_the_finest_grid_is_the_truth_and_coarser_ones_move_away() -> None:
-    config = SamplingBenchmarkConfig(num_samples=4, num_steps=(5, 20), solvers=("ddim",))
+    config = SamplingBenchmarkConfig(num_samples=4, num_steps=(5, 20), solvers=("ddim",), limit_steps=40)
     header, _, truth, seed, coarse = rows(sampling_benchmark.run(config, SMALL))
     assert tuple(header) == sampling_benchmark.HEADER
     found = {line[0]: dict(zip(header, line, strict=True)) for line in (truth, seed)}
@@ -33,6 +33,7 @@ def test_the_finest_grid_is_the_truth_and_coarser_ones_move_away() -> None:
     assert float(found["ddim, another seed"]["feature moved"]) > 0
     assert coarse[:4] == ["ddim", "5", "600", "16"]  # four steps up, four back, four down, guided
     assert float(coarse[4]) > float(found["ddim, another seed"]["pixels moved"])
+    assert float(coarse[6]) > float(found["ddim"]["pixels off"]) > 0
 
 
 def test_the_nearest_time_of_a_grid_is_noisy() -> None:
@@ -46,5 +47,9 @@ def test_both_ways_of_extraction_are_measured_on_the_same_pictures() -> None:
     assert plain[2] in ("0/1", "1/1")
     with pytest.raises(ValueError, match="num_reference: 3 is not valid; valid: 1 up to num_samples"):
         ReferenceBenchmarkConfig(num_samples=2, num_reference=3)
+    with pytest.raises(
+        ValueError, match="limit_steps: 100 is not valid; valid: more than 100, the finest of num_steps"
+    ):
+        SamplingBenchmarkConfig(limit_steps=100)
     with pytest.raises(ValueError, match=r"num_steps: \(20, 5\) is not valid; valid: 2 and more, ascending"):
         SamplingBenchmarkConfig(num_steps=(20, 5))

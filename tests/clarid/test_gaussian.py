@@ -1,12 +1,14 @@
 """The whole chain against a model that is known in closed form (bars A1 to A3)."""
 
+import math
+
 import pytest
 import torch
 
 from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import clarid, leading_triplets
 from clarep_ray.clarid.projection import class_centre
-from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, heun_step, invert, path_evaluations
+from clarep_ray.clarid.sampling import ddim_step, decode, dpmpp_step, guided_eps, heun_step, invert, path_evaluations
 from clarep_ray.clarid.schedule import SigmaSchedule, path_to
 from clarep_ray.config import ExtractConfig, PathSolver, SpectrumConfig
 from clarep_ray.dotted import override
@@ -71,6 +73,40 @@ def test_heun_errs_by_one_over_n_squared_where_ddim_errs_by_one_over_n(model: Ga
     assert found["heun"][0][1] < 0.25 * found["ddim"][0][2], "better than as many evaluations of ddim"
 
 
+def test_dpmpp_errs_less_than_ddim_at_as_many_evaluations(model: GaussianModel) -> None:
+    for family, order in (("vp", 2.5), ("sigma", 3.5)):  # of VP grids only the upper part has logarithms that are near
+        gaps, errors = solver_errors(model, "dpmpp_2m", family)
+        plain, plain_errors = solver_errors(model, "ddim", family)
+        for steps in range(3):
+            assert gaps[steps] < 0.6 * plain[steps]
+            assert errors[steps] < 0.3 * plain_errors[steps]
+        assert min(gaps[0] / gaps[1], gaps[1] / gaps[2]) >= order, (family, gaps)
+    heun = solver_errors(model, "heun", "sigma")[0]
+    assert gaps == pytest.approx(heun, rel=0.1), "for half the evaluations of heun"
+
+
+@pytest.mark.parametrize("there", [(0.6, 0.8), (0.95, math.sqrt(1 - 0.95**2))])
+def test_dpmpp_is_the_published_formula_up_and_down(there: tuple[float, float]) -> None:
+    x_t, eps, x_0_before = torch.randn(3, 2, 4, dtype=torch.float64).unbind()
+    here, h_before = (0.8, 0.6), -0.3
+    (alpha, sigma), (alpha_next, sigma_next) = here, there
+    log_snr = math.log(alpha / sigma)
+    h = math.log(alpha_next / sigma_next) - log_snr
+    x_0 = (x_t - sigma * eps) / alpha
+    slope = (x_0 - x_0_before) / (h_before / h)
+    expected = sigma_next / sigma * x_t - alpha_next * math.expm1(-h) * (x_0 + slope / 2)
+    found, (estimate, place) = dpmpp_step(x_t, eps, (x_0_before, log_snr - h_before), here, there)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(estimate, x_0)
+    assert place == log_snr
+    for before, first, last in (
+        (None, here, there),
+        ((x_0_before, math.inf), here, there),
+        ((x_0, 0.1), here, (1.0, 0.0)),
+    ):
+        torch.testing.assert_close(dpmpp_step(x_t, eps, before, first, last)[0], ddim_step(x_t, eps, first, last))
+
+
 def test_heun_is_the_mean_of_two_slopes_and_ddim_is_euler_where_alpha_is_1() -> None:
     x_t, slope = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
     here, there = (1.0, 3.0), (1.0, 2.25)
@@ -81,7 +117,7 @@ def test_heun_is_the_mean_of_two_slopes_and_ddim_is_euler_where_alpha_is_1() -> 
     torch.testing.assert_close(heun_step(ahead, x_t, slope, 2.25, here, there), expected)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "heun"])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp_2m"])
 def test_the_counted_evaluations_are_those_that_are_made(model: GaussianModel, solver: PathSolver) -> None:
     times, calls = path_to(model.schedule.times(50), 400.0), list[float]()
 
@@ -96,11 +132,12 @@ def test_the_counted_evaluations_are_those_that_are_made(model: GaussianModel, s
     assert min(calls) == 0.0, "never at the clean time"
 
 
-def test_heun_takes_no_refinements(model: GaussianModel) -> None:
-    with pytest.raises(ValueError, match="num_refinements: 2 refines ddim only; valid with heun: 0"):
-        round_trip(model, 50, 400.0, refinements=2, solver="heun")
-    with pytest.raises(ValueError, match=r"inversion\.num_refinements: 1 .*0 where inversion\.solver is heun"):
-        override(ExtractConfig(), {"inversion.solver": "heun", "inversion.num_refinements": 1})
+@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m"])
+def test_solvers_of_second_order_take_no_refinements(model: GaussianModel, solver: PathSolver) -> None:
+    with pytest.raises(ValueError, match=f"num_refinements: 2 refines ddim only; valid with {solver}: 0"):
+        round_trip(model, 50, 400.0, refinements=2, solver=solver)
+    with pytest.raises(ValueError, match=r"inversion\.num_refinements: 1 .*0 where inversion\.solver is not ddim"):
+        override(ExtractConfig(), {"inversion.solver": solver, "inversion.num_refinements": 1})
 
 
 @pytest.mark.parametrize("t", TIMES)
