@@ -1,5 +1,6 @@
 """RUNBOOK.md: its arithmetic, its exit codes, and that what it names is there."""
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -42,6 +43,20 @@ def test_the_sizing_tables_follow_from_each_other(preset: str) -> None:
         assert hours == pytest.approx(IMAGES / rate / 3600, abs=0.51)
     for gpu, peaks in PEAKS.items():
         assert f"{gpu} {peaks[0]:g} and {peaks[1]}" in RUNBOOK
+
+
+def test_the_whole_of_imagenet_follows_from_the_rate_and_the_measured_driver() -> None:
+    (rates,) = [row[1:] for row in rows("| preset | A100") if row[0] == "dit_xl_256"]
+    unit_s = 64 / float(rates[-1].split(",")[0])
+    measured = (ROOT / "deploy" / "benchmarks" / "scaling_cpu_202611.md").read_text()
+    (driver_ms,) = re.findall(r"CPU time of the driver per unit \| ([\d.]+) ms", measured)
+    units = math.ceil(1_281_167 / 64)
+    assert f"{units:,}".replace(",", " ") in RUNBOOK
+    for gpus, of_each, hours, share in rows("| GPUs | units"):
+        rounds = math.ceil(units / int(gpus))
+        assert int(of_each) == rounds
+        assert float(hours) == pytest.approx(rounds * unit_s / 3600, rel=0.02)
+        assert float(share.split()[0]) == pytest.approx(int(gpus) / unit_s * float(driver_ms) / 10, rel=0.1)
 
 
 @pytest.mark.nightly
