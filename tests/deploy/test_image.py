@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,21 @@ def test_the_installation_refuses_a_folder_that_exists(tmp_path: Path) -> None:
     done = subprocess.run([DEPLOY / "install.sh", tmp_path], capture_output=True, text=True, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "is not valid; valid: one that does not exist yet" in done.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "package"), [("requirements-build.txt", "pluggy"), ("requirements.txt", "idna")])
+def test_a_wheel_of_another_hash_is_not_installed(name: str, package: str, tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    for needed in ("install.sh", "requirements-build.txt"):
+        shutil.copy(DEPLOY / needed, tmp_path / "deploy" / needed)
+    (requirement,) = [str(item) for item, _ in entries(name) if item.name == package]
+    (tmp_path / "deploy" / name).write_text(f"{requirement} --hash=sha256:{'0' * 64}\n")
+    command = [tmp_path / "deploy" / "install.sh", tmp_path / "installed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(r"hash", done.stderr, re.IGNORECASE), done.stderr
+    assert not list((tmp_path / "installed").rglob(package))
 
 
 @pytest.mark.nightly
