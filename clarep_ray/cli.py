@@ -36,6 +36,8 @@ EXIT_CODES = {
 }
 """Exit codes of known faults; of OSError only a full disk or quota has one."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SHORT_OF_MEMORY = "MemoryError"
+"""How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 TOO_MANY_REJECTS = 10
 
 
@@ -134,11 +136,11 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
 def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
-    2: wrong config or input. 3: samples kill or hang their process. 5: disk full. 6: a unit was given up. 7: the
-    output or the input belongs to another run. 8: another process works on the output, or has taken it over. 9: a unit
-    came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would mean nothing (trust checks).
-    13: a training's loss or gradient is no number. 14: object storage does not answer, or refuses. Anything else keeps
-    its traceback and exits with 1.
+    2: wrong config or input. 3: samples kill or hang their process. 5: disk full. 6: a unit was given up, or
+    memory was short. 7: the output or the input belongs to another run. 8: another process works on the output, or has
+    taken it over. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would
+    mean nothing (trust checks). 13: a training's loss or gradient is no number. 14: object storage does not answer, or
+    refuses. Anything else keeps its traceback and exits with 1.
     """
     try:
         guards.check_start()
@@ -157,11 +159,21 @@ def known_fault(error: BaseException) -> tuple[str, int] | None:
     code = None if isinstance(error, OSError) else EXIT_CODES.get(type(error).__name__)
     if code is not None or isinstance(error, ValueError):
         return str(error), USAGE_ERROR if code is None else code
+    if type(error).__name__.endswith(SHORT_OF_MEMORY):
+        return _short_of_memory(str(error))
     # Ray hands a worker's error on as text: "package.module.ErrorName: message".
     for line in reversed(str(error).splitlines()):
         name, _, message = line.strip().partition(": ")
         name = name.rpartition(".")[2]
+        if name.isidentifier() and name.endswith(SHORT_OF_MEMORY):
+            return _short_of_memory(message)
         full = name != "OSError" or any(f"[Errno {number}]" in message for number in FULL)
         if name in EXIT_CODES and full:
             return message, EXIT_CODES[name]
     return None
+
+
+def _short_of_memory(message: str) -> tuple[str, int]:
+    return f"memory was short: {message.strip().partition(chr(10))[0] or 'nothing more is known'}", EXIT_CODES[
+        "UnitGivenUp"
+    ]

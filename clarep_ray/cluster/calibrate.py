@@ -25,6 +25,7 @@ from clarep_ray.cluster.attempts import count_attempt
 from clarep_ray.cluster.deadline import deadline
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.identity import code_sha256
+from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
 from clarep_ray.cluster.stages import cached_source
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
@@ -234,7 +235,10 @@ class CalibrateStage:
 
         self.context = context
         device = "cuda" if ray.get_runtime_context().get_accelerator_ids()["GPU"] else "cpu"
-        self.calibrator = Calibrator(context.calibrate_config, device)
+        config = context.calibrate_config
+        self.calibrator = while_memory_is_short(
+            "loading an actor's model", config.engine, lambda: Calibrator(config, device)
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         item = json.loads(table["item"][0].as_py())
@@ -243,7 +247,7 @@ class CalibrateStage:
         engine = self.context.calibrate_config.engine
         count_attempt(ledger, name, f"piece {name}", engine.max_attempts)
         with deadline(engine.unit_deadline_s, ledger / f"{name}.stack"):
-            count = do_item(self.calibrator, self.context, item)
+            count = while_memory_is_short(f"piece {name}", engine, lambda: do_item(self.calibrator, self.context, item))
         return pa.Table.from_pylist([{"name": name, "count": count}])
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from clarep_ray import dotted
 from clarep_ray.cadistill.students import load_student, read_architecture
 from clarep_ray.cluster.attempts import count_attempt
 from clarep_ray.cluster.deadline import deadline
+from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.units import UnitBlob
@@ -105,7 +106,8 @@ class EvaluationContext:
 def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:
     """Read and decode the pictures of the one unit in `table`."""
     unit = Unit(**json.loads(table["unit"][0].as_py()))
-    blob = read_unit(unit, context.evaluate_config)
+    config = context.evaluate_config
+    blob = while_memory_is_short(f"reading unit {unit.name}", config.engine, lambda: read_unit(unit, config))
     return pa.table({"unit": table["unit"], "payload": pa.array([blob.to_bytes()], pa.large_binary())})
 
 
@@ -153,7 +155,8 @@ class EvaluateStage:
         count_attempt(ledger, unit.name, f"unit {unit.name}", engine.max_attempts)
         blob = UnitBlob.from_bytes(table["payload"][0].as_py())
         with deadline(engine.unit_deadline_s, ledger / f"{unit.name}.stack"):
-            self.evaluator.do(unit, blob, self.context.parts)
+            done = partial(self.evaluator.do, unit, blob, self.context.parts)
+            while_memory_is_short(f"unit {unit.name}", engine, done)
         report = {"unit": unit.name, "count": len(blob.records), "seconds": time.monotonic() - began}
         return pa.Table.from_pylist([report])
 

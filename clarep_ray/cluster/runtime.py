@@ -15,8 +15,10 @@ from typing import Any
 
 from clarep_ray.cluster import guards
 
-TRANSIENT = (r"\[Errno (4|5|11|12|110|116)\]", "CUDA out of memory", "Unable to allocate", "object storage at s3://")
-"""Faults that may pass: interrupted, I/O error, no resource or memory now, timeout, stale handle, a store's outage."""
+TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
+"""Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
+
+Memory that is short is not among them: the stages try again themselves (`cluster/memory.py`)."""
 MAX_RETRIES = 3
 LOCAL: dict[str, Any] = {
     "address": "local",  # never a cluster that happens to run on this machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from clarep_ray import dotted
 from clarep_ray.cluster.attempts import Attempt, Ledger, survive
+from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import DataConfig, ExtractConfig
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.records import RejectReason
@@ -61,7 +62,16 @@ class RunContext:
 
 
 def decode_stage(table: pa.Table, context: RunContext) -> pa.Table:
-    """Read and decode the rows of the one unit in `table`."""
+    """Read and decode the rows of the one unit in `table`; raises UnitGivenUp."""
+    return _patiently("decoding", table, context, lambda: _decode(table, context))
+
+
+def _patiently(doing: str, table: pa.Table, context: RunContext, work: Callable[[], pa.Table]) -> pa.Table:
+    """Return what a stage makes of the one unit in `table`, tried again while memory is short; raises UnitGivenUp."""
+    return while_memory_is_short(f"{doing} unit {table['unit'][0].as_py()}", context.extract_config.engine, work)
+
+
+def _decode(table: pa.Table, context: RunContext) -> pa.Table:
     began = time.monotonic()
     unit = table["unit"][0].as_py()
     config = context.extract_config
@@ -100,7 +110,7 @@ def cached_source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
 
 
 class ExtractStage:
-    """One model, loaded once, that turns decoded units into finished ones."""
+    """One model, loaded once, that turns decoded units into finished ones; raises UnitGivenUp."""
 
     def __init__(self, context: RunContext) -> None:
         import ray
@@ -109,9 +119,15 @@ class ExtractStage:
 
         self.context = context
         device = "cuda" if ray.get_runtime_context().get_accelerator_ids()["GPU"] else "cpu"
-        self.extractor = UnitExtractor(context.extract_config, device)
+        config = context.extract_config
+        self.extractor = while_memory_is_short(
+            "loading an actor's model", config.engine, lambda: UnitExtractor(config, device)
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        return _patiently("the model on", table, self.context, lambda: self._extract(table))
+
+    def _extract(self, table: pa.Table) -> pa.Table:
         unit, blob, timings = unpack_row(table)
         began = time.monotonic()
         ledger = Ledger(self.context.store, self.context.run_id, unit)
@@ -146,7 +162,14 @@ def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
 
 
 def commit_stage(table: pa.Table, context: RunContext) -> pa.Table:
-    """Write and commit one unit, unless a picture of it is poison and that is not allowed; return the report on it."""
+    """Write and commit one unit, unless a picture of it is poison and that is not allowed; return the report on it.
+
+    Raises UnitGivenUp.
+    """
+    return _patiently("committing", table, context, lambda: _commit(table, context))
+
+
+def _commit(table: pa.Table, context: RunContext) -> pa.Table:
     unit, blob, timings = unpack_row(table)
     began = time.monotonic()
     files = finished_files(blob, unit, context.extract_config, context.provenance)

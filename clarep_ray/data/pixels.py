@@ -90,6 +90,8 @@ def _open(data: bytes) -> tuple[Image.Image, Any]:
     except RejectedImage:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged data; all of them concern this image alone
+        if "out of memory" in str(error):  # of a codec, which says so in an OSError
+            raise MemoryError(str(error)) from None
         cut = "truncated" in str(error).lower()
         raise RejectedImage(RejectReason.TRUNCATED if cut else RejectReason.CORRUPT) from None
 

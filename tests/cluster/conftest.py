@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,8 @@ def arm_faults() -> None:
             time.sleep(1e6)
         if due(f"holds_lock_{stage}", keys):
             re.match("(a+)+$", "a" * 64 + "b")  # one call of C, with Python's lock, for years
+        if due(f"starves_{stage}", keys):
+            starve()
 
     def decode_row(source, row, *rest):
         harm({row.key}, "decode")
@@ -54,10 +57,21 @@ def arm_faults() -> None:
     stages.extract_unit, units.decode_row = extract_unit, decode_row
 
 
+def starve() -> None:
+    """Ask for more memory than this process may have: the system refuses, and Python says so."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, before[1]))
+    try:
+        bytearray(2**30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder whose files arm faults in the workers: `slow` (seconds), `flaky` (once), and, with keys of pictures in
-    them, `kills_`, `sleeps_` and `holds_lock_`, each followed by `decode` or `extract`."""
+    them, `kills_`, `sleeps_`, `holds_lock_` and `starves_`, each followed by `decode` or `extract`."""
     return tmp_path_factory.mktemp("faults")
 
 
