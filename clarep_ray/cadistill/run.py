@@ -18,6 +18,7 @@ from clarep_ray.cadistill.students import save_student
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.config import DistillConfig
+from clarep_ray.data.durable import make_folder, write_file
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
 
 RESULT, METRICS, CHECKPOINTS, LAST, BEST = "result.json", "metrics.jsonl", "checkpoints", "last", "best"
@@ -65,7 +66,7 @@ def run_training(
     each checkpoint.
     """
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     trainer, forward, teacher = _start(config, opened, wrap)
     load_newest(trainer, output / CHECKPOINTS, mark)
     for step in train_steps(trainer, forward, opened, teacher, rank, world):
@@ -102,7 +103,7 @@ def _keep(trainer: Distiller, output: Path, mark: str, ended: bool) -> None:
     """Write what an epoch came to, the best student, and a checkpoint, in this order: the last covers the others."""
     if ended:
         lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
-        _write(output / METRICS, lines)
+        write_file(output / METRICS, lines.encode())
         if trainer.best is trainer.history[-1]:
             save_student(trainer.learner.student, output / BEST)
     save_checkpoint(trainer, output / CHECKPOINTS, mark)
@@ -118,7 +119,7 @@ def write_result(trainer: Distiller, opened: Opened, output: Path, mark: str) ->
     record["last"] = {"student": str(output / LAST), "val_accuracy": last["val_accuracy"], "epoch": last["epoch"]}
     record["best"] = {"student": str(output / BEST), "val_accuracy": best["val_accuracy"], "epoch": best["epoch"]}
     record |= {"loss": last["loss"], "config": dotted.flatten(trainer.config)}
-    _write(output / RESULT, json.dumps(record, indent=2) + "\n")
+    write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return record
 
 
@@ -130,9 +131,3 @@ def train_alone(config: DistillConfig, report: Report = lambda record: None) -> 
     device = "cuda" if config.use_gpu else "cpu"
     run_training(config, opened, mark, wrap=lambda learner: learner.to(device), report=report)
     return read_result(Path(config.output))
-
-
-def _write(path: Path, text: str) -> None:
-    work = path.with_name(f".tmp-{path.name}")
-    work.write_text(text)
-    work.replace(path)

@@ -8,7 +8,6 @@ know nothing about them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clarep_ray import dotted
+from clarep_ray.data.durable import new_folder
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
 from clarep_ray.models.weight_files import check_fits, load_tensors
@@ -178,19 +178,12 @@ def make_student(architecture: Architecture, seed: int = 0) -> Student:
 
 
 def save_student(student: Student, folder: Path) -> None:
-    """Write `model.safetensors` and `config.json` into a folder that appears whole or not at all."""
-    import shutil
-
-    work = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
-    for left in folder.parent.glob(f".tmp-*-{folder.name}"):  # by a process that was killed while it saved
-        shutil.rmtree(left, ignore_errors=True)
-    work.mkdir(parents=True)
+    """Write `model.safetensors` and `config.json` into a folder that is on disk whole or not at all."""
     weights = {name: value.detach().cpu().contiguous() for name, value in student.network.state_dict().items()}
-    save_file(weights, work / WEIGHTS)
     record = {"format": FORMAT, **asdict(student.architecture)}
-    (work / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    with new_folder(folder) as work:
+        save_file(weights, work / WEIGHTS)
+        (work / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def read_architecture(folder: str | Path) -> Architecture | None:

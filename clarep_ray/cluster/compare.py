@@ -14,6 +14,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.distill import tell_student, with_absolute_paths
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
+from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def evaluate_one(
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
     found[PGD_COLUMN] = _pgd_accuracy(student, sets["test"])
-    path.write_text(json.dumps({"fingerprint": result["fingerprint"], "accuracy": found}, indent=1) + "\n")
+    record = {"fingerprint": result["fingerprint"], "accuracy": found}
+    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
     return found
 
 
@@ -174,8 +176,8 @@ def describe(table: SeedTable) -> str:
 def _publish(run: tracking.Run, root: Path, table: SeedTable, say: Callable[[str], None]) -> SeedTable:
     text = describe(table)
     root.mkdir(parents=True, exist_ok=True)
-    (root / "compare.md").write_text(text + "\n")
-    (root / "compare.csv").write_text(table.csv())
+    write_file(root / "compare.md", f"{text}\n".encode())
+    write_file(root / "compare.csv", table.csv().encode())
     run.metrics(
         {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in table.values.items() for column in cells}
     )

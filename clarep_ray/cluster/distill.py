@@ -11,6 +11,7 @@ from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DataConfig, DistillConfig
+from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
@@ -68,8 +69,8 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
         cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
         table = SeedTable("method", COLUMNS, {config.method: cells})
         root.mkdir(parents=True, exist_ok=True)
-        (root / "table.md").write_text(table.markdown() + "\n")
-        (root / "table.csv").write_text(table.csv())
+        write_file(root / "table.md", f"{table.markdown()}\n".encode())
+        write_file(root / "table.csv", table.csv().encode())
         run.metrics({name.replace(" ", "/"): mean_std(values)[0] for name, values in cells.items()})
         run.note(f"Mean and standard deviation over {len(runs)} seeds\n\n{table.markdown()}")
         run.files([root / "table.md", root / "table.csv"])

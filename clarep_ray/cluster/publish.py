@@ -129,8 +129,8 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
                 key = f"{column}/{name}" if column.startswith("nmi") else f"judge/{name}/{column}"
                 values[name][column].append(metrics.get(key, float("nan")))
         table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
-        (root / "controls.md").write_text(table.markdown() + "\n")
-        (root / "controls.csv").write_text(table.csv())
+        write_file(root / "controls.md", f"{table.markdown()}\n".encode())
+        write_file(root / "controls.csv", table.csv().encode())
         control_bars(table).savefig(root / "controls.png", dpi=130)
         run.metrics(
             {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in values.items() for column in cells}

@@ -63,6 +63,40 @@ def make_folder(folder: Path) -> None:
             sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """Give a folder to fill inside, which then takes the name of `target`; what lies on disk there is whole or absent.
+
+    An older folder of that name, and what was left by a process that was killed, is removed; one at a time may do this.
+    """
+    make_folder(target.parent)
+    for left in target.parent.glob(f".tmp-*-{target.name}"):
+        shutil.rmtree(left)
+    work, old = (target.with_name(f".tmp-{kind}-{target.name}") for kind in (os.getpid(), "old"))
+    work.mkdir()
+    try:
+        yield work
+        _sync_below(work)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    if target.exists():
+        target.rename(old)  # and not emptied under its name, file by file
+    work.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_below(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            _sync_below(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)

@@ -13,6 +13,7 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.durable import new_folder, write_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import class_unet, digits_dit
 from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet
@@ -75,11 +76,10 @@ def write_result(
 ) -> dict[str, Any]:
     """Write `model/` with the weight average and, last, `result.json`; return what that says."""
     digits_dit.load_parameters(trainer.network, trainer.average)
-    TRAINABLE[config.network].save(trainer.network, config, data.class_names, output / "model")
+    with new_folder(output / "model") as folder:
+        TRAINABLE[config.network].save(trainer.network, config, data.class_names, folder)
     record = {"data_sha256": data.sha256, "fingerprint": fingerprint}
     record |= {"steps": trainer.step, "loss": trainer.recent_loss}
     record |= {"model": str(output / "model"), "config": dotted.flatten(config)}
-    work = output / f".tmp-{RESULT}"
-    work.write_text(json.dumps(record, indent=2) + "\n")
-    work.replace(output / RESULT)
+    write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return record

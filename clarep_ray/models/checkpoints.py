@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clarep_ray.data.durable import make_folder, sync_folder
+from clarep_ray.data.durable import new_folder
 from clarep_ray.data.sealed import read_sealed, sealed
 
 KEPT_CHECKPOINTS = 2
@@ -48,22 +47,16 @@ class Resumable(Protocol):
 def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
     """Write a checkpoint under its final name in one step, hashed, and drop the oldest beyond two."""
     target = root / f"step-{trainer.step:08d}"
-    work = root / f".tmp-{os.getpid()}-{target.name}"
-    make_folder(root)
-    for left in root.glob(".tmp-*"):  # by a process that was killed while it saved: one at a time does
+    for left in root.glob(".tmp-*"):  # of another step, by a process that was killed while it saved
         shutil.rmtree(left, ignore_errors=True)
-    work.mkdir()
-    parts = trainer.parts()
-    for part, tensors in parts.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
-    hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
-    notes = trainer.notes()
-    state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
-    (work / "state.json").write_bytes(sealed(state, STATE_SEAL))
-    _sync(work)
-    shutil.rmtree(target, ignore_errors=True)
-    work.rename(target)
-    sync_folder(root)  # before the older ones go: their removal could reach the disk first
+    with new_folder(target) as work:
+        parts = trainer.parts()
+        for part, tensors in parts.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
+        hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
+        notes = trainer.notes()
+        state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
+        (work / "state.json").write_bytes(sealed(state, STATE_SEAL))
     for old in _checkpoints(root)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return target
@@ -137,10 +130,3 @@ def _checkpoints(root: Path) -> list[Path]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

@@ -1,6 +1,7 @@
 """A training killed at any operation of a save: it goes on from the newest whole checkpoint, to the same bits."""
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from clarep_ray import cli
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.durable import new_folder
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.dotted import override
 from clarep_ray.models import cdm_networks
@@ -66,6 +70,74 @@ def test_a_save_killed_at_any_operation_leaves_the_newest_whole_checkpoint(befor
     assert set(newest) == {before, before + 1}
 
 
+def fill(folder: Path, number: int) -> None:
+    """Write a folder as a model's is: tensors, a text, and a folder in it."""
+    with new_folder(folder) as work:
+        save_file({"x": torch.full((64,), float(number))}, work / "model.safetensors")
+        (work / "config.json").write_text(str(number))
+        (work / "part").mkdir()
+        (work / "part" / "more.json").write_text(str(number))
+
+
+def filled(folder: Path) -> int | None:
+    """Return the number that a folder was filled with; None where there is none."""
+    if not folder.exists():
+        return None
+    texts = [(folder / name).read_text() for name in ("config.json", "part/more.json")]
+    numbers = {*map(int, texts), *(int(value) for value in load_file(folder / "model.safetensors")["x"])}
+    assert len(numbers) == 1, f"of two saves: {numbers}"
+    return numbers.pop()
+
+
+@pytest.mark.parametrize("before", [None, 1])
+def test_a_folder_whose_writing_is_killed_is_whole_or_absent(before: int | None, tmp_path: Path) -> None:
+    """The first of its name, and one that takes the place of an older one."""
+    seen: list[int | None] = []
+    for number in range(100):
+        root = tmp_path / str(number)
+        root.mkdir()
+        if before is not None:
+            fill(root / "last", before)
+        if not killed_before(number, root, lambda root=root: fill(root / "last", 2)):
+            break
+        seen.append(filled(root / "last"))
+        fill(root / "last", 3)
+        assert filled(root / "last") == 3
+        assert [path.name for path in root.iterdir()] == ["last"], "something was left behind"
+    assert len(seen) >= 12
+    assert set(seen) == {before, None, 2}
+
+
+def test_a_folder_takes_its_name_after_its_bytes_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    plain_fsync, plain_rename = os.fsync, os.rename
+
+    def fsync(handle: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        plain_fsync(handle)
+
+    def rename(source: Any, target: Any, **rest: Any) -> None:
+        done.append(f"name {Path(target).name}")
+        plain_rename(source, target, **rest)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    fill(tmp_path / "last", 1)
+    named = done.index("name last")
+    inside = {"sync model.safetensors", "sync config.json", "sync more.json", "sync part"}
+    assert inside < set(done[:named])
+    assert done[named - 1].startswith("sync .tmp-")
+    assert done[named + 1 :] == [f"sync {tmp_path.name}"]
+
+
+def test_a_folder_whose_writing_fails_leaves_the_older_one(tmp_path: Path) -> None:
+    fill(tmp_path / "last", 1)
+    with pytest.raises(IsADirectoryError), new_folder(tmp_path / "last") as work:
+        work.write_text("a folder is no file")
+    assert filled(tmp_path / "last") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
 CDM: TrainCdmConfig = override(TRAIN_CDM["smoke"]().config, {"num_steps": 5, "checkpoint_every": 1})
 
 
@@ -96,6 +168,19 @@ def weights(output: Path) -> dict[str, Any]:
     return found | {"loss": json.loads((output / "result.json").read_text())["loss"]}
 
 
+def check_whole(output: Path) -> None:
+    """Check that models are whole where they are at all, and that a result names those that are."""
+    for name in ("model", "best", "last"):
+        if (output / name).exists():
+            assert {path.name for path in (output / name).iterdir()} == {"config.json", "model.safetensors"}
+            assert load_file(output / name / "model.safetensors")
+            assert json.loads((output / name / "config.json").read_text())
+    if (output / "result.json").exists():
+        result = json.loads((output / "result.json").read_text())
+        named = [result["model"]] if "model" in result else [result[kind]["student"] for kind in ("last", "best")]
+        assert all(Path(folder).is_dir() for folder in named)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("training", ["train_cdm", "distill"])
@@ -111,6 +196,7 @@ def test_a_training_killed_at_every_operation_one_after_another_ends_with_the_sa
         if not killed_before(number, cut, lambda cut=cut: train(cut)):
             break
         kills += 1
+        check_whole(cut)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             train(cut)
