@@ -21,7 +21,6 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, STAMPS, InputManifest, write_manifest, write_stamps
 from clarep_ray.data.owner import owned
-from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import Store, open_store
 from clarep_ray.data.verify import Damage, withdraw
 from clarep_ray.tracking import Run
@@ -177,7 +176,7 @@ def _open_output(store: Store, plan: Plan) -> InputManifest:
     manifest = write_manifest(plan.rows, store.desk / MANIFEST, plan.config.engine.unit_size)
     store.upload(MANIFEST)
     if plan.config.data.path is not None:
-        write_stamps(store.desk, plan.config.data.path, (row.source for row in plan.rows))
+        write_stamps(store.desk, plan.config.data.path, (row.source for row in plan.rows), manifest.sha256)
         store.upload(STAMPS)
     return manifest
 
@@ -195,7 +194,7 @@ def run_context(plan: Plan, store: Store, manifest: InputManifest) -> RunContext
     return RunContext(
         config=dotted.flatten(plan.config),
         output=store.where,
-        input_file_sha256=sha256_file(manifest.path),
+        input_file_sha256=manifest.sha256,
         provenance=plan.provenance,
         image_size=plan.image_size,
         class_names=plan.class_names,

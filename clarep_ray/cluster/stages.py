@@ -17,6 +17,7 @@ from clarep_ray.cluster.attempts import Attempt, Ledger, survive
 from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import DataConfig, ExtractConfig
 from clarep_ray.data.manifest import MANIFEST, InputManifest
+from clarep_ray.data.parquet_files import DamagedParquet
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
@@ -96,10 +97,11 @@ def _manifest(output: str, run_id: str, sha256: str) -> InputManifest:
     Raises InputChanged where it is not the one that the driver wrote.
     """
     with open_store(output).local(MANIFEST) as path:
-        if sha256_file(path) != sha256:
-            raise InputChanged(f"{output}/{MANIFEST} is not what this run began with; start it again")
-        manifest = InputManifest(path)
-        assert manifest.file  # open from here on, for a copy's name goes
+        manifest = InputManifest(path, sha256)
+        try:
+            assert manifest.file  # open from here on, for a copy's name goes
+        except DamagedParquet:
+            raise InputChanged(f"{output}/{MANIFEST} is not what this run began with; start it again") from None
         return manifest
 
 

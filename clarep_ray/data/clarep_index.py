@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.data.manifest import InputManifest
-from clarep_ray.data.parquet_files import read_table
+from clarep_ray.data.parquet_files import check_written, read_table
 from clarep_ray.data.sealed import own_sha256, sealed, sealed_file_sha256
-from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, Store, as_store
 from clarep_ray.data.untrusted import parse_json_object
 
@@ -70,13 +69,14 @@ def finish(store: Store, manifest: InputManifest, split: str, identity: Mapping[
 
     Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
     """
+    check_written(manifest.path, manifest.sha256)  # its rows become the index
     summary = _Summary()
     index = _parquet_bytes(_index_rows(store, manifest, summary))
     info = (json.dumps(_timm_info(split, summary.shards), indent=1) + "\n").encode()
     root: dict[str, Any] = {
         **identity,
         "input_sha256": manifest.digest(),
-        "input_file_sha256": sha256_file(manifest.path),
+        "input_file_sha256": manifest.sha256,
         "num_inputs": summary.num_rows,
         "num_ok": summary.num_rows - sum(summary.rejects.values()),
         "rejects": dict(sorted(summary.rejects.items())),
@@ -113,10 +113,10 @@ def read_root(output: Path | Store) -> dict[str, Any]:
 def read_index(output: Path | Store) -> pa.Table:
     """Return the index of a finished output; ValueError where it is damaged or has other columns."""
     store = as_store(output)
-    read_root(store)
+    sha256 = read_root(store).get("index_sha256", "")
     try:
         with store.local(INDEX) as path:
-            return read_table(path, INDEX_SCHEMA)
+            return read_table(path, sha256, INDEX_SCHEMA)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename!r} is missing") from None
 

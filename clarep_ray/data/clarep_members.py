@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -15,15 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
-from clarep_ray.data.parquet_files import open_parquet, read_table
+from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_table
 from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
 from clarep_ray.data.tar_index import DamagedTar, tar_index
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.untrusted import read_json_object, read_text
 
-MEMBERS = "members.parquet"
-"""What a first opening found and the stamps of the files it checked; can be deleted at any time."""
+MEMBERS, MEMBERS_SHA256 = "members.parquet", "members.sha256"
+"""What a first opening found and the stamps of the files it checked, and the hash of that; can be deleted."""
 LAYOUT = 1
 """Of that file; one of another number is made again."""
 OK = "ok"
@@ -82,6 +83,7 @@ def _stamps(folder: Path, root: dict[str, Any]) -> dict[str, list[int]]:
 
 def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]) -> pa.Table | None:
     with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing or damaged: checked again
+        check_written(folder / MEMBERS, read_text(folder / MEMBERS_SHA256))
         file = open_parquet(folder / MEMBERS)
         notes = json.loads(file.schema_arrow.metadata[b"checked"])
         if notes == _notes(root, stamps) and all(map(_is_ours, file.schema_arrow)):
@@ -101,7 +103,9 @@ def _remember(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]], 
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({"checked": notes}), buffer)
     with suppress(OSError):  # an output that cannot be written is only checked every time
-        OutputStore(folder).put(MEMBERS, buffer.getvalue())
+        store, data = OutputStore(folder), buffer.getvalue()
+        store.put(MEMBERS, data)
+        store.put(MEMBERS_SHA256, hashlib.sha256(data).hexdigest().encode())
 
 
 def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]:
@@ -109,11 +113,14 @@ def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]
 
 
 def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
-    if sha256_file(folder / INDEX) != root["index_sha256"]:
+    try:
+        index = read_table(
+            folder / INDEX, root["index_sha256"], INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT]
+        )
+    except DamagedParquet:
         damaged(folder, INDEX)
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         units = list(pool.map(lambda item: _unit_members(folder, *item), enumerate(root["unit_sha256"])))
-    index = read_table(folder / INDEX, INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT])
     index = index.filter(pc.field("status") == OK)
     found = [unit for unit in units if unit["key"]]
     if not found:

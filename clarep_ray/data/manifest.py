@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.durable import replace_file, whole_or_gone
-from clarep_ray.data.parquet_files import open_parquet
+from clarep_ray.data.parquet_files import check_written, open_parquet
 from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
+from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Listed, Source
 from clarep_ray.data.store import Store, as_store
 from clarep_ray.data.untrusted import read_text
@@ -51,9 +52,12 @@ class InputManifest:
     """The frozen input on disk: rows in order, cut into units of `unit_size` consecutive rows."""
 
     path: Path
+    sha256: str
+    """Of the file as it was written; DamagedParquet where it is another one when it is opened."""
 
     @cached_property
     def file(self) -> pq.ParquetFile:
+        check_written(self.path, self.sha256)
         return open_parquet(self.path, SCHEMA)
 
     @property
@@ -252,19 +256,24 @@ def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> Inpu
                 writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
         file.flush()
         os.fsync(file.fileno())
+    sha256 = sha256_file(work)
     replace_file(work, path)
-    return InputManifest(path)
+    return InputManifest(path, sha256)
 
 
 def _chunks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def write_stamps(folder: Path, root: str, sources: Iterable[str]) -> None:
-    """Note size and modification time of every input file, so that a resumed run need not hash it again."""
+def write_stamps(folder: Path, root: str, sources: Iterable[str], manifest_sha256: str) -> None:
+    """Note size and modification time of every input file, so that a resumed run need not hash it again.
+
+    The first line is the hash of the manifest that has the files' hashes.
+    """
     work = folder / f".tmp-{os.getpid()}-{STAMPS}"
     last = None
     with work.open("w") as file:
+        file.write(json.dumps(manifest_sha256) + "\n")
         for source in sources:
             if source != last:  # rows of one container come one after another
                 file.write(json.dumps([source, _stamp(Path(root) / source)]) + "\n")
@@ -279,10 +288,11 @@ def unchanged_hashes(output: Path | Store, root: str | None) -> dict[tuple[str, 
     store = as_store(output)
     try:
         with store.local(STAMPS) as path, path.open() as file:
+            sha256 = json.loads(file.readline())
             stamps = (json.loads(line) for line in file)
             fresh = {source for source, stamp in stamps if stamp and _stamp(Path(root) / source) == stamp}
         with store.local(MANIFEST) as path:
-            rows = InputManifest(path).rows()
+            rows = InputManifest(path, sha256).rows()
             return {(row.source, row.offset): row.sha256 for row in rows if row.source in fresh}
     except (OSError, ValueError, TypeError):  # missing or damaged: everything is hashed again
         return {}

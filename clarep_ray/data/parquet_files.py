@@ -2,6 +2,9 @@
 
 A process that has imported Ray Data makes objects of columns of some extension types by unpickling them. Here no
 column is read whose type was not asked for, and none before its size is known.
+
+One wrong bit in a footer is enough to end the process that reads it, from inside C++. So a file of ours is opened only
+where its bytes are those that were written, and a footer of somebody else's is read in another process first.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.untrusted import check_plain_file
 
 MAX_GROUP_BYTES = 256 * 2**20
@@ -35,6 +39,18 @@ for name in sys.stdin.buffer.read().split(b"\\0")[:-1]:
     sys.stdout.flush()
 """
 """Writes a dot for each file that this process outlives."""
+
+
+class DamagedParquet(ValueError):
+    """A Parquet file of ours is not what was written."""
+
+
+def check_written(path: Path, sha256: str) -> None:
+    """Raise DamagedParquet, naming a file of ours, where its bytes are not those of a hash; nothing is parsed."""
+    check_plain_file(path)
+    found = sha256_file(path)
+    if found != sha256:
+        raise DamagedParquet(f"{str(path)!r} is damaged: its sha256 is {found[:12]}, written was {str(sha256)[:12]!r}")
 
 
 def check_footers(paths: Sequence[Path]) -> None:
@@ -96,8 +112,9 @@ def read_group(path: Path, file: pq.ParquetFile, group: int, columns: Sequence[s
         raise damaged(path, error) from None
 
 
-def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a file of ours, or some of its columns; ValueError as `open_parquet`."""
+def read_table(path: Path, sha256: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a file of ours, or some of its columns; raises as `check_written` and `open_parquet` do."""
+    check_written(path, sha256)
     file = open_parquet(path, schema)
     try:
         return file.read(columns=None if columns is None else list(columns))

@@ -112,9 +112,9 @@ def _check_root(store: Store, root: dict[str, Any]) -> Iterator[Damage]:
     yield from _check_run(store, root)
     if _sha256(store, MANIFEST) != root.get("input_file_sha256"):
         yield Damage(None, f"{MANIFEST} is missing or has another hash")
-        return
+        return  # and is not opened: one wrong bit may end the process that reads it
     with store.local(MANIFEST) as path:
-        manifest = InputManifest(path)
+        manifest = InputManifest(path, str(root["input_file_sha256"]))
         if manifest.digest() != root.get("input_sha256"):
             yield Damage(None, f"{ROOT} was made from another input")
         if manifest.num_units != len(root["unit_sha256"]):

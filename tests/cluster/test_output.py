@@ -15,6 +15,7 @@ from clarep_ray.config import PROJECTION_MODES
 from clarep_ray.data import clarep_index
 from clarep_ray.data.clarep_index import read_index, read_root
 from clarep_ray.data.manifest import MANIFEST, InputManifest, names_sha256
+from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
@@ -62,8 +63,9 @@ def test_the_index_does_not_hold_all_rows_at_once(
     assert pq.ParquetFile(tmp_path / "out" / "index.parquet").metadata.num_row_groups == 3
     assert read_index(tmp_path / "out").equals(whole)
     (tmp_path / "out" / "units" / "000001.json").rename(tmp_path / "out" / "units" / "000007.json")
+    manifest = InputManifest(tmp_path / "out" / MANIFEST, sha256_file(tmp_path / "out" / MANIFEST))
     with pytest.raises(clarep_index.Unaccounted, match=r"1 of 2 units are not committed, first: \[1\]"):
-        clarep_index.finish(OutputStore(tmp_path / "out"), InputManifest(tmp_path / "out" / MANIFEST), "train", {})
+        clarep_index.finish(OutputStore(tmp_path / "out"), manifest, "train", {})
 
 
 def test_a_foreign_folder_is_left_alone(weights: Path, images: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from clarep_ray.data import clarep_members, clarep_rows
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.clarep_store import draw_partners, open_clareps
 from clarep_ray.data.manifest import write_manifest
+from clarep_ray.data.parquet_files import check_written
 from clarep_ray.data.pixels import encode_png
 from clarep_ray.data.records import InputRow, prompt_id, safe_key
 from clarep_ray.data.shards import npy_bytes, shard_bytes
@@ -243,8 +244,10 @@ def test_a_second_opening_reads_no_shard_and_a_changed_one_is_checked_again(
 def test_a_damaged_note_of_the_first_opening_costs_a_second_check_only(tmp_path: Path) -> None:
     write_output(tmp_path)
     open_clareps(str(tmp_path))
-    (tmp_path / "members.parquet").write_bytes(b"nothing")
-    assert len(open_clareps(str(tmp_path))) == COUNT - 1
+    for name in ("members.parquet", "members.sha256"):
+        (tmp_path / name).write_bytes(b"nothing")
+        assert len(open_clareps(str(tmp_path))) == COUNT - 1
+    check_written(tmp_path / "members.parquet", (tmp_path / "members.sha256").read_text())
 
 
 def test_an_opened_output_is_still_whole(tmp_path: Path) -> None:

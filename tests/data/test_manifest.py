@@ -24,7 +24,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = Numbered(1_280_000, 1000)
 rows = freeze(source, select(source.rows(), DataConfig(fraction=float(sys.argv[1]))))
 manifest = write_manifest(rows, Path(sys.argv[2]) / "input.parquet", 64)
-write_stamps(Path(sys.argv[2]), sys.argv[2], (row.source for row in rows))
+write_stamps(Path(sys.argv[2]), sys.argv[2], (row.source for row in rows), manifest.sha256)
 assert manifest.digest() == digest_of(rows)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """

@@ -68,7 +68,7 @@ def test_a_name_that_is_no_text_and_a_file_nobody_may_open_are_rejects(
         ("0/\\xff.png", "name_not_utf8", False),
     ]
     frozen = write_manifest(rows, tmp_path / "input.parquet", 2)
-    write_stamps(tmp_path, str(root), (row.source for row in rows))
+    write_stamps(tmp_path, str(root), (row.source for row in rows), frozen.sha256)
     assert frozen.digest() == digest_of(rows) == digest_of(rows_of(config)), "the same on every listing"
     assert list(frozen.rows()) == rows
     monkeypatch.undo()
@@ -251,7 +251,7 @@ def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
     assert (len(list(manifest.rows())), manifest.num_units) == (9, 3)
     assert [row for unit in range(3) for row in manifest.unit_rows(unit)] == rows
     assert manifest.digest() == digest_of(rows)
-    write_stamps(tmp_path, str(root), (row.source for row in rows))
+    write_stamps(tmp_path, str(root), (row.source for row in rows), manifest.sha256)
     (root / "1" / "img_1.png").write_bytes(trees.picture_bytes(99))
     known = unchanged_hashes(tmp_path, str(root))
     assert len(known) == 8

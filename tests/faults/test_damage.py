@@ -162,6 +162,55 @@ def test_a_record_of_the_run_that_can_be_restored_is(output: Path) -> None:
     assert visible(output) == golden
 
 
+@pytest.mark.parametrize("name", ["input.parquet", "index.parquet", "members.parquet"])
+def test_a_table_of_ours_with_a_wrong_bit_is_not_even_parsed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow may end the process that reads it; whoever opens it looks at its hash first."""
+    from clarep_ray.cluster.stages import _manifest
+    from clarep_ray.data import parquet_files
+    from clarep_ray.data.clarep_index import finish, read_index, read_root
+    from clarep_ray.data.clarep_members import locate_members
+    from clarep_ray.data.manifest import InputManifest, unchanged_hashes, write_stamps
+    from clarep_ray.data.units import InputChanged
+
+    root = tmp_path / "out"
+    SmallRun()(root)
+    frozen = InputManifest(root / "input.parquet", read_root(root)["input_file_sha256"])
+    write_stamps(root, str(root), [row.source for row in frozen.rows()], frozen.sha256)
+    located = locate_members(root)[1]
+    _manifest.cache_clear()
+    later = InputManifest(frozen.path, frozen.sha256)
+    data = bytearray((root / name).read_bytes())
+    data[-9] ^= 1  # the last byte of the footer
+    (root / name).write_bytes(bytes(data))
+    plain = parquet_files.pq.read_metadata
+
+    def read_metadata(path: Path) -> Any:
+        assert path.name != name, "it is parsed"
+        return plain(path)
+
+    monkeypatch.setattr(parquet_files.pq, "read_metadata", read_metadata)
+    if name == "members.parquet":
+        assert locate_members(root)[1].equals(located)
+        return
+    assert [damage.unit for damage in verify(root)] == [None]
+    if name == "index.parquet":
+        with pytest.raises(parquet_files.DamagedParquet, match=r"index\.parquet' is damaged: its sha256 is"):
+            read_index(root)
+        (root / "members.parquet").unlink()
+        with pytest.raises(ValueError, match=r"index\.parquet is missing or damaged; run: uv run jobs/verify.py"):
+            locate_members(root)
+        return
+    assert unchanged_hashes(root, str(root)) == {}
+    with pytest.raises(InputChanged, match=r"input\.parquet is not what this run began with"):
+        _manifest(str(root), "run", frozen.sha256)
+    with pytest.raises(parquet_files.DamagedParquet, match=r"input\.parquet' is damaged"):
+        later.unit_rows(0)
+    with pytest.raises(parquet_files.DamagedParquet, match=r"input\.parquet' is damaged"):
+        finish(OutputStore(root), frozen, "train", {})  # opened before the accident
+
+
 def test_files_that_change_places_are_noticed(output: Path) -> None:
     golden = visible(output)
     for folder in ("shards", "spectra", "units"):

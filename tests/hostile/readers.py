@@ -31,7 +31,7 @@ def containers() -> dict[str, Reader]:
     from clarep_ray.data.clarep_index import INDEX_SCHEMA
     from clarep_ray.data.manifest import InputManifest
     from clarep_ray.data.parquet_files import read_table
-    from clarep_ray.data.shards import read_npy, read_shard
+    from clarep_ray.data.shards import read_npy, read_shard, sha256_file
     from clarep_ray.data.sources.image_labels import read_image_labels
     from clarep_ray.data.tar_index import tar_index
     from clarep_ray.data.verdicts import VERDICT
@@ -41,9 +41,9 @@ def containers() -> dict[str, Reader]:
         "read_shard": lambda path: list(read_shard(path)),
         "webdataset": lambda path: inputs("webdataset", path),
         "parquet": lambda path: inputs("parquet", path),
-        "index": lambda path: read_table(path, INDEX_SCHEMA).to_pylist(),
-        "input manifest": lambda path: InputManifest(path).digest(),
-        "verdicts": lambda path: read_table(path, VERDICT).to_pylist(),
+        "index": lambda path: read_table(path, sha256_file(path), INDEX_SCHEMA).to_pylist(),
+        "input manifest": lambda path: InputManifest(path, sha256_file(path)).digest(),
+        "verdicts": lambda path: read_table(path, sha256_file(path), VERDICT).to_pylist(),
         "plain pyarrow": lambda path: pq.read_table(path).to_pylist(),
         "cifar10": read_batch,
         "npy": lambda path: read_npy(path.read_bytes()),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clarep_ray.data.clarep_index import INDEX, ROOT, ROOT_SEAL, finish
-from clarep_ray.data.manifest import InputManifest, write_manifest
+from clarep_ray.data.manifest import write_manifest
 from clarep_ray.data.records import InputRow, printable
 from clarep_ray.data.sealed import sealed
 from clarep_ray.data.shards import shard_bytes
@@ -41,7 +41,7 @@ def output(tmp_path: Path) -> Path:
         shard = shard_bytes({key: {"png": picture_bytes(0), "cls": b"0", "json": b"{}"} for key in keys})
         listed = [{"key": key, "status": "ok", "reason": None} for key in keys]
         store.commit(unit, {"shards": shard}, {"rows": listed, "num_ok": 2})
-    finish(store, InputManifest(manifest.path), "train", {"fingerprint": fingerprint(fields), **fields})
+    finish(store, manifest, "train", {"fingerprint": fingerprint(fields), **fields})
     assert verify(store.root) == []
     return store.root
 
