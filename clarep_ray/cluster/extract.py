@@ -125,7 +125,7 @@ def extract(
     """
     plan, store, manifest = extraction.plan, extraction.store, extraction.manifest
     config = plan.config
-    done = {unit for unit, _ in store.each_committed()}
+    done = {unit for unit, _ in store.each_committed(to_the_byte=False)}  # `finish` compares the bytes
     todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
     progress = Progress(total=sum(manifest.unit_size(unit) for unit in todo))
     workers = {"num_actors": 0}

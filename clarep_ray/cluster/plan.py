@@ -252,7 +252,7 @@ def describe(plan: Plan) -> str:
     """
     store = open_store(plan.config.output.path)
     resumes = check_output(plan, store)
-    done = sum(1 for _ in store.each_committed()) if resumes else 0
+    done = sum(1 for _ in store.each_committed(to_the_byte=False)) if resumes else 0
     num_actors = default_actors(plan.config, torch.cuda.device_count(), os.cpu_count() or 1)
     cost = estimate_cost(plan)
     scanned = scan_images(plan, open_source(plan.config.data, plan.class_names))

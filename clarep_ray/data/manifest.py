@@ -31,7 +31,8 @@ from clarep_ray.seeding import draw_rank
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
-HASHING_CHUNK = 4096
+HASHING_CHUNK, HASHED_TOGETHER = 4096, 32
+"""Rows whose hashes are awaited at a time, and rows of one task of a thread: a task costs as much as a small file."""
 Row = TypeVar("Row")
 CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
     "imagenet20": (
@@ -221,9 +222,13 @@ def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, 
         except OSError as error:
             raise ValueError(f"data: {row.source!r} cannot be read: {error.strerror}") from None
 
+    def digests(rows: Sequence[Listed]) -> list[str]:
+        return [digest(row) for row in rows]
+
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        for chunk in _chunks(listed, HASHING_CHUNK):  # a pool's map makes a job of every row at once
-            yield from pool.map(digest, chunk)
+        for chunk in _chunks(listed, HASHING_CHUNK):  # a pool's map makes its jobs at once
+            for hashes in pool.map(digests, _chunks(chunk, HASHED_TOGETHER)):
+                yield from hashes
 
 
 def _refuse_collisions(identities: Sequence[str]) -> None:

@@ -175,7 +175,7 @@ class ObjectStore(Store):
             for piece in obstore.get(self._client, name).stream():
                 file.write(piece)
 
-    def each_committed(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def each_committed(self, to_the_byte: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield as `Store` does; manifests are read ahead, and sizes come from two listings."""
         sizes = {entry["path"]: entry["size"] for folder in (SHARDS, SPECTRA) for entry in self._listed(folder)}
 
@@ -184,10 +184,10 @@ class ObjectStore(Store):
                 raise self._missing(name)
             return sizes[name]
 
-        units = iter(self.units())
+        units, read = iter(self.units()), partial(self._committed, size_of=size_of, to_the_byte=to_the_byte)
         with ThreadPoolExecutor(READERS) as pool:
             while ahead := list(islice(units, READ_AHEAD)):
-                yield from zip(ahead, pool.map(partial(self._committed, size_of=size_of), ahead), strict=True)
+                yield from zip(ahead, pool.map(read, ahead), strict=True)
 
     def _listed(self, folder: str) -> list[ObjectMeta]:
         with self._told(folder):

@@ -5,6 +5,7 @@ A failure prints its seed and how to run that one alone.
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,35 @@ def test_a_table_of_ours_with_a_wrong_bit_is_not_even_parsed(
         later.unit_rows(0)
     with pytest.raises(parquet_files.DamagedParquet, match=r"input\.parquet' is damaged"):
         finish(OutputStore(root), frozen, "train", {})  # opened before the accident
+
+
+def test_a_blank_too_many_in_a_manifest_holds_no_resumed_run_up_and_is_noticed_when_it_ends(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    SmallRun()(root)
+    path = root / "units" / "000001.json"
+    path.write_bytes(path.read_bytes().replace(b"\n ", b"\n  ", 1))
+    assert [damage.unit for damage in verify(root)] == [1]
+    store = OutputStore(root)
+    assert [unit for unit, _ in store.each_committed(to_the_byte=False)] == [0, 1]
+    with pytest.raises(DamagedUnit, match=r"unit 1 .* does not match its own hash"):
+        SmallRun()(root)
+    path.write_bytes(path.read_bytes().replace(b'"num_ok": 1', b'"num_ok": 2'))
+    with pytest.raises(DamagedUnit, match=r"unit 1 .* does not match its own hash"):
+        list(store.each_committed(to_the_byte=False))
+
+
+def test_a_thousand_committed_units_are_found_again_at_once(tmp_path: Path) -> None:
+    """The bar is 5 s for ten thousand; this one is wide, for a machine that does other work."""
+    store = OutputStore(tmp_path / "out")
+    store.prepare()
+    rows = [{"key": f"{number}_png", "status": "ok", "num_removed": 2, "elbow_margin": 0.0123} for number in range(64)]
+    store.commit(0, {"shards": b"one"}, {"rows": rows, "num_ok": len(rows)})
+    first = store.unit_path(0)
+    for unit in range(1, 1000):
+        os.link(first, store.unit_path(unit))
+    began = time.monotonic()
+    assert sum(1 for _ in store.each_committed(to_the_byte=False)) == 1000
+    assert time.monotonic() - began < 5
 
 
 def test_files_that_change_places_are_noticed(output: Path) -> None:

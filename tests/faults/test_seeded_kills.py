@@ -65,15 +65,23 @@ def kill_until_done(seed: int, root: Path) -> int:
     return kills
 
 
+def kill_drivers(first: int, kills: int, folder: Path) -> None:
+    seed, killed = first, 0
+    while killed < kills:
+        killed += kill_until_done(seed, folder / str(seed))
+        seed += 1
+    print(f"seeds {first} to {seed - 1}: {killed} kills")
+
+
+def test_a_dozen_kills_of_drivers_lose_and_double_nothing(tmp_path: Path) -> None:
+    kill_drivers(0, 12, tmp_path)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_drivers_killed_at_seeded_moments_lose_and_double_nothing(part: int, tmp_path: Path) -> None:
-    seed, kills = 10_000 * part, 0
-    while kills < KILLS // PARTS:
-        kills += kill_until_done(seed, tmp_path / str(seed))
-        seed += 1
-    print(f"seeds {10_000 * part} to {seed - 1}: {kills} kills")
+    kill_drivers(10_000 * part, KILLS // PARTS, tmp_path)
 
 
 @pytest.mark.nightly
