@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clarep_ray.cluster import guards
+from clarep_ray.cluster import control_plane, guards
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -32,7 +32,8 @@ LOCAL: dict[str, Any] = {
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
-    A cluster started here listens on the loopback only and asks for a token that only this user can read. Raises
+    A cluster started here listens on the loopback only and asks for a token that only this user can read. Where the
+    cluster's control plane is lost, this process ends (`cluster/control_plane.py`). Raises
     ValueError for an environment that would open it, or where the cluster to be joined asks for no token.
     """
     prepare_environment()
@@ -45,6 +46,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
         ray.init(**options)
+    control_plane.watch()
     return dict(ray.cluster_resources())
 
 

@@ -17,10 +17,13 @@ LONGEST_S = 0.1
 
 
 class CheapExtractor:
-    """Makes features of pictures alone; how long it takes follows from a seed and the pictures' keys."""
+    """Makes features of pictures alone; how long it takes follows from a seed and the pictures' keys.
 
-    def __init__(self, seed: int, kills: Path | None) -> None:
-        self.seed, self.kills = seed, kills
+    With a `width` a picture has so many features, to fill Ray's object store.
+    """
+
+    def __init__(self, seed: int, kills: Path | None, width: int | None = None) -> None:
+        self.seed, self.kills, self.width = seed, kills, width
         self.model = SimpleNamespace(class_names=("0", "1", "2", "3"), prompt_texts=None)
 
     def run(
@@ -31,6 +34,8 @@ class CheapExtractor:
         if self.kills is not None and draw.random() < 0.2:
             self._die_once("-".join(keys))
         features = images.reshape(len(images), -1).astype(np.float32).cumsum(1)[:, ::7] + np.float32(sum(numbers))
+        if self.width is not None:
+            features = np.resize(features, (len(images), self.width))
         return {"features": features, "samples": images}, [{"status": "ok", "reason": None} for _ in keys]
 
     def _die_once(self, name: str) -> None:
@@ -45,6 +50,6 @@ class CheapExtractor:
 class CheapStage(ExtractStage):
     """The engine's stage, ledger and all, around it; `kills` is a folder that notes who died, None lets all live."""
 
-    def __init__(self, context: RunContext, seed: int, kills: str | None) -> None:
+    def __init__(self, context: RunContext, seed: int, kills: str | None, width: int | None = None) -> None:
         self.context = context
-        self.extractor = CheapExtractor(seed, None if kills is None else Path(kills))  # type: ignore[assignment]
+        self.extractor = CheapExtractor(seed, None if kills is None else Path(kills), width)  # type: ignore[assignment]
