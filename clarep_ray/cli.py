@@ -136,11 +136,11 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
 def exit_codes() -> Generator[None]:
     """End the process with one line and a documented code where a known fault is raised inside.
 
-    2: wrong config or input. 3: samples kill or hang their process. 4: `cluster/control_plane.py`. 5: disk full. 6: a unit was given up, or
-    memory was short. 7: the output or the input belongs to another run. 8: another process works on the output, or has
-    taken it over. 9: a unit came out with other bytes. 11: a committed unit is damaged. 12: a robust accuracy would
-    mean nothing (trust checks). 13: a training's loss or gradient is no number. 14: object storage does not answer, or
-    refuses. Anything else keeps its traceback and exits with 1.
+    2: wrong config or input. 3: samples kill or hang their process. 4: Ray's control plane is lost, by its watch alone.
+    5: disk full. 6: a unit was given up, or memory was short. 7: the output or the input belongs to another run. 8:
+    another process works on the output, or has taken it over. 9: a unit came out with other bytes. 11: a committed unit
+    is damaged. 12: a robust accuracy would mean nothing (trust checks). 13: a training's loss or gradient is no number.
+    14: object storage does not answer, or refuses. Anything else keeps its traceback and exits with 1.
     """
     try:
         guards.check_start()
