@@ -25,6 +25,8 @@ BANNED = {
     ),
     *("pyarrow.parquet.read_table", "pyarrow.parquet.ParquetFile", "pyarrow.parquet.ParquetDataset"),
     *("pq.read_table", "pq.ParquetFile", "pq.ParquetDataset", "pq.read_metadata", "pq.read_pandas"),
+    *("tune.Tuner.restore", "Tuner.restore", "TorchTrainer.restore", "DataParallelTrainer.restore"),
+    *("tune.ExperimentAnalysis", "ExperimentAnalysis", "tune.run", "TorchCheckpoint.from_directory"),
     *("ray.data.read_parquet", "ray.data.read_webdataset", "ray.data.read_numpy", "mlflow.pytorch.load_model"),
 }
 """By dotted name, as it is written."""
@@ -106,7 +108,13 @@ def test_every_exception_is_used() -> None:
         *("os.system('x')", "subprocess.run('x', shell=True)", "yaml.load(f)", "tar.extractall('x')", "tar.extract(m)"),
         *("AutoModel.from_pretrained('x', trust_remote_code=True)", "Image.open(f)", "np.load(f)", "np.load(f, **k)"),
         *("numpy.load(f, allow_pickle=True)", "pq.read_table('x')", "pd.read_pickle('x')", "tarfile.open('x')"),
-        *("class A(pickle.Unpickler): pass", "json.load(f)", "ray.data.read_webdataset('x')", "__import__('x')"),
+        *(
+            "class A(pickle.Unpickler): pass",
+            "json.load(f)",
+            "tune.Tuner.restore(p)",
+            "ray.data.read_webdataset('x')",
+            "__import__('x')",
+        ),
     ],
 )
 def test_the_list_sees(line: str) -> None:
@@ -121,8 +129,12 @@ def test_what_an_exception_must_say_is_looked_at() -> None:
 
 
 ENDING = {"kill", "killpg", "abort", "_exit", "pthread_kill", "raise_signal", "dump_traceback_later", "setrlimit"}
-MAY_END = {("data/owner.py", "signal.pthread_kill"), ("cluster/deadline.py", "faulthandler.dump_traceback_later")}
-"""(file, call): an output that was taken over, and a deadline."""
+MAY_END = {
+    ("data/owner.py", "signal.pthread_kill"),
+    ("cluster/deadline.py", "faulthandler.dump_traceback_later"),
+    ("cluster/control_plane.py", "os._exit"),
+}
+"""(file, call): an output that was taken over, a deadline, and a control plane that is lost."""
 HOOKS = ("CLAREP_", "sitecustomize", "entry_points", "import tests", "from tests")
 """Ways in which a fault could be ordered from outside: a variable of our own, plug-ins, code of the tests."""
 

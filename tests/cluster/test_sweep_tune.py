@@ -1,6 +1,7 @@
 """Trials on Ray Tune: failures, early stops, Optuna, and kill -9 of the driver."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from clarep_ray.config import DistillConfig, Range, SearchConfig, Space
 from clarep_ray.dotted import override
 from clarep_ray.presets import Sweep
 from tests.cluster.fake_study import NUM_EPOCHS, FakeStudy, starts
+from tests.hostile import canaries
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -85,6 +87,26 @@ def test_optuna_learns_and_goes_on_from_the_rows(tmp_path: Path) -> None:
     counts = starts(tmp_path)
     assert counts.pop(f"{gone.trial}/seed-{gone.seed}") == 2
     assert set(counts.values()) == {1}
+
+
+@pytest.mark.nightly
+def test_what_lies_in_the_storage_folder_is_never_unpickled(tmp_path: Path) -> None:
+    """Tune's own way to continue would: every run has a folder of a new name, and what counts are the rows."""
+    canary, space = tmp_path / "canary", ({"loss.temperature": (0.1, 0.2)},)
+    rows = sweep(tmp_path / "out", space, seeds=(0,))
+    evil, storage = pickle.dumps(canaries.touch(canary)), tmp_path / "out" / "ray"
+    (earlier,) = storage.glob("tune-*")
+    known = [path for path in earlier.rglob("*") if path.is_file()]
+    assert {"tuner.pkl", "trainable.pkl"} <= {path.name for path in known}
+    for path in [*known, *(storage / path.name for path in known)]:
+        path.write_bytes(evil)
+    storage.chmod(0o777)
+    (tmp_path / "out" / "rows" / f"{rows[0].key}.json").unlink()
+    again = sweep(tmp_path / "out", space, seeds=(0,))
+    assert [row.metrics for row in again] == [row.metrics for row in rows]
+    assert not canary.exists()
+    pickle.loads(evil)
+    assert canary.exists(), "it would not have sung"
 
 
 @pytest.mark.nightly
