@@ -38,6 +38,8 @@ EXIT_CODES = {
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
+STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
+"""Of Ray, where its object store is full and so is the disk that it spills to."""
 TOO_MANY_REJECTS = 10
 
 
@@ -167,6 +169,8 @@ def known_fault(error: BaseException) -> tuple[str, int] | None:
         name = name.rpartition(".")[2]
         if name.isidentifier() and name.endswith(SHORT_OF_MEMORY):
             return _short_of_memory(message)
+        if name in STORE_FULL:
+            return f"Ray's object store is full, and so is the disk it spills to: {message}", EXIT_CODES["OSError"]
         full = name != "OSError" or any(f"[Errno {number}]" in message for number in FULL)
         if name in EXIT_CODES and full:
             return message, EXIT_CODES[name]

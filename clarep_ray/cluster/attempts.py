@@ -139,13 +139,15 @@ class Ledger:
 
     store: Store
     run_id: str
-    unit: int
+    unit: int | str
+    """Its number in an extraction, its name elsewhere."""
     stage: str = ""
     """A stage before the model's, which has attempts of its own: `UNIT-STAGE.NUMBER`."""
 
     @property
     def piece(self) -> str:
-        return f"{self.unit:06d}-{self.stage}" if self.stage else f"{self.unit:06d}"
+        unit = f"{self.unit:06d}" if isinstance(self.unit, int) else self.unit
+        return f"{unit}-{self.stage}" if self.stage else unit
 
     def begin(self, number: int, attempt: Attempt, stack: str, limit_s: float | None) -> bool:
         """Note that this process begins on rows; False where another one has begun on an attempt of that number."""
@@ -171,22 +173,22 @@ class Ledger:
         return f"{ATTEMPTS}/{self.run_id}/{self.piece}.{number}"
 
 
-def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]) -> Result:
+def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result], alike: bool = True) -> Result:
     """Return what `work` makes of all rows of a unit but those that kill, over as many processes as that takes.
 
     What it returns for a probe is dropped. It ends with the process where it takes longer than
-    `engine.unit_deadline_s`, or than is usual here. Raises UnitGivenUp.
+    `engine.unit_deadline_s`, or, of units that are `alike`, than is usual here. Raises UnitGivenUp.
     """
     past: list[Past] = []
     while (attempt := next_attempt(count, engine.max_attempts, past)) is not None:
-        number, limit_s = len(past) + 1, _limit(engine, past, ledger.stage)
+        number, limit_s = len(past) + 1, _limit(engine, past, ledger.stage if alike else None)
         trace = _trace_file(ledger.piece) if limit_s is not None else None
         if not ledger.begin(number, attempt, str(trace or ""), limit_s):
             _drop(trace)
             past.append(ledger.past(number))  # of a process that died, or is thought to
             continue
         poison = {} if attempt.probe else {row: _last_words(past, row) for row in set(range(count)) - attempt.rows}
-        with _ended(ledger, number), deadline(limit_s, trace, None if attempt.probe else ledger.stage):
+        with _ended(ledger, number), deadline(limit_s, trace, ledger.stage if alike and not attempt.probe else None):
             result = work(attempt, poison)
         if not attempt.probe:
             return result
@@ -209,12 +211,12 @@ def _ended(ledger: Ledger, number: int) -> Generator[None]:
     ledger.end(number, LIVED)
 
 
-def _limit(engine: EngineConfig, past: Sequence[Past], kind: str) -> float | None:
+def _limit(engine: EngineConfig, past: Sequence[Past], kind: str | None) -> float | None:
     """Return how long an attempt may take [s]: as set, or usual here, or, in a new process, as for those before it."""
     if engine.unit_deadline_s is not None:
         return engine.unit_deadline_s
     known = [event.limit_s for event in past if event.limit_s is not None]
-    return usual_limit(kind) or max(known, default=None)
+    return (None if kind is None else usual_limit(kind)) or max(known, default=None)
 
 
 def _trace_file(piece: str) -> Path:
@@ -235,19 +237,12 @@ def _last_words(past: Sequence[Past], row: int) -> str:
     return alone[-1].how
 
 
-def count_attempt(ledger: Path, name: str, what: str, limit: int) -> None:
-    """Note on disk that a run starts on a piece of work; raise UnitGivenUp after too many interrupted starts.
+def name_poison(what: str, keys: Sequence[str], poison: Mapping[int, str]) -> None:
+    """Raise PoisonedInput, naming the pictures of a piece of work and how they killed, where there are any.
 
-    For work whose pictures are not told apart: calibrations and evaluations.
+    For calibrations and evaluations, whose figures are of all their pictures: none is set aside. To be called after
+    the others were lived through.
     """
-    ledger.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, limit + 1):
-        try:
-            with (ledger / f"{name}.{attempt}").open("x") as file:
-                file.write(f"{socket.gethostname()} {os.getpid()}\n")
-            return
-        except FileExistsError:
-            continue
-    stack = ledger / f"{name}.stack"
-    hung = f"; it hung, and {stack} says where" if stack.is_file() and stack.stat().st_size else ""
-    raise UnitGivenUp(f"{what} was interrupted {limit} times; its inputs are rows of it in the manifest{hung}")
+    if poison:
+        named = "; ".join(f"{keys[row]} ({how})" for row, how in sorted(poison.items()))
+        raise PoisonedInput(f"{what}: pictures kill or hang the process that works on them: {named}; take them out")

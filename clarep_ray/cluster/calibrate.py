@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from torch import Tensor
 
 from clarep_ray import dotted, models
@@ -21,50 +19,19 @@ from clarep_ray.analysis.calibration import Draws, draw_classes
 from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.attempts import count_attempt
-from clarep_ray.cluster.deadline import deadline
+from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE, CalibrateStage, CalibrationContext, Item
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.identity import code_sha256
-from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
-from clarep_ray.cluster.stages import cached_source
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
-from clarep_ray.data.parts import LABELS, Parts
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import WORK, OutputStore
-from clarep_ray.data.units import OK, decode_unit
 from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.seeding import numpy_generator
 
-if TYPE_CHECKING:
-    from clarep_ray.models.calibrator import Calibrator
-
-PARTS = "parts"
-TWO_STAGE, FEATURES = "two_stage", "features"
 CALIBRATION_CODE = ("cluster/calibrate*.py", "analysis/calibration.py", "analysis/clusters.py")
 """What decides which pieces there are, and what follows from them."""
-Item = dict[str, Any]
-"""One piece of work for an actor: its group and number, and what to do."""
-
-
-@dataclass(frozen=True)
-class CalibrationContext:
-    """What every worker needs, small and picklable."""
-
-    config: dict[str, Any]
-    output: str
-    image_size: int
-    class_names: tuple[str, ...]
-    run_id: str
-
-    @property
-    def calibrate_config(self) -> CalibrateConfig:
-        return dotted.from_flat(CalibrateConfig, self.config)
-
-    @property
-    def parts(self) -> Parts:
-        return Parts(Path(self.output) / PARTS)
 
 
 @dataclass(frozen=True)
@@ -223,62 +190,6 @@ def feature_times(session: Session) -> tuple[float, ...]:
     """Return the timesteps of the feature map."""
     settings = session.config.feature_map
     return settings.times or spread_times(session.grid, settings.num_times)
-
-
-class CalibrateStage:
-    """One model, loaded once, that does pieces of a calibration and writes what it found."""
-
-    def __init__(self, context: CalibrationContext) -> None:
-        import ray
-
-        from clarep_ray.models.calibrator import Calibrator
-
-        self.context = context
-        device = "cuda" if ray.get_runtime_context().get_accelerator_ids()["GPU"] else "cpu"
-        config = context.calibrate_config
-        self.calibrator = while_memory_is_short(
-            "loading an actor's model", config.engine, lambda: Calibrator(config, device)
-        )
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        item = json.loads(table["item"][0].as_py())
-        name = f"{item['group']}.{item['number']:05d}"
-        ledger = Path(self.context.output) / "attempts" / self.context.run_id
-        engine = self.context.calibrate_config.engine
-        count_attempt(ledger, name, f"piece {name}", engine.max_attempts)
-        with deadline(engine.unit_deadline_s, ledger / f"{name}.stack"):
-            count = while_memory_is_short(f"piece {name}", engine, lambda: do_item(self.calibrator, self.context, item))
-        return pa.Table.from_pylist([{"name": name, "count": count}])
-
-
-def do_item(calibrator: Calibrator, context: CalibrationContext, item: Item) -> int:
-    """Do one piece of work, write its part, and return how many samples it had."""
-    if item["group"] == TWO_STAGE:
-        labels: list[int] = item["labels"]
-        arrays = calibrator.two_stage(labels, item["keys"], item["switches"])
-    else:
-        images, labels, keys = _decode(context, item["rows"])
-        if not labels:  # every picture of the piece is unreadable
-            return 0
-        if item["group"] == FEATURES:
-            arrays = calibrator.feature_map(images, labels, keys, item["layers"], item["times"])
-        else:
-            arrays = calibrator.project(images, labels, keys, item["cell"])
-    if item["number"] > 0:  # the first part's pictures are enough to look at
-        arrays = {name: array for name, array in arrays.items() if not name.endswith("/pictures")}
-    context.parts.write(item["group"], item["number"], arrays | {LABELS: np.array(labels)})
-    return len(labels)
-
-
-def _decode(
-    context: CalibrationContext, rows: Sequence[Mapping[str, Any]]
-) -> tuple[NDArray[np.uint8], list[int], list[str]]:
-    config = context.calibrate_config.data
-    blob = decode_unit(
-        cached_source(config, context.class_names), [InputRow(**row) for row in rows], context.image_size, config
-    )
-    good = [record for record in blob.records if record["status"] == OK]
-    return blob.arrays["images"], [record["label"] for record in good], [record["key"] for record in good]
 
 
 def run_items(session: Session, items: Sequence[Item], say: Callable[[str], None]) -> None:

@@ -14,7 +14,8 @@ from clarep_ray.analysis.calibration import best_feature, best_window, find_satu
 from clarep_ray.analysis.calibration_findings import FeatureMap, Findings, Score, as_csv
 from clarep_ray.clarid.calibration import nearest_time, neighbour_times, spread_times
 from clarep_ray.cluster import calibrate as work
-from clarep_ray.cluster.calibrate import FEATURES, TWO_STAGE, Session
+from clarep_ray.cluster.calibrate import Session
+from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE
 from clarep_ray.cluster.calibrate_scores import score_columns
 from clarep_ray.cluster.tracked import start_calibration
 from clarep_ray.config import CalibrateConfig

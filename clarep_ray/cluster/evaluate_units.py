@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,12 +19,12 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.cadistill.students import load_student, read_architecture
-from clarep_ray.cluster.attempts import count_attempt
-from clarep_ray.cluster.deadline import deadline
+from clarep_ray.cluster.attempts import Attempt, Ledger, name_poison, survive
 from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
-from clarep_ray.data.units import UnitBlob
+from clarep_ray.data.store import OutputStore
+from clarep_ray.data.units import STAND_IN, UnitBlob
 from clarep_ray.data.verdicts import VerdictParts
 from clarep_ray.models.classifiers import CONFIG, SHIPPED
 from clarep_ray.robustness.attacks import Running, build_attack
@@ -99,22 +99,39 @@ class EvaluationContext:
         return dotted.from_flat(EvaluateConfig, self.config)
 
     @property
+    def store(self) -> OutputStore:
+        return OutputStore(Path(self.output))
+
+    @property
     def parts(self) -> VerdictParts:
         return VerdictParts(Path(self.output) / PARTS)
 
 
 def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:
-    """Read and decode the pictures of the one unit in `table`."""
+    """Read and decode the pictures of the one unit in `table`; raises UnitGivenUp and PoisonedInput."""
     unit = Unit(**json.loads(table["unit"][0].as_py()))
     config = context.evaluate_config
-    blob = while_memory_is_short(f"reading unit {unit.name}", config.engine, lambda: read_unit(unit, config))
+    rows = unit_rows(unit, config)
+
+    def read(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
+        blob = read_rows(unit.benchmark, [rows[row] for row in sorted(attempt.rows)], config)
+        name_poison(f"unit {unit.name}", [row.key for row in rows], poison)
+        return blob
+
+    ledger = Ledger(context.store, context.run_id, unit.name, "read")
+    tried = partial(survive, ledger, len(rows), config.engine, read, alike=False)
+    blob = while_memory_is_short(f"reading unit {unit.name}", config.engine, tried)
     return pa.table({"unit": table["unit"], "payload": pa.array([blob.to_bytes()], pa.large_binary())})
 
 
-def read_unit(unit: Unit, config: EvaluateConfig) -> UnitBlob:
-    """Return the pictures of a unit that can be read, and a record of every row."""
-    benchmark = _benchmark(unit.benchmark, config.benchmarks)
-    rows = _chosen(unit.benchmark, unit.part, unit.count, config.benchmarks, config.seed)[unit.start : unit.stop]
+def unit_rows(unit: Unit, config: EvaluateConfig) -> Sequence[Row]:
+    """Return the rows of a unit."""
+    return _chosen(unit.benchmark, unit.part, unit.count, config.benchmarks, config.seed)[unit.start : unit.stop]
+
+
+def read_rows(name: str, rows: Sequence[Row], config: EvaluateConfig) -> UnitBlob:
+    """Return the pictures of rows of a benchmark that can be read, and a record of every row."""
+    benchmark = _benchmark(name, config.benchmarks)
     images: list[NDArray[np.uint8]] = []
     records: list[dict[str, Any]] = []
     for row in rows:
@@ -151,12 +168,19 @@ class EvaluateStage:
         began = time.monotonic()
         unit = Unit(**json.loads(table["unit"][0].as_py()))
         engine = self.context.evaluate_config.engine
-        ledger = Path(self.context.output) / "attempts" / self.context.run_id
-        count_attempt(ledger, unit.name, f"unit {unit.name}", engine.max_attempts)
         blob = UnitBlob.from_bytes(table["payload"][0].as_py())
-        with deadline(engine.unit_deadline_s, ledger / f"{unit.name}.stack"):
-            done = partial(self.evaluator.do, unit, blob, self.context.parts)
-            while_memory_is_short(f"unit {unit.name}", engine, done)
+        keys = [record["key"] for record in blob.records if record["reject"] is None]
+
+        def do(attempt: Attempt, poison: Mapping[int, str]) -> None:
+            if attempt.probe or poison:
+                self.evaluator.results(unit, some_pictures(blob, attempt.rows))
+                name_poison(f"unit {unit.name}", keys, poison)
+            else:
+                self.evaluator.do(unit, blob, self.context.parts)
+
+        ledger = Ledger(self.context.store, self.context.run_id, unit.name)
+        tried = partial(survive, ledger, len(keys), engine, do, alike=False)
+        while_memory_is_short(f"unit {unit.name}", engine, tried)
         report = {"unit": unit.name, "count": len(blob.records), "seconds": time.monotonic() - began}
         return pa.Table.from_pylist([report])
 
@@ -175,17 +199,21 @@ class Evaluator:
 
     def do(self, unit: Unit, blob: UnitBlob, parts: VerdictParts) -> None:
         """Do one unit and write its file."""
-        good = [record for record in blob.records if record["reject"] is None]
-        rows = [_row(record) for record in good]
-        images = blob.arrays.get("images", np.zeros((0, 1, 1, 3), np.uint8))
-        if unit.attack == TRUST:
-            found = self.findings(unit, rows, images)
+        found = self.results(unit, blob)
+        if isinstance(found, list):
             parts.write_findings(
                 unit.name, [{**asdict(finding), "numbers": dict(finding.numbers)} for finding in found]
             )
         else:
-            columns = self.columns(unit, rows, images) if rows else {}
-            parts.write_verdicts(unit.name, _with_rejects(columns, blob.records))
+            parts.write_verdicts(unit.name, _with_rejects(found, blob.records))
+
+    def results(self, unit: Unit, blob: UnitBlob) -> dict[str, Any] | list[Finding]:
+        """Return what comes of the pictures of a unit that could be read: columns of verdicts, or findings."""
+        rows = [_row(record) for record in blob.records if record["reject"] is None]
+        images = blob.arrays.get("images", np.zeros((0, 1, 1, 3), np.uint8))
+        if unit.attack == TRUST:
+            return self.findings(unit, rows, images)
+        return self.columns(unit, rows, images) if rows else {}
 
     def columns(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> dict[str, Any]:
         """Return verdicts on rows: answers, or what an attack left of them."""
@@ -217,6 +245,14 @@ class Evaluator:
 
     def _running(self, seed: int) -> Running:
         return Running(seed=seed, micro_batch=self.config.engine.micro_batch, padded=True)
+
+
+def some_pictures(blob: UnitBlob, places: Collection[int]) -> UnitBlob:
+    """Return some of the pictures that could be read, by their place among them; of none, a grey one for the first."""
+    good = [record for record in blob.records if record["reject"] is None]
+    chosen = sorted(places) or list(range(len(good)))[:1]
+    images = blob.arrays["images"][chosen] if good else np.zeros((0, 1, 1, 3), np.uint8)
+    return UnitBlob({"images": images if places else np.full_like(images, STAND_IN)}, [good[at] for at in chosen])
 
 
 def _row(record: Mapping[str, Any]) -> Row:

@@ -31,7 +31,7 @@ class EngineConfig:
     max_attempts: int = field(default=4, metadata=EXECUTION)
     """Give a unit up, loudly, after so many interrupted attempts on the whole of it that no single picture explains."""
     unit_deadline_s: float | None = field(default=None, metadata=EXECUTION)
-    """End an actor whose unit takes longer, with a stack trace in `attempts/`, and start the unit again; None: in an
+    """End an actor whose unit takes longer, with a stack trace on its machine, and start the unit again; None: in an
     extraction ten times the median of the actor's own units, 60 at least, once it has done three; else never [s]."""
     allow_poison: bool = field(default=False, metadata=EXECUTION)
     """Reject a picture that kills or hangs every process that works on it; off, an extraction does everything else and

@@ -133,7 +133,7 @@ def pieces_in_process(context: Any, items: list[dict[str, Any]], workers: dict[s
 
     import pyarrow as pa
 
-    from clarep_ray.cluster.calibrate import CalibrateStage
+    from clarep_ray.cluster.calibrate_pieces import CalibrateStage
     from clarep_ray.models.calibrator import Calibrator
 
     stage = CalibrateStage.__new__(CalibrateStage)

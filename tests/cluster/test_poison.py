@@ -14,25 +14,32 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from clarep_ray import cli
+from clarep_ray import cli, dotted
 from clarep_ray.cluster import extract, runtime, stages
-from clarep_ray.cluster.attempts import PoisonedInput
+from clarep_ray.cluster.attempts import PoisonedInput, UnitGivenUp
+from clarep_ray.cluster.calibrate_pieces import FEATURES, CalibrateStage, CalibrationContext
+from clarep_ray.cluster.evaluate_units import EvaluateStage, EvaluationContext, Unit
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data import units
 from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.manifest import freeze, select
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.shards import read_shard
+from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
 from clarep_ray.models.extractor import UnitExtractor
+from clarep_ray.presets import CALIBRATE, EVALUATE
 from tests.cluster.conftest import in_process
 from tests.cluster.reference import small_config, starts
 from tests.data import trees
@@ -238,3 +245,92 @@ def test_poison_holds_up_no_other_unit(weights: Path, tmp_path: Path, armed: Pat
 def ended_after(output: Path, began: float) -> dict[int, float]:
     """Return when each unit was committed [s]."""
     return {int(path.stem): path.stat().st_mtime - began for path in (output / "units").iterdir()}
+
+
+def until_one_lives(folder: Path, work: Callable[[], Any]) -> tuple[str, int]:
+    """Do work in forks until one comes to an end; return what it said, and how many died before."""
+    said = folder / "said"
+
+    def work_and_say() -> None:
+        try:
+            work()
+            said.write_text("done")
+        except (PoisonedInput, UnitGivenUp) as error:
+            said.write_text(f"{type(error).__name__}: {error}")
+
+    for died in range(40):
+        process = multiprocessing.get_context("fork").Process(target=work_and_say)
+        process.start()
+        process.join(timeout=60)
+        if process.exitcode == 0:
+            return said.read_text(), died
+    raise AssertionError("it never ends")
+
+
+class KilledBy:
+    """An evaluator or calibrator whom one of eight pictures kills, or every one; notes what it finished."""
+
+    def __init__(self, key: str | None, done: Path) -> None:
+        self.key, self.done = key, done
+
+    def meet(self, keys: Sequence[str]) -> None:
+        if self.key is None or self.key in keys:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def results(self, unit: Any, blob: units.UnitBlob) -> dict[str, Any]:
+        self.meet([record["key"] for record in blob.records if (blob.arrays["images"] != units.STAND_IN).any()])
+        return {}
+
+    def do(self, unit: Any, blob: units.UnitBlob, parts: Any) -> None:
+        self.results(unit, blob)
+        self.done.touch()
+
+    def feature_map(self, images: Any, labels: Any, keys: Sequence[str], *_: Any) -> dict[str, Any]:
+        self.meet(keys if (images != units.STAND_IN).any() else [])
+        return {"x": np.zeros(len(keys), np.float32)}
+
+
+def evaluated(folder: Path, key: str | None) -> Callable[[], Any]:
+    """Return what an actor of an evaluation does with a unit of eight pictures."""
+    config = override(EVALUATE["digits_smoke"]().config, {"output": str(folder)})
+    stage = EvaluateStage.__new__(EvaluateStage)
+    stage.context = EvaluationContext(dotted.flatten(config), str(folder), "run")
+    stage.evaluator = KilledBy(key, folder / "done")  # type: ignore[assignment]
+    unit = Unit(role=0, benchmark="digits", part="test", attack="pgd", seed=0, count=None, start=0, stop=8)
+    records = [{"key": f"key-{row}", "labels": [0], "source": "", "offset": 0, "reject": None} for row in range(8)]
+    blob = units.UnitBlob({"images": np.arange(8 * 12, dtype=np.uint8).reshape(8, 2, 2, 3)}, records)
+    table = pa.table({"unit": [json.dumps(asdict(unit))], "payload": pa.array([blob.to_bytes()], pa.large_binary())})
+    return lambda: stage(table)
+
+
+def calibrated(folder: Path, key: str | None) -> Callable[[], Any]:
+    """Return what an actor of a calibration does with a piece of eight pictures."""
+    pictures = trees.image_folder(folder / "in", ("0", "1"), per_class=4)
+    config = override(CALIBRATE["digits_smoke"]().config, {"output": str(folder)})
+    config = override(config, {"data.source": "image_folder", "data.path": str(pictures)})
+    source = open_source(config.data, ("0", "1"))
+    rows = [asdict(row) for row in freeze(source, select(source.rows(), config.data))]
+    stage = CalibrateStage.__new__(CalibrateStage)
+    stage.context = CalibrationContext(dotted.flatten(config), str(folder), 8, ("0", "1"), "run")
+    stage.calibrator = KilledBy(None if key is None else rows[int(key[-1])]["key"], folder / "done")  # type: ignore
+    item = {"group": FEATURES, "number": 0, "layers": [], "times": [], "rows": rows}
+    return lambda: stage(pa.Table.from_pylist([{"item": json.dumps(item)}]))
+
+
+@pytest.mark.parametrize("job", [evaluated, calibrated])
+def test_a_picture_that_kills_an_evaluation_or_calibration_is_named(job: Any, tmp_path: Path) -> None:
+    OutputStore(tmp_path).prepare()
+    said, died = until_one_lives(tmp_path, job(tmp_path, "key-5"))
+    name = {"evaluated": "key-5", "calibrated": "1/img_1.png"}[job.__name__]
+    assert said.startswith("PoisonedInput: ")
+    assert f"pictures kill or hang the process that works on them: {name} (died on " in said
+    assert died <= 3 + math.log2(8)
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("job", [evaluated, calibrated])
+def test_an_evaluation_or_calibration_that_dies_of_everything_blames_no_picture(job: Any, tmp_path: Path) -> None:
+    OutputStore(tmp_path).prepare()
+    said, _ = until_one_lives(tmp_path, job(tmp_path, None))
+    assert said.startswith("UnitGivenUp: unit ")
+    assert "and no picture of it kills by itself" in said

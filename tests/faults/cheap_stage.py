@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from clarep_ray.cluster.stages import ExtractStage, RunContext
 
-LONGEST_S = 0.1
+LONGEST_S, DIES = 0.1, 0.25
+"""How long a unit may take, and the share of units that kill once where any do."""
 
 
 class CheapExtractor:
@@ -31,7 +32,7 @@ class CheapExtractor:
     ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         draw = random.Random(f"{self.seed} {keys}")
         time.sleep(draw.uniform(0, LONGEST_S))
-        if self.kills is not None and draw.random() < 0.2:
+        if self.kills is not None and draw.random() < DIES:
             self._die_once("-".join(keys))
         features = images.reshape(len(images), -1).astype(np.float32).cumsum(1)[:, ::7] + np.float32(sum(numbers))
         if self.width is not None:

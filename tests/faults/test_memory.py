@@ -111,6 +111,14 @@ def test_errors_of_memory_end_with_6_wherever_they_come_from(error: Exception, l
     assert code == 6
 
 
+def test_a_full_object_store_ends_as_a_full_disk() -> None:
+    error = RuntimeError(
+        "ray::f()\nray.exceptions.OutOfDiskError: Local disk is full\nThe object cannot be created ..."
+    )
+    line = "Ray's object store is full, and so is the disk it spills to: Local disk is full"
+    assert cli.known_fault(error) == (line, 5)
+
+
 def test_ray_s_own_is_known() -> None:
     from ray.exceptions import OutOfMemoryError
 
