@@ -33,6 +33,8 @@ MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
 HASHING_CHUNK, HASHED_TOGETHER = 4096, 32
 """Rows whose hashes are awaited at a time, and rows of one task of a thread: a task costs as much as a small file."""
+WRITTEN_TOGETHER = 4096
+"""Rows that are handed to Parquet at a time, which cuts them into units: each hand-over costs as much as 30 rows."""
 Row = TypeVar("Row")
 CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
     "imagenet20": (
@@ -256,7 +258,7 @@ def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> Inpu
     work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     with whole_or_gone(work), work.open("wb") as file:
         with pq.ParquetWriter(file, SCHEMA) as writer:
-            for chunk in _chunks(rows, unit_size):
+            for chunk in _chunks(rows, unit_size * max(1, WRITTEN_TOGETHER // unit_size)):
                 columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
                 writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
         file.flush()

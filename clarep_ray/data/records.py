@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_KEY_LENGTH = 100
+UNSAFE, HASHED = re.compile(r"[^A-Za-z0-9_-]+"), re.compile(r"-[0-9a-f]{10}$")  # once: a plan makes millions of keys
 
 
 class RejectReason(StrEnum):
@@ -83,8 +84,8 @@ def safe_key(identity: str) -> str:
 
     An id that is already a safe key stays as it is; any other is cleaned and ends in a hash of the original.
     """
-    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", identity)
-    if cleaned == identity and len(identity) <= MAX_KEY_LENGTH and not re.search(r"-[0-9a-f]{10}$", identity):
+    cleaned = UNSAFE.sub("_", identity)
+    if cleaned == identity and len(identity) <= MAX_KEY_LENGTH and not HASHED.search(identity):
         return identity
     digest = hashlib.blake2b(identity.encode(), digest_size=5).hexdigest()
     return f"{cleaned[: MAX_KEY_LENGTH - 11]}-{digest}"

@@ -97,7 +97,7 @@ def test_what_lies_in_the_storage_folder_is_never_unpickled(tmp_path: Path) -> N
     evil, storage = pickle.dumps(canaries.touch(canary)), tmp_path / "out" / "ray"
     (earlier,) = storage.glob("tune-*")
     known = [path for path in earlier.rglob("*") if path.is_file()]
-    assert {"tuner.pkl", "trainable.pkl"} <= {path.name for path in known}
+    assert "tuner.pkl" in {path.name for path in known}
     for path in [*known, *(storage / path.name for path in known)]:
         path.write_bytes(evil)
     storage.chmod(0o777)
