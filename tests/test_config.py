@@ -35,6 +35,7 @@ OTHER_VALUES = {
     "data.path": "/x",
     "data.digits.split": "conflict",
     "inversion.solver": "heun",
+    "inversion.spacing": "log_snr",
     "spectrum.solver": "subspace_iteration",
     "elbow.rule": "chord",
     "elbow.share": 0.5,

@@ -20,6 +20,10 @@ class NoiseSchedule(Protocol):
         """Return the sampling grid, ascending: the clean time, then `num_steps` noisy times (float64, CPU)."""
         ...
 
+    def finest(self) -> Float[Tensor, " n"]:
+        """Return the noisy times, ascending, among which others than `times` may choose (float64, CPU)."""
+        ...
+
 
 @runtime_checkable
 class DiffusionModel(Protocol):

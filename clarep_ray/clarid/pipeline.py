@@ -15,7 +15,7 @@ from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.projection import PROJECTIONS, ProjectionInputs, class_centre, random_directions
 from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, invert
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import path_of
 from clarep_ray.clarid.subspace_iteration import subspace_iteration
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
 from clarep_ray.config import ExtractConfig, SpectrumConfig, parse_extra
@@ -170,7 +170,7 @@ class Sampler:
 
     def __init__(self, model: DiffusionModel, cond: Any, batch: int, config: ExtractConfig) -> None:
         self.model, self.cond, self.batch, self.config = model, cond, batch, config
-        self.times = path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
+        self.times = path_of(model.schedule, config.inversion)
         self.t = self.times[-1].item()
 
     def null_cond(self) -> Any:

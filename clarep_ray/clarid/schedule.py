@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clarep_ray.clarid.model import NoiseSchedule
+from clarep_ray.config import InversionConfig
 
 SAME_TIME = 1e-5
 """Relative distance below which a time counts as one of the grid."""
@@ -53,6 +54,10 @@ class DiscreteSchedule:
         table = torch.cat([end, self.alphas_cumprod.to(torch.float64)])
         alpha_squared = table[time.long() - clean]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+    def finest(self) -> Float[Tensor, " T"]:
+        """Return the noisy times of the grid that takes every timestep."""
+        return self.times(self.num_timesteps)[1:]
 
     def times(self, num_steps: int) -> Float[Tensor, " n"]:
         """Return the clean time, then first + offset + i s with s = T // num_steps (the DDIM "leading" grid)."""
@@ -102,6 +107,10 @@ class SigmaSchedule:
             raise ValueError(f"t: {sigma[~valid][0].item()} is no noise scale; valid: 0 (clean) to {self.sigma_max:g}")
         return torch.ones_like(sigma), sigma
 
+    def finest(self) -> Float[Tensor, " 1000"]:
+        """Return a thousand noisy times: between any two of them there are others."""
+        return self.times(1000)[1:]
+
     def times(self, num_steps: int) -> Float[Tensor, " n"]:
         """Return [0, sigma_min, ..., sigma_max], `num_steps` of them noisy (one: sigma_max alone)."""
         if num_steps < 1:
@@ -124,6 +133,31 @@ def path_to(schedule_times: Float[Tensor, " n"], project_t: float) -> Float[Tens
             f"time {project_t:g} is not on the sampling grid; nearest: {[float(f'{t:.7g}') for t in nearest]}"
         )
     return schedule_times[: int(hit[0].item()) + 2]
+
+
+def log_snr_path(schedule: NoiseSchedule, project_t: float, num_steps: int) -> Float[Tensor, " m"]:
+    """Return the clean time, then times up to and including `project_t`, near to even in log(alpha / sigma).
+
+    They are `num_steps` of the schedule's finest grid, fewer where steps fall on the same time: dense where the picture
+    is nearly clean, which grids that are even in t cross in one stride. Raises ValueError for a `project_t` that is
+    no noisy time.
+    """
+    check_noisy(schedule, project_t)
+    finest = schedule.finest()
+    below = finest[finest < project_t * (1 - SAME_TIME)]
+    known = torch.cat([below, torch.tensor([project_t], dtype=torch.float64)])
+    alpha, sigma = schedule.alpha_sigma(known)
+    noise = (sigma / alpha).log()
+    wanted = torch.linspace(noise[-1].item(), noise[0].item(), num_steps, dtype=torch.float64)  # one: t_e alone
+    nearest = (noise - wanted[:, None]).abs().argmin(1).unique()
+    return torch.cat([schedule.times(1)[:1], known[nearest]])
+
+
+def path_of(schedule: NoiseSchedule, settings: InversionConfig) -> Float[Tensor, " m"]:
+    """Return a run's times, ascending from the clean one to t_e; raises ValueError where t_e is none of its grid."""
+    if settings.spacing == "log_snr":
+        return log_snr_path(schedule, settings.project_t, settings.num_steps)
+    return path_to(schedule.times(settings.num_steps), settings.project_t)
 
 
 def check_noisy(schedule: NoiseSchedule, t: float) -> None:

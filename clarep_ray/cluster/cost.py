@@ -11,7 +11,7 @@ import torch
 from clarep_ray import models
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.sampling import path_evaluations
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import path_of
 from clarep_ray.config import ExtractConfig, parse_extra
 
 if TYPE_CHECKING:
@@ -48,14 +48,15 @@ def estimate_cost(plan: Plan) -> Cost:
 
 def _evaluations(config: ExtractConfig, model: DiffusionModel, latent_size: int) -> dict[str, float]:
     """Return the network evaluations of one sample, step by step of the method."""
-    settings, grid = config.inversion, model.schedule.times(config.inversion.num_steps)
+    settings = config.inversion
     readings = _readings(model)
     guided = 1 if config.decoding.guidance_scale == 1 else 2
     if config.output.what == "features":
         return {"features": readings}
     if config.output.what == "samples":
-        return {"sampling": guided * path_evaluations(len(grid) - 1, settings.solver), "features": readings}
-    steps = len(path_to(grid, settings.project_t)) - 1
+        steps = len(model.schedule.times(settings.num_steps)) - 1
+        return {"sampling": guided * path_evaluations(steps, settings.solver), "features": readings}
+    steps = len(path_of(model.schedule, settings)) - 1
     decoding = path_evaluations(steps, settings.solver)
     products = 0.0 if config.output.from_spectrum or not config.needs_spectrum else _products(config, latent_size)
     counts: dict[str, float] = {}

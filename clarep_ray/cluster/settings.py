@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clarep_ray.clarid.model import DiffusionModel
-from clarep_ray.clarid.schedule import check_noisy, path_to
+from clarep_ray.clarid.schedule import check_noisy, path_of
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.models.extractor import uses_other_image
 
@@ -16,7 +16,7 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
         if layer not in model.feature_layers:
             raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
     try:
-        path_to(model.schedule.times(config.inversion.num_steps), config.inversion.project_t)
+        path_of(model.schedule, config.inversion)
     except ValueError as error:
         raise ValueError(f"inversion.num_steps or inversion.project_t: {error}") from None
     try:

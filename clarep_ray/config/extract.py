@@ -128,9 +128,13 @@ class InversionConfig:
     """Inversion up to the projection timestep (Sec. 3.2); decoding uses the same grid and solver."""
 
     num_steps: int = 100
-    """Steps of the whole sampling grid, of which those up to project_t are taken [paper Sec. 3.4: 100]."""
+    """Steps of the whole sampling grid, of which those up to project_t are taken; with spacing log_snr the steps up to
+    project_t [paper Sec. 3.4: 100]."""
     project_t: float = 800.0
     """Projection timestep t_e, on the grid, in the model's own time unit [paper: lost]."""
+    spacing: Literal["model", "log_snr"] = "model"
+    """Of the grid: the model family's own [paper], or log_snr: num_steps up to project_t, near to even in
+    log(alpha / sigma), which errs less for as many steps; output.what samples keeps the family's."""
     solver: PathSolver = "ddim"
     """Of inversion and decoding: ddim; of second order heun, at twice the evaluations, and dpmpp_2m, DPM-Solver++(2M),
     at the same [paper: ddim; Karras: heun]."""

@@ -1,6 +1,7 @@
 """The whole chain against a model that is known in closed form (bars A1 to A3)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,15 @@ from clarep_ray.clarid.directions import leading, project_out
 from clarep_ray.clarid.pipeline import clarid, leading_triplets
 from clarep_ray.clarid.projection import class_centre
 from clarep_ray.clarid.sampling import ddim_step, decode, dpmpp_step, guided_eps, heun_step, invert, path_evaluations
-from clarep_ray.clarid.schedule import SigmaSchedule, path_to
-from clarep_ray.config import ExtractConfig, PathSolver, SpectrumConfig
+from clarep_ray.clarid.schedule import (
+    SigmaSchedule,
+    linear_schedule,
+    log_snr_path,
+    path_of,
+    path_to,
+    scaled_linear_schedule,
+)
+from clarep_ray.config import ExtractConfig, InversionConfig, PathSolver, SpectrumConfig
 from clarep_ray.dotted import override
 from tests.oracles import EdmGaussianModel, GaussianModel
 
@@ -83,6 +91,51 @@ def test_dpmpp_errs_less_than_ddim_at_as_many_evaluations(model: GaussianModel) 
         assert min(gaps[0] / gaps[1], gaps[1] / gaps[2]) >= order, (family, gaps)
     heun = solver_errors(model, "heun", "sigma")[0]
     assert gaps == pytest.approx(heun, rel=0.1), "for half the evaluations of heun"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t", "count"),
+    [(linear_schedule(), 600.0, 40), (scaled_linear_schedule(1), 701.0, 40), (SigmaSchedule(), 11.85, 40)],
+    ids=["ddpm", "stable diffusion", "edm"],
+)
+def test_a_log_snr_path_is_as_even_as_the_times_allow(schedule, t: float, count: int) -> None:
+    path = log_snr_path(schedule, t, count)
+    assert (path[0], path[-1]) == (schedule.times(1)[0], t)
+    assert path[1] == schedule.finest()[0]
+    assert bool((path.diff() > 0).all())
+    assert count / 2 < len(path) - 1 <= count, "several steps may fall on one of the first timesteps"
+    alpha, sigma = schedule.alpha_sigma(path[1:])
+    strides = (sigma / alpha).log().diff()
+    even = strides[len(strides) // 2 :]
+    assert even.max() / even.min() < 1.2
+    assert torch.equal(path, log_snr_path(schedule, t, count))
+    assert log_snr_path(schedule, t, 1).tolist() == [path[0].item(), t]
+    settings = InversionConfig(spacing="log_snr", num_steps=count, project_t=t)
+    assert torch.equal(path_of(schedule, settings), path)
+    with pytest.raises(ValueError, match="is no noisy time"):
+        path_of(schedule, replace(settings, project_t=path[0].item()))
+
+
+def test_log_snr_steps_err_less_than_four_times_as_many_even_ones(model: GaussianModel) -> None:
+    gaps = {}
+    for name, solver, path in (
+        ("published", "ddim", path_to(model.schedule.times(100), 600.0)),
+        ("16", "dpmpp_2m", log_snr_path(model.schedule, 600.0, 16)),
+        ("32", "dpmpp_2m", log_snr_path(model.schedule, 600.0, 32)),
+    ):
+        torch.manual_seed(0)
+        cond = model.cond(torch.zeros(64, dtype=torch.long))
+        x_0 = cond + model.variances.sqrt() * torch.randn(64, 4, dtype=torch.float64)
+        denoise = guided_eps(model, cond, None, 1.0)
+        x_t = invert(denoise, x_0, model, path, solver=solver)
+        back = decode(denoise, x_t, model, path, solver)
+        gaps[name] = (
+            (x_t - model.exact_latent(x_0, 600.0, cond)).abs().mean().item(),
+            (back - x_0).abs().mean().item(),
+        )
+    for published, coarse, fine in zip(gaps["published"], gaps["16"], gaps["32"], strict=True):
+        assert coarse < published
+        assert fine < coarse / 2.5
 
 
 @pytest.mark.parametrize("there", [(0.6, 0.8), (0.95, math.sqrt(1 - 0.95**2))])
