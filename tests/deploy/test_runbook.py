@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clarep_ray import cli
+from clarep_ray.cluster.control_plane import LOST
 from tests.deploy import rules, sizing
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_operations_and_evaluations_are_the_counted_ones(preset: str) -> None:
 
 def test_every_exit_code_of_the_jobs_is_explained() -> None:
     codes = {int(row[0]) for row in rows("| code | you see")}
-    assert {0, 1, cli.USAGE_ERROR, cli.TOO_MANY_REJECTS, *cli.EXIT_CODES.values(), 137, 143} == codes
+    assert {0, 1, cli.USAGE_ERROR, cli.TOO_MANY_REJECTS, *cli.EXIT_CODES.values(), LOST, 137, 143} == codes
 
 
 def test_what_it_names_is_in_the_repository() -> None:
