@@ -1,10 +1,8 @@
 """Measure against named references in the same run: uv run jobs/benchmark.py --help"""
 
-import platform
 from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +13,7 @@ KINDS: dict[str, tuple[type, str, Any]] = {
     "svd": (config.SvdBenchmarkConfig, "analysis.svd_benchmark", None),
     "peers": (config.PeersBenchmarkConfig, "analysis.peers_benchmark", None),
     "products": (config.ProductsBenchmarkConfig, "analysis.products_benchmark", None),
+    "limits": (config.LimitsBenchmarkConfig, "analysis.limits_benchmark", None),
     "sampling": (config.SamplingBenchmarkConfig, "analysis.sampling_benchmark", EXTRACT),
     "reference": (config.ReferenceBenchmarkConfig, "analysis.reference_benchmark", EXTRACT),
     "engine": (config.EngineBenchmarkConfig, "cluster.engine_benchmark", EXTRACT),
@@ -24,17 +23,38 @@ KINDS: dict[str, tuple[type, str, Any]] = {
     "distill": (config.DistillBenchmarkConfig, "cadistill.step_benchmark", DISTILL),
 }
 """Subcommand: its config, the module whose `run` measures, and the presets that one of them starts from."""
+Chosen = tyro.extras.subcommand_type_from_defaults(
+    {name: kind() for name, (kind, _, _) in KINDS.items()},
+    {name: str(kind.__doc__) for name, (kind, _, _) in KINDS.items()},
+    prefix_names=False,
+)
+
+
+def measure(chosen: Annotated[Any, tyro.conf.arg(name="")], record: Path | None = None) -> None:
+    """Measure and print.
+
+    Args:
+        chosen: What.
+        record: Append every row, dated and with its hardware, to this file of JSON lines.
+    """
+    kind, (_, module, presets) = next(entry for entry in KINDS.items() if isinstance(chosen, entry[1][0]))
+    with cli.exit_codes():
+        from clarep_ray.analysis import recorded_rows as rows
+
+        if record is not None:
+            rows.check_record(record)
+        start = (cli.preset_config(presets, chosen.preset),) if presets else ()
+        tables = import_module(f"clarep_ray.{module}").run(chosen, *start)
+        print("\n\n".join(table.markdown() for table in tables), end="\n\n")
+        print(rows.hardware(), rows.versions(), chosen, sep="\n")
+        if record is not None:
+            configs = {"benchmark": chosen} | ({"preset": start[0]} if start else {})
+            print(f"{rows.record_rows(record, kind, configs, tables)} rows appended to {record}")
 
 
 def main() -> None:
-    chosen = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _, _) in KINDS.items()})
-    _, module, presets = next(entry for entry in KINDS.values() if isinstance(chosen, entry[0]))
-    with cli.exit_codes():
-        start = (cli.preset_config(presets, chosen.preset),) if presets else ()
-        table = import_module(f"clarep_ray.{module}").run(chosen, *start)
-    installed = [name for name in ("torch", "ray", "diffusers", "numpy", "torchattacks") if find_spec(name)]
-    versions = ", ".join(f"{name} {version(name)}" for name in installed)
-    print(f"{table}\n\n{platform.machine()}, Python {platform.python_version()}, {versions}\n{chosen}")
+    measure.__annotations__["chosen"] = Chosen
+    tyro.cli(measure, config=(tyro.conf.OmitArgPrefixes,))
 
 
 if __name__ == "__main__":

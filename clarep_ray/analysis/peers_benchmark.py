@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from clarep_ray import models
 from clarep_ray.analysis.svd_peers import SOLVERS, Found, Problem, Solver
-from clarep_ray.analysis.tables import table_line
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
@@ -20,14 +19,23 @@ from clarep_ray.clarid.schedule import path_to
 from clarep_ray.clarid.svd import block_lanczos
 from clarep_ray.config import ElbowConfig, ModelConfig, PeersBenchmarkConfig
 from clarep_ray.data.spurious_digits import SpuriousDigits
+from clarep_ray.measured import Cell, Spread, Table
 from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.full_size import FULL_SIZE
 from clarep_ray.seeding import torch_generator
 
-HEADER = (
-    *("solver", "M", "products", "rounds", "wall s", "x ours"),
-    *("worst s error", "worst s error to k", "worst residual to k", "same k"),
-)
+COLUMNS = {
+    "solver": "",
+    "M": "d",
+    "products": ".0f",
+    "rounds": ".0f",
+    "wall s": ".2f",
+    "x ours": ".1f",
+    "worst s error": ".1e",
+    "worst s error to k": ".1e",
+    "worst residual to k": ".1e",
+    "same k": "",
+}
 DENSE_UP_TO = 1024
 """Latent sizes up to which J is formed column by column for the truth."""
 TRUTH_TOLERANCE, TRUTH_PRODUCTS = 2e-5, 1500
@@ -40,7 +48,8 @@ class Cost:
 
     products: int = 0
     rounds: int = 0
-    wall_s: float = 0.0
+    wall_s: list[float] = field(default_factory=list[float])
+    """Of each sample."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,11 @@ class Sample:
         return _elbow(self.exact[:count])
 
 
-def run(config: PeersBenchmarkConfig) -> str:
-    """Return markdown: for every solver and window, products, sequential rounds, time, errors, and k."""
+def run(config: PeersBenchmarkConfig) -> list[Table]:
+    """Return for every solver and window, products, sequential rounds, time, errors, and k."""
     torch.set_num_threads(1)
     samples = _samples(config)
-    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
+    lines: list[tuple[Cell, ...]] = []
     for count in config.windows:
         rows = {name: _measure(SOLVERS[name], samples, count) for name in config.solvers}
         ours = next(iter(rows.values()))[0].wall_s
@@ -67,7 +76,8 @@ def run(config: PeersBenchmarkConfig) -> str:
     size = f"{config.model}{'' if config.depth is None else f', depth {config.depth}'}"
     truth = "the dense SVD" if first.dim <= DENSE_UP_TO else f"block Lanczos to residuals of {TRUTH_TOLERANCE:g}"
     note = f"{size}: latent size {first.dim}, feature size {first.dim_out}, {len(samples)} samples, one at a time"
-    return "\n".join([*lines, "", f"{note}, one thread; errors against {truth}; x ours: wall time"])
+    note += f", one thread; errors against {truth}; x ours: wall time, sample by sample."
+    return [Table(COLUMNS, lines, [note])]
 
 
 def _measure(solve: Solver, samples: Sequence[Sample], count: int) -> tuple[Cost, list[Found]]:
@@ -83,11 +93,13 @@ def _measure(solve: Solver, samples: Sequence[Sample], count: int) -> tuple[Cost
         problem = Problem(counted, sample.jacobian.dim, count, number, float(sample.exact[count - 1] ** 2))
         began = time.perf_counter()
         found.append(solve(problem))
-        cost.wall_s += time.perf_counter() - began
+        cost.wall_s.append(time.perf_counter() - began)
     return cost, found
 
 
-def _cells(name: str, count: int, cost: Cost, found: Sequence[Found], samples: Sequence[Sample], ours_s: float) -> str:
+def _cells(
+    name: str, count: int, cost: Cost, found: Sequence[Found], samples: Sequence[Sample], ours_s: Sequence[float]
+) -> tuple[Cell, ...]:
     all_of_them, to_k, residuals, same = [0.0], [0.0], [0.0], 0
     for mine, sample in zip(found, samples, strict=True):
         k = sample.num_removed(count)
@@ -100,12 +112,10 @@ def _cells(name: str, count: int, cost: Cost, found: Sequence[Found], samples: S
         residuals.append(float(residual.max()))
         same += _elbow(mine.values) == k
     number = len(samples)
-    return table_line(
-        [
-            *(name, str(count), f"{cost.products / number:.0f}", f"{cost.rounds / number:.0f}"),
-            *(f"{cost.wall_s / number:.2f}", f"{cost.wall_s / ours_s:.1f}"),
-            *(f"{max(all_of_them):.1e}", f"{max(to_k):.1e}", f"{max(residuals):.1e}", f"{same}/{number}"),
-        ]
+    ratio = Spread.of([mine / ours for mine, ours in zip(cost.wall_s, ours_s, strict=True)])
+    return (
+        *(name, count, cost.products / number, cost.rounds / number, sum(cost.wall_s) / number, ratio),
+        *(max(all_of_them), max(to_k), max(residuals), f"{same}/{number}"),
     )
 
 

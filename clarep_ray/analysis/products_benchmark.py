@@ -13,23 +13,34 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from clarep_ray import models
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.config import ModelConfig, ProductsBenchmarkConfig, SpectrumConfig
+from clarep_ray.measured import Cell, Spread, Table
 from clarep_ray.seeding import torch_generator
 
-HEADER = ("samples", "vectors", "JVP", "VJP", "J^T J", "start", "JVP, one by one", "VJP, one by one", "ratio of J^T J")
+COLUMNS = {
+    "samples": "d",
+    "vectors": "d",
+    "JVP": ".2f",
+    "VJP": ".2f",
+    "J^T J": ".2f",
+    "start": ".2f",
+    "JVP, one by one": ".2f",
+    "VJP, one by one": ".2f",
+    "ratio of J^T J": ".2f",
+}
 
 
-def run(config: ProductsBenchmarkConfig) -> str:
-    """Return markdown: the cost of one vector of every sample, in forward passes of these samples to the layer.
+def run(config: ProductsBenchmarkConfig) -> list[Table]:
+    """Return the cost of one vector of every sample, in forward passes of these samples to the layer.
 
     `start` is what recording the transposed map once costs. One by one is torch.func's jvp and vjp with the forward
-    pass taken again for each vector; the ratio is theirs to ours. CPU seconds of one thread; the GPU's where there
-    is one.
+    pass taken again for each vector; the ratio is theirs to ours, turn by turn. CPU seconds of one thread; the GPU's
+    where there is one.
     """
     torch.set_num_threads(1)
     model = models.build(ModelConfig(weights=config.weights))
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     layer = SpectrumConfig().layer
-    lines = [HEADER, ("---",) * len(HEADER)]
+    rows: list[tuple[Cell, ...]] = []
     for samples in config.samples:
         x_t = torch.randn(samples, *model.latent_shape, generator=torch_generator(0, "x_t", "products"))
         x_t = x_t.to(model.device)
@@ -39,13 +50,13 @@ def run(config: ProductsBenchmarkConfig) -> str:
             return model.features(x, config.project_t, cond, layer)
 
         for vectors in config.vectors:
-            lines.append(_row(features, x_t, samples, vectors, config.num_repeats))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+            rows.append(_row(features, x_t, samples, vectors, config.num_repeats))
+    return [Table(COLUMNS, rows)]
 
 
 def _row(
     features: Callable[[Tensor], Tensor], x_t: Tensor, samples: int, vectors: int, repeats: int
-) -> tuple[str, ...]:
+) -> tuple[Cell, ...]:
     jacobian = FeatureJacobian(features, x_t)
     tangents = torch.randn(samples, vectors, jacobian.dim, device=x_t.device)
     cotangents = torch.randn(samples, vectors, jacobian.dim_out, device=x_t.device)
@@ -79,8 +90,8 @@ def _row(
         rounds.append((forward_s, *ours, *theirs))
     forward_s, *costs = (min(column) for column in zip(*rounds, strict=True))
     push, pull, both, start, their_push, their_pull = (cost / forward_s for cost in costs)
-    shown = (push, pull, both, start, their_push, their_pull, (their_push + their_pull) / both)
-    return (str(samples), str(vectors), *(f"{value:.2f}" for value in shown))
+    ratio = Spread.of([(turn[5] + turn[6]) / turn[3] for turn in rounds])
+    return (samples, vectors, push, pull, both, start, their_push, their_pull, ratio)
 
 
 def _timed(run: Callable[[], object]) -> float:

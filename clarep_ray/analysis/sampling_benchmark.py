@@ -11,26 +11,27 @@ from clarep_ray.clarid.sampling import path_evaluations
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.config import ExtractConfig, SamplingBenchmarkConfig
 from clarep_ray.dotted import override
+from clarep_ray.measured import Cell, Table
 from clarep_ray.models.digit_classifier import load
 from clarep_ray.models.extractor import Arrays, UnitExtractor
 
-HEADER = (
-    "solver",
-    "steps",
-    "t_e",
-    "evaluations",
-    "pixels moved",
-    "feature moved",
-    "pixels off",
-    "feature off",
-    "same k",
-    "round trip",
-    "class kept",
-)
+COLUMNS = {
+    "solver": "",
+    "steps": "d",
+    "t_e": "g",
+    "evaluations": "d",
+    "pixels moved": ".2f",
+    "feature moved": ".4f",
+    "pixels off": ".2f",
+    "feature off": ".4f",
+    "same k": ".2f",
+    "round trip": ".3f",
+    "class kept": ".3f",
+}
 
 
-def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
-    """Return markdown: each way of sampling beside the finest, and the finest beside itself with another seed.
+def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
+    """Return each way of sampling beside the finest, and the finest beside itself with another seed.
 
     Pixels moved: root mean square in grey levels; feature moved: L2 distance of Canonical Features over their norm;
     both are medians over the pictures; off: the same beside the limit of fine steps. Evaluations: inversion, its check
@@ -38,14 +39,14 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
     """
     extract = override(extract, {"output.extras": (), "inversion.num_steps": config.num_steps[-1]})
     extractor = UnitExtractor(extract, "cuda" if torch.cuda.is_available() else "cpu")
-    rows = originals_of(extract.data.digits, list(range(config.num_samples)))
-    images, labels = np.stack([row.image for row in rows]), [row.label for row in rows]
+    pictures = originals_of(extract.data.digits, list(range(config.num_samples)))
+    images, labels = np.stack([picture.image for picture in pictures]), [picture.label for picture in pictures]
     keys = [str(number) for number in range(config.num_samples)]
 
     def made(settings: ExtractConfig) -> Arrays:
         return extractor.configured(settings).run(images, labels, keys)[0]
 
-    def cells(name: str, settings: ExtractConfig, found: Arrays) -> tuple[str, ...]:
+    def row(name: str, settings: ExtractConfig, found: Arrays) -> tuple[Cell, ...]:
         steps, solver = settings.inversion.num_steps, settings.inversion.solver
         path = path_to(extractor.model.schedule.times(steps), settings.inversion.project_t)
         guided = 1 if settings.decoding.guidance_scale == 1 else 2
@@ -53,32 +54,32 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> str:
         kept = np.mean(load("digit").predict(found["samples"]) == labels)
         return (
             name,
-            str(steps),
-            f"{settings.inversion.project_t:g}",
-            str(evaluations),
-            f"{np.median(_pixels_moved(found, truth)):.2f}",
-            f"{np.median(_feature_moved(found, truth)):.4f}",
-            f"{np.median(_pixels_moved(found, limit)):.2f}",
-            f"{np.median(_feature_moved(found, limit)):.4f}",
-            f"{np.mean(found['num_removed'] == truth['num_removed']):.2f}",
-            f"{np.median(found['round_trip_error']):.3f}",
-            f"{kept:.3f}",
+            steps,
+            settings.inversion.project_t,
+            evaluations,
+            float(np.median(_pixels_moved(found, truth))),
+            float(np.median(_feature_moved(found, truth))),
+            float(np.median(_pixels_moved(found, limit))),
+            float(np.median(_feature_moved(found, limit))),
+            float(np.mean(found["num_removed"] == truth["num_removed"])),
+            float(np.median(found["round_trip_error"])),
+            float(kept),
         )
 
     truth = made(extract)
     fine = {"inversion.solver": "heun", "inversion.num_steps": config.limit_steps}
     limit = made(override(extract, fine))
-    lines = [HEADER, ("---",) * len(HEADER), cells("ddim", extract, truth)]
+    rows = [row("ddim", extract, truth)]
     other = override(extract, {"seed": extract.seed + 1})
-    lines.append(cells("ddim, another seed", other, made(other)))
+    rows.append(row("ddim, another seed", other, made(other)))
     for solver in config.solvers:
         for steps in config.num_steps[::-1]:
             t_e = nearest(extractor.model.schedule.times(steps), extract.inversion.project_t)
             changes = {"inversion.solver": solver, "inversion.num_steps": steps, "inversion.project_t": t_e}
             changed = override(extract, changes)
             if changed != extract:
-                lines.append(cells(solver, changed, made(changed)))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+                rows.append(row(solver, changed, made(changed)))
+    return [Table(COLUMNS, rows)]
 
 
 def nearest(times: torch.Tensor, t: float) -> float:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from clarep_ray import models
-from clarep_ray.analysis.tables import table_line
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow, leading, project_out
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
@@ -20,6 +19,7 @@ from clarep_ray.clarid.subspace_iteration import subspace_iteration
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
 from clarep_ray.config import ElbowConfig, ModelConfig, Precision, SvdBenchmarkConfig
 from clarep_ray.data.spurious_digits import SpuriousDigits
+from clarep_ray.measured import Cell, Spread, Table
 
 LADDER = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600)
 """Iterations of the published method that are tried for an accuracy target."""
@@ -34,54 +34,80 @@ class SolverRow:
     solver: str
     num_directions: int
     products: float
-    calls: float
-    cpu_s: float
+    calls: int
+    cpu_s: tuple[float, ...]
+    """Of each turn."""
     worst_value_error: float
     worst_value_error_top: float
     same_k: str
 
-    def cells(self) -> list[str]:
-        return [
+    def cells(self) -> tuple[Cell, ...]:
+        return (
             self.solver,
-            str(self.num_directions),
-            f"{self.products:.0f}",
-            f"{self.calls:.0f}",
-            f"{self.cpu_s:.2f}",
-            f"{self.worst_value_error:.1e}",
-            f"{self.worst_value_error_top:.1e}",
+            self.num_directions,
+            self.products,
+            self.calls,
+            Spread.of(self.cpu_s),
+            self.worst_value_error,
+            self.worst_value_error_top,
             self.same_k,
-        ]
+        )
 
 
-HEADER = ("solver", "M", "products", "network calls", "CPU s", "worst s error", "worst s error to k", "same k")
+COLUMNS = {
+    "solver": "",
+    "M": "d",
+    "products": ".0f",
+    "network calls": "d",
+    "CPU s": ".2f",
+    "worst s error": ".1e",
+    "worst s error to k": ".1e",
+    "same k": "",
+}
+RATIOS = {
+    "M": "d",
+    "times fewer products": ".1f",
+    "times less CPU time": ".1f",
+    "products for equal worst error": "",
+    "times ours": ".1f",
+}
+PRECISIONS = {
+    "network": "",
+    "M": "d",
+    "products": ".0f",
+    "met": ".0%",
+    "worst s error": ".1e",
+    "worst change of the CLARep": ".1e",
+    "same k": "",
+}
 
 
-def run(config: SvdBenchmarkConfig) -> str:
-    """Return markdown: products, network calls and CPU seconds per sample, errors, and the ratios."""
+def run(config: SvdBenchmarkConfig) -> list[Table]:
+    """Return products, network calls and CPU seconds per sample, errors; ratios to ours; and lower precisions."""
     torch.set_num_threads(1)
     jacobian, _ = _jacobian(config)
     gram = _dense_gram(jacobian)
     squares, _ = torch.linalg.eigh(gram.double())
     exact = squares.flip(1).clamp_min(0).sqrt()
-    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
-    ratios: list[str] = []
+    rows: list[tuple[Cell, ...]] = []
+    ratios: list[tuple[Cell, ...]] = []
     for count in config.windows:
-        ours = _measure("block Lanczos", jacobian, exact, count, _ours(count))
+        ours = _measure("block Lanczos", jacobian, exact, count, _ours(count), config.num_repeats)
         published = _measure("subspace iteration, published", jacobian, exact, count, _published(count))
-        lines += [table_line(row.cells()) for row in (ours, published)]
-        ratios.append(
-            f"* M = {count}: {published.products / ours.products:.1f} x fewer products and "
-            f"{published.cpu_s / ours.cpu_s:.1f} x less CPU time than the published stopping rule; "
-            + _equal_accuracy(gram, exact, count, ours)
-        )
-    return "\n".join([*lines, "", *ratios, "", *_precision_lines(config, exact)])
+        rows += [row.cells() for row in (ours, published)]
+        seconds = Spread.of([published.cpu_s[0] / mine for mine in ours.cpu_s])
+        needed = _equal_accuracy(gram, exact, count, ours)
+        times = None if isinstance(needed, str) else needed / ours.products
+        ratios.append((count, published.products / ours.products, seconds, needed, times))
+    note = "Published beside ours; its products until its worst error is ours; the spread is of our turns."
+    tables = [Table(COLUMNS, rows, name="solvers"), Table(RATIOS, ratios, [note], "ratios")]
+    return [*tables, Table(PRECISIONS, _precision_rows(config, exact), name="precisions")]
 
 
-def _precision_lines(config: SvdBenchmarkConfig, exact: Tensor) -> list[str]:
-    """Return a table of what a half-precision network does to values, projection and k; the basis stays float32."""
+def _precision_rows(config: SvdBenchmarkConfig, exact: Tensor) -> list[tuple[Cell, ...]]:
+    """Return rows of what a half-precision network does to values, projection and k; the basis stays float32."""
     count = max(config.windows)
-    columns = ("network", "M", "products", "met", "worst s error", "worst change of the CLARep", "same k")
-    lines, truth = [table_line(columns), table_line(["---"] * len(columns))], Tensor()
+    rows, truth = list[tuple[Cell, ...]](), Tensor()
     for precision in ("float32", "bfloat16", "float16"):
         jacobian, x_t = _jacobian(config, precision)
         found = _ours(count)(jacobian.gram, jacobian.dim, jacobian.batch)
@@ -90,17 +116,10 @@ def _precision_lines(config: SvdBenchmarkConfig, exact: Tensor) -> list[str]:
         truth = projected if precision == "float32" else truth
         change = (projected - truth).flatten(1).norm(dim=1) / x_t.flatten(1).norm(dim=1)
         same = sum(a == b for a, b in zip(_ks(exact[:, :count]), ks, strict=True))
-        cells = (
-            precision,
-            str(count),
-            f"{found.num_products.double().mean():.0f}",
-            f"{found.converged.double().mean():.0%}",
-            f"{_errors(found, exact, count).max():.1e}",
-            f"{change.max():.1e}",
-            f"{same}/{len(ks)}",
-        )
-        lines.append(table_line(cells))
-    return lines
+        spent, met = found.num_products.double().mean().item(), found.converged.double().mean().item()
+        worst = float(_errors(found, exact, count).max())
+        rows.append((precision, count, spent, met, worst, float(change.max()), f"{same}/{len(ks)}"))
+    return rows
 
 
 def _jacobian(config: SvdBenchmarkConfig, precision: Precision = "float32") -> tuple[FeatureJacobian, Tensor]:
@@ -141,7 +160,9 @@ def _published(count: int, max_iterations: int = 100, tolerance: float = PUBLISH
     )
 
 
-def _measure(name: str, jacobian: FeatureJacobian, exact: Tensor, count: int, solve: Solve) -> SolverRow:
+def _measure(
+    name: str, jacobian: FeatureJacobian, exact: Tensor, count: int, solve: Solve, repeats: int = 1
+) -> SolverRow:
     rounds = 0
 
     def counted(vectors: Tensor) -> Tensor:
@@ -151,9 +172,12 @@ def _measure(name: str, jacobian: FeatureJacobian, exact: Tensor, count: int, so
         rounds += 2 * len(parts)
         return torch.cat([jacobian.gram(part) for part in parts], 1)
 
-    began = time.process_time()
-    found = solve(counted, jacobian.dim, jacobian.batch)
-    seconds = time.process_time() - began
+    turns: list[tuple[float, SingularTriplets]] = []
+    for _ in range(repeats):
+        rounds, began = 0, time.process_time()
+        solved = solve(counted, jacobian.dim, jacobian.batch)
+        turns.append((time.process_time() - began, solved))
+    found = turns[0][1]
     errors = _errors(found, exact, count)
     truth, mine = _ks(exact[:, :count]), _ks(found.singular_values)
     top = max(float(errors[i, :k].max()) for i, k in enumerate(truth))
@@ -162,21 +186,20 @@ def _measure(name: str, jacobian: FeatureJacobian, exact: Tensor, count: int, so
         num_directions=count,
         products=float(found.num_products.double().mean()),
         calls=rounds,
-        cpu_s=seconds / jacobian.batch,
+        cpu_s=tuple(taken / jacobian.batch for taken, _ in turns),
         worst_value_error=float(errors.max()),
         worst_value_error_top=top,
         same_k=f"{sum(a == b for a, b in zip(truth, mine, strict=True))}/{len(truth)}",
     )
 
 
-def _equal_accuracy(gram: Tensor, exact: Tensor, count: int, ours: SolverRow) -> str:
-    """Say how many products the published iteration needs for our worst error, on the explicit J^T J."""
+def _equal_accuracy(gram: Tensor, exact: Tensor, count: int, ours: SolverRow) -> int | str:
+    """Return how many products the published iteration needs for our worst error, on the explicit J^T J."""
     for iterations in LADDER:
         found = _published(count, iterations, tolerance=0.0)(lambda v: v @ gram, gram.shape[1], len(gram))
         if float(_errors(found, exact, count).max()) <= ours.worst_value_error:
-            needed = iterations * count
-            return f"for equal worst error it needs {needed} products, {needed / ours.products:.1f} x ours"
-    return f"it does not reach our worst error in {LADDER[-1] * count} products ({LADDER[-1]} iterations)"
+            return iterations * count
+    return f"more than {LADDER[-1] * count}"
 
 
 def _errors(found: SingularTriplets, exact: Tensor, count: int) -> Tensor:

@@ -65,8 +65,3 @@ def _cell(values: Sequence[float], confidence: float | None) -> str:
         return f"{mean:.3f}"
     interval = "" if confidence is None else " [{:.3f}, {:.3f}]".format(*t_interval(values, confidence))
     return f"{mean:.3f} +- {std:.3f}{interval}"
-
-
-def table_line(cells: Sequence[str]) -> str:
-    """Return one line of a markdown table."""
-    return f"| {' | '.join(cells)} |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,17 @@ from clarep_ray.cadistill.inputs import make_learner, open_inputs, open_teacher
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_step
 from clarep_ray.config import DistillBenchmarkConfig, DistillConfig
+from clarep_ray.measured import Cell, Spread, Table
 
-HEADER = ("method", "step, ms", "images/s", "loader images/s", "loader / step", "over vanilla", "over twice vanilla")
+COLUMNS = {
+    "method": "",
+    "step, ms": ".1f",
+    "images/s": ".0f",
+    "loader images/s": ".0f",
+    "loader / step": ".1f",
+    "over vanilla": ".2f",
+    "over twice vanilla": ".2f",
+}
 FLOOR = "vanilla, twice the images"
 WARM_UP = 2
 
@@ -31,12 +40,12 @@ class _Measured:
     images: int
 
 
-def run(config: DistillBenchmarkConfig, base: DistillConfig) -> str:
-    """Return markdown: milliseconds of a step, images per second of step and of loader, and ratios to vanilla.
+def run(config: DistillBenchmarkConfig, base: DistillConfig) -> list[Table]:
+    """Return milliseconds of a step, images per second of step and of loader, and ratios to vanilla.
 
     Images are the training images of a step: Canonical Samples and second views come on top. The floor of a method
-    with CLAReps is vanilla at twice the batch, which sends as many pictures through the student. One thread for the
-    loader; on the CPU one for the step.
+    with CLAReps is vanilla at twice the batch, which sends as many pictures through the student. Figures are of the
+    fastest turn, ratios one of each turn. One thread for the loader; on the CPU one for the step.
     """
     torch.set_num_threads(1)
     base = dotted.override(base, {"clareps.path": config.clareps, "use_gpu": torch.cuda.is_available()})
@@ -46,10 +55,7 @@ def run(config: DistillBenchmarkConfig, base: DistillConfig) -> str:
     rounds = [
         {name: each.measure(config.num_steps) for name, each in trainings.items()} for _ in range(config.num_repeats)
     ]
-    fastest = {name: _fastest([found[name] for found in rounds]) for name in trainings}
-    lines = [HEADER, ("---",) * len(HEADER)]
-    lines += [_cells(name, found, fastest["vanilla"], fastest[FLOOR]) for name, found in fastest.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return [Table(COLUMNS, [_row(name, rounds) for name in trainings])]
 
 
 class _Training:
@@ -91,17 +97,12 @@ def _timed(run: Callable[[], object]) -> float:
     return now() - began
 
 
-def _fastest(found: list[_Measured]) -> _Measured:
-    return _Measured(min(one.step for one in found), min(one.load for one in found), found[0].images)
-
-
-def _cells(name: str, found: _Measured, vanilla: _Measured, floor: _Measured) -> tuple[str, ...]:
-    return (
-        name,
-        f"{1000 * found.step:.1f}",
-        f"{found.images / found.step:.0f}",
-        f"{found.images / found.load:.0f}",
-        f"{found.step / found.load:.1f}",
-        f"{found.step / vanilla.step:.2f}",
-        f"{found.step / floor.step:.2f}",
-    )
+def _row(name: str, rounds: Sequence[Mapping[str, _Measured]]) -> tuple[Cell, ...]:
+    turns = [found[name] for found in rounds]
+    step, load, images = min(one.step for one in turns), min(one.load for one in turns), turns[0].images
+    ratios = {
+        "loader / step": [one.step / one.load for one in turns],
+        "over vanilla": [found[name].step / found["vanilla"].step for found in rounds],
+        "over twice vanilla": [found[name].step / found[FLOOR].step for found in rounds],
+    }
+    return (name, 1000 * step, images / step, images / load, *map(Spread.of, ratios.values()))

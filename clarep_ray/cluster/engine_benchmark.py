@@ -17,10 +17,29 @@ from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import UNITS
 from clarep_ray.data.units import decode_unit
 from clarep_ray.dotted import override
+from clarep_ray.measured import Spread, Table
+
+COLUMNS = {"what": "", "images/s": ".3f", "over the plain loop": ".3f"}
 
 
-def run(config: EngineBenchmarkConfig, extract: ExtractConfig) -> str:
-    """Return markdown: images/s of a plain loop and of the pipeline with one actor, and their ratio."""
+def run(config: EngineBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
+    """Return images/s of a plain loop and of the pipeline with one actor, in turn, and their ratio in each turn."""
+    turns = [_turn(config, extract) for _ in range(config.num_repeats)]
+    names = (
+        "plain loop: decode, extract, encode, one thread",
+        "Ray Data pipeline, one actor, after its first unit",
+        "the same, start-up included",
+    )
+    rows = [
+        (name, Spread.of([turn[i] for turn in turns]), Spread.of([turn[i] / turn[0] for turn in turns]))
+        for i, name in enumerate(names)
+    ]
+    note = f"{config.num_images} images, units of {extract.engine.unit_size}; {config.num_repeats} turns."
+    return [Table(COLUMNS, rows, [note])]
+
+
+def _turn(config: EngineBenchmarkConfig, extract: ExtractConfig) -> tuple[float, float, float]:
+    """Return images/s of the plain loop, of the steady pipeline, and of the pipeline with its start-up."""
     with tempfile.TemporaryDirectory() as scratch:
         changes = {"data.digits.count": config.num_images, "engine.num_actors": 1, "tracking.enabled": False}
         run = override(extract, changes | {"output.path": f"{scratch}/out"})
@@ -29,18 +48,7 @@ def run(config: EngineBenchmarkConfig, extract: ExtractConfig) -> str:
         # Reports reach the driver late and in bundles; the files say when each unit was committed.
         commits = sorted(path.stat().st_mtime for path in Path(scratch, "out", UNITS).iterdir())
     steady = (summary["num_inputs"] - run.engine.unit_size) / (commits[-1] - commits[0])
-    return "\n".join(
-        [
-            "| what | images/s |",
-            "|---|---|",
-            f"| plain loop: decode, extract, encode, one thread | {plain:.3f} |",
-            f"| Ray Data pipeline, one actor, after its first unit | {steady:.3f} |",
-            f"| the same, start-up included | {summary['images_per_s']:.3f} |",
-            "",
-            f"* pipeline / plain loop: {steady / plain:.3f} ({config.num_images} images, units of "
-            f"{run.engine.unit_size})",
-        ]
-    )
+    return plain, steady, summary["images_per_s"]
 
 
 def _plain_loop(config: ExtractConfig, scratch: Path) -> float:

@@ -24,6 +24,7 @@ from clarep_ray.data.manifest import MANIFEST
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import UnitBlob, decode_unit, merge_results
 from clarep_ray.dotted import override
+from clarep_ray.measured import Cell, Table
 
 KIB, MIB = 1024, 2**20
 SAMPLED_EVERY = 100
@@ -60,25 +61,26 @@ class Streamed:
     """The driver's own memory at every so many reports [bytes]."""
 
 
-def run(config: ScalingBenchmarkConfig, extract: ExtractConfig) -> str:
-    """Return markdown: actors against the ideal, the driver against units, planning against images."""
+def run(config: ScalingBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
+    """Return actors against the ideal, the driver against units, planning against images."""
     runtime.connect(num_cpus=2 * max(config.actors) + 1)  # actors that sleep need no cores of their own
     results = _results_of_one_unit(extract)
     parts = [_actors_table(config, extract, results)]
     if config.driver_units:
         parts.append(_driver_table(config, extract, results))
     runtime.shutdown()
-    return "\n\n".join([*parts, _plan_table(config)])
+    return [*parts, _plan_table(config)]
 
 
-def _actors_table(config: ScalingBenchmarkConfig, extract: ExtractConfig, results: bytes) -> str:
-    lines = ["| actors | units | units/s | actors at work |", "|---|---|---|---|"]
+def _actors_table(config: ScalingBenchmarkConfig, extract: ExtractConfig, results: bytes) -> Table:
+    rows: list[tuple[Cell, ...]] = []
     for actors in config.actors:
         units = actors * config.units_per_actor
         found = _streamed(extract, results, actors, units, config.unit_s)
-        lines.append(f"| {actors} | {units} | {units / found.wall_s:.3f} | {_at_work(found.reports):.1%} |")
+        rows.append((actors, units, units / found.wall_s, _at_work(found.reports)))
     note = f"A unit costs its actor {config.unit_s:g} s; at work: of the time between its first unit and its last."
-    return "\n".join([*lines, "", note])
+    columns = {"actors": "d", "units": "d", "units/s": ".3f", "actors at work": ".1%"}
+    return Table(columns, rows, [note], "actors")
 
 
 def _at_work(reports: list[dict[str, Any]]) -> float:
@@ -90,7 +92,7 @@ def _at_work(reports: list[dict[str, Any]]) -> float:
     return sum(report["extract_s"] for report in reports) / held
 
 
-def _driver_table(config: ScalingBenchmarkConfig, extract: ExtractConfig, results: bytes) -> str:
+def _driver_table(config: ScalingBenchmarkConfig, extract: ExtractConfig, results: bytes) -> Table:
     units, actors = config.driver_units, max(config.actors)
     with tempfile.TemporaryDirectory() as scratch:
         found = _streamed(extract, results, actors, units, 0.0, Path(scratch))
@@ -99,31 +101,25 @@ def _driver_table(config: ScalingBenchmarkConfig, extract: ExtractConfig, result
             done = sum(1 for _ in extraction.store.each_committed(to_the_byte=False))
         again = time.monotonic() - began
     assert done == units, "every unit was committed"
-    tenths = [found.memory[round(share * (len(found.memory) - 1) / 4)] / MIB for share in range(5)]
-    return "\n".join(
-        [
-            "| the driver, units that cost nothing | |",
-            "|---|---|",
-            f"| units/s, {actors} actors | {units / found.wall_s:.1f} |",
-            f"| CPU time per unit | {1e3 * found.cpu_s / units:.1f} ms |",
-            f"| memory at 0, 25, 50, 75, 100 % of {units} units | {', '.join(f'{mib:.0f}' for mib in tenths)} MiB |",
-            f"| to open the finished output again | {again:.2f} s, {1e3 * again / units:.2f} ms per unit |",
-        ]
-    )
+    memory = {
+        f"MiB at {25 * share} %": found.memory[round(share * (len(found.memory) - 1) / 4)] / MIB for share in range(5)
+    }
+    columns = {"actors": "d", "units": "d", "units/s": ".1f", "CPU ms per unit": ".1f", **dict.fromkeys(memory, ".0f")}
+    columns |= {"opened again in s": ".2f", "ms per unit": ".2f"}
+    row = (actors, units, units / found.wall_s, 1e3 * found.cpu_s / units, *memory.values(), again, 1e3 * again / units)
+    return Table(columns, [row], ["The driver, with units that cost nothing."], "driver")
 
 
-def _plan_table(config: ScalingBenchmarkConfig) -> str:
-    lines = [
-        "| images | planned in | opened again in | memory | input.parquet |",
-        "|---|---|---|---|---|",
-    ]
+def _plan_table(config: ScalingBenchmarkConfig) -> Table:
+    rows: list[tuple[Cell, ...]] = []
     for images in config.plan_images:
         with tempfile.TemporaryDirectory() as scratch:
             first, again = (_in_a_process_of_its_own(images, scratch) for _ in range(2))
         peak = max(first[1], again[1]) / MIB
-        lines.append(f"| {images} | {first[0]:.1f} s | {again[0]:.1f} s | {peak:.0f} MiB | {first[2] / MIB:.1f} MiB |")
+        rows.append((images, first[0], again[0], peak, first[2] / MIB))
     note = "Memory: the highest above that of a process that has planned a hundred images."
-    return "\n".join([*lines, "", note])
+    columns = {"images": "d", "planned in s": ".1f", "opened again in s": ".1f"}
+    return Table(columns | {"memory, MiB": ".0f", "input.parquet, MiB": ".1f"}, rows, [note], "plan")
 
 
 def _in_a_process_of_its_own(images: int, scratch: str) -> tuple[float, int, int]:

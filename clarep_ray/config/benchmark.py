@@ -38,11 +38,14 @@ class SvdBenchmarkConfig:
     """Projection timestep."""
     seed: int = 3
     """Seed of the pictures."""
+    num_repeats: int = 5
+    """Turns of ours for the spread of its time; the published iteration, a hundred times as long, has one."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
         require(all(count >= 3 for count in self.windows), "windows", self.windows, "3 and more each")
+        require(self.num_repeats >= 1, "num_repeats", self.num_repeats, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +87,13 @@ class EngineBenchmarkConfig:
     """Extraction preset."""
     num_images: int = 144
     """Images of each of the two runs."""
+    num_repeats: int = 3
+    """Turns of both runs; figures are the middle ones."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_images >= 48, "num_images", self.num_images, "48 or more: two units at least")
+        require(self.num_repeats >= 1, "num_repeats", self.num_repeats, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,35 @@ class SizeBenchmarkConfig:
         require(self.depth is None or self.depth >= 1, "depth", self.depth, "None, or 1 and more")
         require(all(size >= 1 for size in self.micro_batches), "micro_batches", self.micro_batches, "1 and more each")
         require(self.num_steps >= 4, "num_steps", self.num_steps, "4 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsBenchmarkConfig:
+    """What limits each stage of one extraction batch, and how near to the limit it is; on a GPU where there is one."""
+
+    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21"] = "digits"
+    """The shipped model with the preset of that name, or a released size with random weights."""
+    depth: int | None = None
+    """Keep only so many blocks or layers per block of a released size; None keeps all."""
+    micro_batch: int = 12
+    """Images of the batch."""
+    num_steps: int = 50
+    """Steps of the whole sampling grid."""
+    num_directions: int = 20
+    """Window M."""
+    guidance_scale: float = 3.0
+    """Of the decoding; 1 where a model has no unconditional branch."""
+    num_repeats: int = 5
+    """Turns; a stage's figure is the middle one, between the least and the greatest."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.depth is None or self.model != "digits", "depth", self.depth, "None for the shipped model")
+        require(self.depth is None or self.depth >= 1, "depth", self.depth, "None, or 1 and more")
+        for name in ("micro_batch", "num_repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.num_steps >= 4, "num_steps", self.num_steps, "4 or more")
+        require(self.num_directions >= 3, "num_directions", self.num_directions, "3 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +263,14 @@ class ReferenceBenchmarkConfig:
     """Pictures of ours."""
     num_reference: int = 4
     """Pictures of the straightforward way."""
+    num_repeats: int = 3
+    """Turns of both."""
 
     def __post_init__(self) -> None:
         check_types(self)
         valid = "1 up to num_samples"
         require(1 <= self.num_reference <= self.num_samples, "num_reference", self.num_reference, valid)
+        require(self.num_repeats >= 1, "num_repeats", self.num_repeats, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

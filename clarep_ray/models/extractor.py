@@ -19,6 +19,7 @@ from clarep_ray.clarid.svd import SingularTriplets
 from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import SPECTRUM_ARRAYS
+from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.classifiers import load_classifiers
 from clarep_ray.models.quality_gate import QualityGate
 
@@ -46,8 +47,7 @@ class UnitExtractor:
 
     def encode(self, images: NDArray[np.uint8]) -> Tensor:
         """Return clean latents of pictures (n, h, w, 3)."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.model.encode(pixels)
+        return encode_images(self.model, images)
 
     def run(
         self,
@@ -110,7 +110,7 @@ class UnitExtractor:
 
     def _collect(self, batch: CLARepBatch, count: int, lonely: bool) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
-        arrays = {"features": batch.canonical_features, **_spectrum_arrays(batch)}
+        arrays = {"features": batch.canonical_features, **spectrum_arrays(batch)}
         if batch.canonical_samples is not None:
             arrays["samples"] = self.to_images(batch.canonical_samples)
         if batch.null_features is not None:
@@ -134,8 +134,19 @@ class UnitExtractor:
 
     def to_images(self, latents: Tensor) -> Tensor:
         """Return uint8 pictures (b, h, w, 3); a non-finite one, rejected anyway, becomes black."""
-        pixels = torch.nan_to_num(self.model.decode(latents), nan=-1.0)
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return decode_images(self.model, latents)
+
+
+def encode_images(model: Adapter, images: NDArray[np.uint8]) -> Tensor:
+    """Return clean latents of pictures (n, h, w, 3)."""
+    pixels = torch.from_numpy(images).to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return model.encode(pixels)
+
+
+def decode_images(model: Adapter, latents: Tensor) -> Tensor:
+    """Return uint8 pictures (b, h, w, 3) of clean latents; a non-finite one becomes black."""
+    pixels = torch.nan_to_num(model.decode(latents), nan=-1.0)
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def uses_other_image(config: ExtractConfig) -> bool:
@@ -156,7 +167,7 @@ def set_deterministic(num_threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
+def spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
     """Return what the inversion and the spectrum say, as far as there was one."""
     arrays: dict[str, Tensor] = {}
     if batch.inversion is not None:

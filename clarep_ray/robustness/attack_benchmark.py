@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,13 +22,24 @@ from clarep_ray.config import (
     PgdConfig,
     SquareConfig,
 )
+from clarep_ray.measured import Cell, Spread, Table
 from clarep_ray.robustness.attack import Attack
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import open_benchmark
 from clarep_ray.robustness.classifier import load_classifier
 from clarep_ray.robustness.evaluate import to_unit_range
 
-HEADER = ("eps", "attack", "samples/s", "torchattacks", "ratio", "robust", "torchattacks", "calls", "torchattacks")
+COLUMNS = {
+    "eps": "g",
+    "attack": "",
+    "samples/s": ".0f",
+    "torchattacks, samples/s": ".0f",
+    "ratio": ".2f",
+    "robust": ".4f",
+    "torchattacks, robust": ".4f",
+    "calls": ".1f",
+    "torchattacks, calls": ".1f",
+}
 WARM_UP = 8
 
 
@@ -48,14 +59,15 @@ class _Measured:
     """Gradients, and forward passes without one, of a picture in the mean; torchattacks tells its settings alone."""
 
 
-def run(config: AttackBenchmarkConfig) -> str:
-    """Return markdown: samples per second of CPU time, robust accuracies and network calls per picture.
+def run(config: AttackBenchmarkConfig) -> list[Table]:
+    """Return samples per second of CPU time, their ratio, robust accuracies and network calls per picture.
 
     Ours is called as an actor calls it, all pictures at once in padded micro-batches; torchattacks once per batch.
+    Speeds are those of the fastest turn; the ratio is one of each turn.
     """
     torch.set_num_threads(1)
     pictures = _pictures(config.num_samples)
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    rows: list[tuple[Cell, ...]] = []
     for eps in config.eps_255:
         settings = _settings(config, eps)
         for name in config.names:
@@ -68,9 +80,8 @@ def run(config: AttackBenchmarkConfig) -> str:
                 first = _measure(lambda ours=ours: [_whole(pictures, ours, config.num_samples)])
                 second = _measure(lambda theirs=theirs: _batches(pictures, theirs, config.batch_size))
                 runs.append((first, second))
-            fastest = [min(side, key=lambda run: run.seconds) for side in zip(*runs, strict=True)]
-            lines.append(_line(_cells(eps, name, config.num_samples, *fastest)))
-    return "\n".join(lines)
+            rows.append(_row(eps, name, config.num_samples, runs))
+    return [Table(COLUMNS, rows)]
 
 
 def _pictures(count: int) -> _Pictures:
@@ -119,17 +130,13 @@ def _measure(run: Callable[[], list[Verdict]]) -> _Measured:
     return _Measured(seconds, robust, float(calls.double().mean()))
 
 
-def _cells(eps: float, name: str, count: int, ours: _Measured, theirs: _Measured) -> list[str]:
-    speeds, shares = [count / one.seconds for one in (ours, theirs)], [one.robust for one in (ours, theirs)]
-    return [
-        f"{eps:g}",
+def _row(eps: float, name: str, count: int, runs: Sequence[tuple[_Measured, _Measured]]) -> tuple[Cell, ...]:
+    ours, theirs = (min(side, key=lambda run: run.seconds) for side in zip(*runs, strict=True))
+    return (
+        eps,
         name,
-        *(f"{speed:.0f}" for speed in speeds),
-        f"{speeds[0] / speeds[1]:.2f}",
-        *(f"{float(robust.float().mean()):.4f}" for robust in shares),
-        *(f"{one.calls:.1f}" for one in (ours, theirs)),
-    ]
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+        *(count / one.seconds for one in (ours, theirs)),
+        Spread.of([second.seconds / first.seconds for first, second in runs]),
+        *(float(one.robust.float().mean()) for one in (ours, theirs)),
+        *(one.calls for one in (ours, theirs)),
+    )

@@ -1,39 +1,43 @@
 """Benchmarks of products, sampling and the whole extraction, at their smallest: real figures in every cell."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from clarep_ray.analysis import products_benchmark, reference_benchmark, sampling_benchmark
 from clarep_ray.config import ProductsBenchmarkConfig, ReferenceBenchmarkConfig, SamplingBenchmarkConfig
 from clarep_ray.dotted import override
+from clarep_ray.measured import Table
 from clarep_ray.presets import EXTRACT
 
 SMALL = override(EXTRACT["digits_smoke"]().config, {"engine.micro_batch": 2})
 
 
-def rows(table: str) -> list[list[str]]:
-    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+def rows(tables: list[Table]) -> list[dict[str, Any]]:
+    (table,) = tables
+    return table.records()
 
 
 def test_products_are_counted_in_forward_passes() -> None:
-    header, _, *lines = rows(
-        products_benchmark.run(ProductsBenchmarkConfig(samples=(2,), vectors=(1, 3), num_repeats=1))
-    )
-    assert tuple(header) == products_benchmark.HEADER
-    assert [line[:2] for line in lines] == [["2", "1"], ["2", "3"]]
-    assert all(0 < float(cell) < 1000 for line in lines for cell in line[2:])
+    config = ProductsBenchmarkConfig(samples=(2,), vectors=(1, 3), num_repeats=2)
+    found = rows(products_benchmark.run(config))
+    assert [(row["samples"], row["vectors"]) for row in found] == [(2, 1), (2, 3)]
+    for row in found:
+        ratio = row.pop("ratio of J^T J")
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"] < 1000
+        assert all(0 < cell < 1000 for cell in row.values())
 
 
 def test_the_finest_grid_is_the_truth_and_coarser_ones_move_away() -> None:
     config = SamplingBenchmarkConfig(num_samples=4, num_steps=(5, 20), solvers=("ddim",), limit_steps=40)
-    header, _, truth, seed, coarse = rows(sampling_benchmark.run(config, SMALL))
-    assert tuple(header) == sampling_benchmark.HEADER
-    found = {line[0]: dict(zip(header, line, strict=True)) for line in (truth, seed)}
-    assert float(found["ddim"]["pixels moved"]) == float(found["ddim"]["feature moved"]) == 0
-    assert float(found["ddim, another seed"]["feature moved"]) > 0
-    assert coarse[:4] == ["ddim", "5", "600", "16"]  # four steps up, four back, four down, guided
-    assert float(coarse[4]) > float(found["ddim, another seed"]["pixels moved"])
-    assert float(coarse[6]) > float(found["ddim"]["pixels off"]) > 0
+    truth, seed, coarse = rows(sampling_benchmark.run(config, SMALL))
+    assert truth["pixels moved"] == truth["feature moved"] == 0
+    assert (seed["solver"], seed["feature moved"] > 0) == ("ddim, another seed", True)
+    # Four steps up, four back, four down, guided.
+    assert (coarse["solver"], coarse["steps"], coarse["t_e"], coarse["evaluations"]) == ("ddim", 5, 600.0, 16)
+    assert coarse["pixels moved"] > seed["pixels moved"]
+    assert coarse["pixels off"] > truth["pixels off"] > 0
 
 
 def test_the_nearest_time_of_a_grid_is_noisy() -> None:
@@ -41,10 +45,12 @@ def test_the_nearest_time_of_a_grid_is_noisy() -> None:
 
 
 def test_both_ways_of_extraction_are_measured_on_the_same_pictures() -> None:
-    config = ReferenceBenchmarkConfig(num_samples=2, num_reference=1)
-    _, _, ours, plain = rows(reference_benchmark.run(config, SMALL))
-    assert float(ours[1]) > float(plain[1]) > 0
-    assert plain[2] in ("0/1", "1/1")
+    config = ReferenceBenchmarkConfig(num_samples=2, num_reference=1, num_repeats=1)
+    ours, plain = rows(reference_benchmark.run(config, SMALL))
+    speed = "images/s of CPU time"
+    assert ours[speed] > plain[speed] > 0
+    assert ours["times as fast"]["value"] == pytest.approx(ours[speed] / plain[speed])
+    assert plain["same k"] in ("0/1", "1/1")
     with pytest.raises(ValueError, match="num_reference: 3 is not valid; valid: 1 up to num_samples"):
         ReferenceBenchmarkConfig(num_samples=2, num_reference=3)
     with pytest.raises(

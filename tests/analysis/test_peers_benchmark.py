@@ -1,5 +1,7 @@
 """Every peer finds the leading triplets of an operator with a known spectrum, and its cost is counted."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,10 +32,12 @@ def test_the_solvers_that_can_be_named_are_those_that_there_are() -> None:
 
 def test_products_and_rounds_are_counted_per_sample() -> None:
     names = ("block Lanczos (ours)", "randomised SVD, 3 power iterations")
-    lines = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=1, windows=(4,), num_steps=5))
-    header, _, ours, randomised = [line.strip("| ").split(" | ") for line in lines.splitlines()[:4]]
-    assert tuple(header) == peers_benchmark.HEADER
-    assert randomised[:4] == [names[1], "4", str(4 * 14), "4"]
-    assert int(ours[2]) == 4 * int(ours[3])
-    assert float(ours[6]) < 1e-3
-    assert ours[9] == "1/1"
+    (table,) = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=1, windows=(4,), num_steps=5))
+    rows: list[dict[str, Any]] = table.records()
+    ours, randomised = rows
+    assert (randomised["solver"], randomised["M"], randomised["products"], randomised["rounds"]) == (names[1], 4, 56, 4)
+    assert ours["products"] == 4 * ours["rounds"]
+    assert ours["worst s error"] < 1e-3
+    assert ours["same k"] == "1/1"
+    assert ours["x ours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert randomised["x ours"]["value"] == pytest.approx(randomised["wall s"] / ours["wall s"])

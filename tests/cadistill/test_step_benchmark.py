@@ -1,9 +1,10 @@
 """The benchmark of training steps: every method beside vanilla and its floor, from real steps."""
 
 from pathlib import Path
+from typing import Any
 
 from clarep_ray.cadistill import step_benchmark
-from clarep_ray.cadistill.step_benchmark import FLOOR, HEADER, run
+from clarep_ray.cadistill.step_benchmark import FLOOR, run
 from clarep_ray.config import DistillBenchmarkConfig
 from tests.cadistill.small import small_config
 
@@ -12,13 +13,13 @@ def test_every_method_has_a_row_and_ratios_to_vanilla(files: Path) -> None:
     config = DistillBenchmarkConfig(
         methods=("cadistill", "supcon"), clareps=str(files / "clareps"), num_steps=2, num_repeats=1
     )
-    rows = [line.strip("| ").split(" | ") for line in run(config, small_config(files)).splitlines()]
-    assert tuple(rows[0]) == HEADER
-    assert [row[0] for row in rows[2:]] == ["vanilla", "cadistill", "supcon", FLOOR]
-    figures = {row[0]: [float(cell) for cell in row[1:]] for row in rows[2:]}
-    assert figures["vanilla"][4] == figures[FLOOR][5] == 1
-    for step, images, loader, ratio, _, _ in figures.values():
-        assert min(step, images, loader, ratio) > 0
+    (table,) = run(config, small_config(files))
+    rows: dict[Any, dict[str, Any]] = {row["method"]: row for row in table.records()}
+    assert list(rows) == ["vanilla", "cadistill", "supcon", FLOOR]
+    same = {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert rows["vanilla"]["over vanilla"] == rows[FLOOR]["over twice vanilla"] == same
+    for row in rows.values():
+        assert min(row["step, ms"], row["images/s"], row["loader images/s"], row["loader / step"]["low"]) > 0
 
 
 def test_a_step_takes_the_whole_batch_through_the_student(files: Path) -> None:
