@@ -147,7 +147,7 @@ def _can_forget_the_class(model: Adapter) -> bool:
 
 def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:
     """Return the pieces of two-stage sampling: micro-batches over classes and draws."""
-    settings, size = session.config.saturation, session.config.engine.micro_batch
+    settings, size = session.config.saturation, session.config.engine.rows_per_call
     labels = np.arange(len(session.class_names))
     if settings.num_classes is not None and settings.num_classes < len(labels):
         generator = numpy_generator(session.config.seed, "saturation", "classes")
@@ -178,7 +178,7 @@ def cell_items(session: Session, group: str, cell: Mapping[str, Any]) -> list[It
 
 
 def _image_pieces(session: Session, rows: Sequence[InputRow]) -> list[Item]:
-    chunks = _chunks(rows, session.config.engine.micro_batch)
+    chunks = _chunks(rows, session.config.engine.rows_per_call)
     return [{"number": number, "rows": [asdict(row) for row in chunk]} for number, chunk in enumerate(chunks)]
 
 

@@ -101,7 +101,7 @@ def _time_evaluation(model: Any, config: ExtractConfig) -> float:
     """Return the seconds one evaluation takes per sample, in a micro-batch on this machine."""
     torch.set_num_threads(config.engine.num_threads)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    x_t = torch.randn(config.engine.micro_batch, *model.latent_shape, device=model.device)
+    x_t = torch.randn(config.engine.rows_per_call, *model.latent_shape, device=model.device)
     cond = model.cond(torch.zeros(len(x_t), dtype=torch.long))
     seconds: list[float] = []
     for _ in range(4):

@@ -244,7 +244,7 @@ class Evaluator:
         return self._models[role]
 
     def _running(self, seed: int) -> Running:
-        return Running(seed=seed, micro_batch=self.config.engine.micro_batch, padded=True)
+        return Running(seed=seed, micro_batch=self.config.engine.rows_per_call, padded=True)
 
 
 def some_pictures(blob: UnitBlob, places: Collection[int]) -> UnitBlob:

@@ -15,8 +15,10 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.attempts import PoisonedInput
-from clarep_ray.cluster.plan import HasEngine, Plan, check_output, default_actors, gpus_per_actor, make_plan
+from clarep_ray.cluster.batch_choice import Choose, batch_here, batch_on_cluster
+from clarep_ray.cluster.plan import Plan, check_output, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
+from clarep_ray.cluster.workers import TASK_CPUS, worker_counts
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.manifest import MANIFEST, STAMPS, InputManifest, write_manifest, write_stamps
@@ -27,8 +29,6 @@ from clarep_ray.tracking import Run
 
 PROGRESS_EVERY_S, TRACKED_EVERY_S = 5.0, 60.0
 """How often progress is said, and how often it is told to MLflow."""
-TASK_CPUS = 0.2
-"""Share of a CPU that a decode or commit task reserves; what is left of each CPU is the actor's."""
 
 
 @dataclass
@@ -87,9 +87,14 @@ class Extraction:
 
 @contextmanager
 def open_extraction(
-    config: ExtractConfig, say: Callable[[str], None] = print, damages: Sequence[Damage] = ()
+    config: ExtractConfig,
+    say: Callable[[str], None] = print,
+    damages: Sequence[Damage] = (),
+    choose: Choose | None = None,
 ) -> Generator[Extraction]:
     """Check everything, open the output, own it inside and yield the extraction.
+
+    A network batch that the config leaves open is chosen by `choose`, or where the actors will run.
 
     Units that `damages` names are taken out, once it is sure that they can be computed again. Raises ValueError for a
     wrong config or input, ResumeRefused where the output belongs to another run, OutputInUse where another process
@@ -98,7 +103,7 @@ def open_extraction(
     output = open_store(config.output.path)
     output.check()
     with owned(output, config.engine.take_over, say):
-        plan = make_plan(config)
+        plan = make_plan(config, choose or partial(batch_on_cluster, say=say))
         store = open_store(plan.config.output.path)
         manifest = _open_output(store, plan)
         withdraw(store, damages)
@@ -112,7 +117,7 @@ def run_extraction(
     alone: bool = False,
 ) -> dict[str, Any]:
     """Extract, or continue an interrupted extraction, and return its summary; raises as `open_extraction` does."""
-    with open_extraction(config, say, damages) as extraction:
+    with open_extraction(config, say, damages, batch_here if alone else None) as extraction:
         return extract(extraction, say, alone=alone)
 
 
@@ -201,22 +206,6 @@ def run_context(plan: Plan, store: Store, manifest: InputManifest) -> RunContext
         identity=plan.identity,
         run_id=uuid.uuid4().hex[:12],
     )
-
-
-def worker_counts(config: HasEngine, resources: dict[str, Any], num_units: int) -> dict[str, Any]:
-    """Return how many actors there are, at most one per unit, and what each reserves.
-
-    Raises ValueError where they need more GPUs than there are and the cluster does not grow.
-    """
-    gpus = resources.get("GPU", 0.0)
-    per_actor = gpus_per_actor(config, gpus)
-    actors = default_actors(config, gpus, resources.get("CPU", 1.0))
-    if per_actor * actors > gpus and not config.engine.autoscaling:
-        raise ValueError(
-            f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
-            f"{int(gpus / per_actor)}, or --engine.autoscaling where it grows"
-        )
-    return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
 
 
 def stream(

@@ -46,6 +46,17 @@ def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> boo
     return True
 
 
+def recorded_field(store: Store, name: str) -> Any:
+    """Return a field of the run that an output holds; None where there is none, or none that can be read.
+
+    What is wrong with an output is for `check_same_run` to say.
+    """
+    try:
+        return parse_json_object(store.read(RUN, MAX_JSON_BYTES), f"{store.where}/{RUN}")["fields"][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def environment_fields(packages: Sequence[str] = PACKAGES, code: Sequence[str] = OUTPUT_CODE) -> dict[str, Any]:
     """Return the code and library versions that can change a byte of the output."""
     versions = {f"version.{name}": importlib.metadata.version(name) for name in packages}

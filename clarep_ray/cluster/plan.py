@@ -6,15 +6,17 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from clarep_ray import dotted, models
+from clarep_ray.cluster.batch_choice import Choose, batch_here
 from clarep_ray.cluster.cost import estimate_cost
-from clarep_ray.cluster.identity import check_same_run, environment_fields
+from clarep_ray.cluster.identity import check_same_run, environment_fields, recorded_field
 from clarep_ray.cluster.settings import check_settings
-from clarep_ray.config import EngineConfig, ExtractConfig
+from clarep_ray.cluster.workers import default_actors
+from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
@@ -32,18 +34,12 @@ from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
+from clarep_ray.models.batch_memory import probe_memory
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
 from clarep_ray.tracking import in_submitted_job
 
 SCANNED_IMAGES = 64
-
-
-class HasEngine(Protocol):
-    """The config of any job that runs on actors."""
-
-    @property
-    def engine(self) -> EngineConfig: ...
 
 
 @dataclass(frozen=True)
@@ -98,10 +94,11 @@ class Plan:
         return -(-len(self.rows) // self.config.engine.unit_size)
 
 
-def make_plan(config: ExtractConfig) -> Plan:
+def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     """Check model, settings and input and return the plan. Raises ValueError naming what is wrong.
 
-    Image files that an earlier run into the same output hashed are hashed again only where they look touched.
+    `choose` is asked for the network batch of a run that leaves it open, unless an earlier process recorded it. Image
+    files that an earlier run into the same output hashed are hashed again only where they look touched.
     """
     if in_submitted_job() and not (is_url(config.output.path) or Path(config.output.path).is_absolute()):
         raise ValueError(
@@ -121,6 +118,8 @@ def make_plan(config: ExtractConfig) -> Plan:
     chosen = select(source.rows(), config.data, source.class_names)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
+    config = _with_batch(config, choose)
+    check_settings(model, config)
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
     fields["input_sha256"] = digest_of(rows)
@@ -138,6 +137,14 @@ def make_plan(config: ExtractConfig) -> Plan:
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
     )
+
+
+def _with_batch(config: ExtractConfig, choose: Choose) -> ExtractConfig:
+    """Return the config with a number for `engine.micro_batch`: bytes depend on it, so it belongs to the run."""
+    if config.engine.micro_batch is not None:
+        return config
+    recorded = recorded_field(open_store(config.output.path), "engine.micro_batch")
+    return dotted.override(config, {"engine.micro_batch": choose(config) if recorded is None else recorded})
 
 
 def check_output(plan: Plan, store: Store) -> bool:
@@ -221,17 +228,6 @@ def _spectrum_fields(store: Store) -> dict[str, Any]:
     return fields
 
 
-def default_actors(config: HasEngine, gpus: float, cpus: float) -> int:
-    """Return how many actors a run has on these resources: as set, or one per (share of a) GPU, or one per CPU."""
-    per_actor = gpus_per_actor(config, gpus)
-    return config.engine.num_actors or max(1, int(gpus / per_actor) if per_actor else int(cpus))
-
-
-def gpus_per_actor(config: HasEngine, gpus: float) -> float:
-    """Return the GPUs of one actor: as set, or one where there are GPUs, else none."""
-    return (1.0 if gpus else 0.0) if config.engine.gpus_per_actor is None else config.engine.gpus_per_actor
-
-
 def scan_images(plan: Plan, source: Source) -> Counter[str]:
     """Decode a spread of at most 64 inputs and count what is wrong with them."""
     stride = max(1, len(plan.rows) // SCANNED_IMAGES)
@@ -256,7 +252,9 @@ def describe(plan: Plan) -> str:
     num_actors = default_actors(plan.config, torch.cuda.device_count(), os.cpu_count() or 1)
     cost = estimate_cost(plan)
     scanned = scan_images(plan, open_source(plan.config.data, plan.class_names))
-    count = len(plan.rows)
+    count, rows = len(plan.rows), plan.config.engine.rows_per_call
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    memory, _ = probe_memory(plan.config, place)
     seconds = cost.total_evaluations * cost.seconds_per_evaluation * count / num_actors
     lines = [
         f"output       {store.where}: "
@@ -269,6 +267,7 @@ def describe(plan: Plan) -> str:
         *(f"             {number:8.0f}  {what}" for what, number in cost.evaluations_per_sample.items()),
         f"time         about {seconds:.0f} s for all of it with {num_actors} actors, after start-up"
         f" ({cost.seconds_per_evaluation * 1e3:.2f} ms per evaluation, measured here)",
+        f"memory       {memory}, {memory.of(rows) / 1e9:.2f} GB for batches of {rows} (measured here, {place})",
         f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB",
         f"weights      {plan.fields['weights_sha256']}",
         f"fingerprint  {plan.fingerprint[:16]}",

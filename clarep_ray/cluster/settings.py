@@ -29,7 +29,7 @@ def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
     extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
     scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
     modes = {config.projection.mode} | {extra.mode for extra in extras}
-    if uses_other_image(config) and config.engine.micro_batch < 2:
+    if uses_other_image(config) and config.engine.micro_batch == 1:
         raise ValueError(f"engine.micro_batch: {config.engine.micro_batch} leaves no other image; valid: 2 or more")
     guided = config.output.what != "features" and any(scale != 1.0 for scale in scales)
     if guided or (config.needs_spectrum and "unconditional" in modes):

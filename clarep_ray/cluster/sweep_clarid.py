@@ -11,11 +11,13 @@ from clarep_ray import dotted, models
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.plan import bound_to_spectrum, gpus_per_actor, make_plan
+from clarep_ray.cluster.plan import bound_to_spectrum, make_plan
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.cluster.sweep_space import choices, fields_of
 from clarep_ray.cluster.sweep_study import Cell, Report, at_point
+from clarep_ray.cluster.workers import gpus_per_actor
 from clarep_ray.config import ExtractConfig, ModelConfig, Point, Space
+from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.models.adapter import Adapter
 
@@ -37,6 +39,10 @@ class ClaridStudy:
     space: Space
     job = "sweep clarid"
     num_epochs = None
+
+    def __post_init__(self) -> None:
+        chosen = self.config.engine.micro_batch is not None
+        require(chosen, "engine.micro_batch", None, "1 or more: one number for all trials")
 
     @property
     def root(self) -> Path:

@@ -159,6 +159,7 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require_seed(self.seed)
+        require(self.engine.micro_batch is not None, "engine.micro_batch", None, "1 or more (extractions choose it)")
         require(bool(self.parts), "parts", self.parts, f"one or more of {', '.join(CALIBRATION_PARTS)}")
         require(
             self.projected_per_class is None or self.projected_per_class >= 1,

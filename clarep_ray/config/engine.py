@@ -14,8 +14,9 @@ class EngineConfig:
 
     unit_size: int = 24
     """Rows of a work unit: one unit is one shard, committed and retried as a whole [images]."""
-    micro_batch: int = 12
-    """Rows of one network batch, padded to exactly this many [images]."""
+    micro_batch: int | None = 12
+    """Rows of one network batch, padded to exactly this many; None, in an extraction: as many as fit into the memory of
+    the machine that the run begins on, recorded with it [images]."""
     num_threads: int = 1
     """CPU threads of torch in an actor."""
     num_actors: int | None = field(default=None, metadata=EXECUTION)
@@ -41,8 +42,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("unit_size", "micro_batch", "num_threads", "units_in_flight", "max_attempts"):
+        for name in ("unit_size", "num_threads", "units_in_flight", "max_attempts"):
             require(getattr(self, name) >= 1, f"engine.{name}", getattr(self, name), "1 or more")
+        rows = self.micro_batch
+        require(rows is None or rows >= 1, "engine.micro_batch", rows, "None, or 1 and more")
         limit = self.unit_deadline_s
         require(limit is None or limit > 0, "engine.unit_deadline_s", limit, "None, or above 0")
         require(
@@ -57,3 +60,10 @@ class EngineConfig:
         for name in ("num_actors", "gpus_per_actor"):
             given = getattr(self, name) is not None
             require(given or not self.autoscaling, f"engine.{name}", None, "a number where engine.autoscaling is on")
+
+    @property
+    def rows_per_call(self) -> int:
+        """`micro_batch` as a number; ValueError where none was chosen."""
+        if self.micro_batch is None:
+            raise ValueError("engine.micro_batch: None is not valid; valid: 1 and more, once a plan has chosen it")
+        return self.micro_batch

@@ -289,6 +289,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require_seed(self.seed)
+        require(self.engine.micro_batch is not None, "engine.micro_batch", None, "1 or more (extractions choose it)")
         require(bool(self.output), "output", self.output, "a folder")
         for name in self.attacks.benchmarks:
             valid = f"one of benchmarks.names ({', '.join(self.benchmarks.names)})"

@@ -80,7 +80,7 @@ class UnitExtractor:
         The pictures go through in micro-batches of exactly `engine.micro_batch` rows; the last one is filled up
         with the first pictures again, so that no result depends on how many came along.
         """
-        size, total = self.config.engine.micro_batch, len(images)
+        size, total = self.config.engine.rows_per_call, len(images)
         parts: list[tuple[Arrays, list[dict[str, Any]]]] = []
         for start in range(0, total, size):
             padded = [(start + i) % total for i in range(size)]

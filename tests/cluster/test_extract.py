@@ -256,3 +256,22 @@ def test_publishing_draws_logs_and_tells_the_user(finished, tmp_path: Path) -> N
     extract_and_publish(shown, "digits_smoke", lines.append)
     (again,) = client.search_runs(["1"])
     assert again.info.end_time == run.info.end_time
+
+
+@pytest.mark.nightly
+def test_a_batch_that_is_left_open_is_chosen_where_the_actors_run_and_recorded(
+    weights: Path, images: Path, tmp_path: Path
+) -> None:
+    config = small_config(weights, images, tmp_path / "out", engine__micro_batch=None)
+    said: list[str] = []
+    first = run_extraction(config, said.append)
+    chosen = [line for line in said if line.startswith("micro-batch")]
+    assert len(chosen) == 1
+    assert chosen[0].startswith("micro-batch 4: "), "this machine holds a whole unit"
+    given = override(config, {"engine.micro_batch": 4})
+    assert committed_hashes(tmp_path / "out") == plain_loop(given, tmp_path)
+    said.clear()
+    for same in (given, config):
+        again = run_extraction(same, said.append)
+        assert (again["fingerprint"], again["units_resumed"]) == (first["fingerprint"], 7)
+    assert not any(line.startswith("micro-batch") for line in said), "nothing is measured again"

@@ -8,11 +8,13 @@ import pytest
 
 from clarep_ray import models
 from clarep_ray.cluster.cost import estimate_cost
-from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.plan import make_plan, scan_images
 from clarep_ray.cluster.settings import check_settings
+from clarep_ray.cluster.workers import actors_per_device, worker_counts
+from clarep_ray.config import ExtractConfig
 from clarep_ray.data import manifest
 from clarep_ray.data.sources import open_source
+from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
 from clarep_ray.presets import EXTRACT
 from tests.data import trees
@@ -122,3 +124,37 @@ def test_a_cluster_that_grows_is_asked_for_more_gpus_than_it_has(gpus: float) ->
         worker_counts(digits(**more), {"GPU": gpus, "CPU": 4.0}, 100)
     asked = worker_counts(digits(**more, engine__autoscaling=True), {"GPU": gpus, "CPU": 4.0}, 100)
     assert (asked["num_actors"], asked["gpus_per_actor"]) == (8, 1.0)
+
+
+def record(folder: Path, fields: dict[str, Any]) -> None:
+    store = OutputStore(folder)
+    store.prepare()
+    store.write_run(fields, {})
+
+
+def never(config: ExtractConfig) -> int:
+    raise AssertionError("the batch is known")
+
+
+def test_a_batch_that_the_machine_chooses_is_a_number_of_the_run(tmp_path: Path) -> None:
+    given = digits(engine__micro_batch=3, output__path=str(tmp_path / "out"))
+    left = digits(engine__micro_batch=None, output__path=str(tmp_path / "out"))
+    chosen = make_plan(left, lambda config: 3)
+    assert chosen.config.engine.micro_batch == 3
+    assert chosen.fingerprint == make_plan(given, never).fingerprint
+    record(tmp_path / "out", chosen.fields)
+    assert make_plan(left, never).fields == chosen.fields, "a run that continues takes what was recorded"
+
+
+def test_a_chosen_batch_is_checked_like_a_given_one(tmp_path: Path) -> None:
+    left = digits(engine__micro_batch=None, output__extras=("other_image@1",), output__path=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"engine\.micro_batch: 1 leaves no other image"):
+        make_plan(left, lambda config: 1)
+    record(tmp_path / "out", {"engine.micro_batch": "many"})
+    with pytest.raises(ValueError, match="micro_batch: 'many' is not valid; valid: int or None"):
+        make_plan(left, never)
+
+
+def test_actors_share_the_memory_of_their_gpu_or_machine() -> None:
+    assert [actors_per_device(8, share, 2) for share in (1.0, 0.5, 0.25, 2.0)] == [1, 2, 4, 1]
+    assert [actors_per_device(actors, 0.0, 2) for actors in (1, 2, 3, 8)] == [1, 1, 2, 4]
