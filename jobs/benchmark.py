@@ -21,8 +21,9 @@ KINDS: dict[str, tuple[type, str, Any]] = {
     "size": (config.SizeBenchmarkConfig, "analysis.size_benchmark", None),
     "attacks": (config.AttackBenchmarkConfig, "robustness.attack_benchmark", None),
     "distill": (config.DistillBenchmarkConfig, "cadistill.step_benchmark", DISTILL),
+    "plot": (config.PlotBenchmarkConfig, "analysis.benchmark_figures", None),
 }
-"""Subcommand: its config, the module whose `run` measures, and the presets that one of them starts from."""
+"""Subcommand: its config, the module whose `run` measures (or draws), and the presets that one of them starts from."""
 Chosen = tyro.extras.subcommand_type_from_defaults(
     {name: kind() for name, (kind, _, _) in KINDS.items()},
     {name: str(kind.__doc__) for name, (kind, _, _) in KINDS.items()},
@@ -42,7 +43,7 @@ def measure(chosen: Annotated[Any, tyro.conf.arg(name="")], record: Path | None 
         from clarep_ray.analysis import recorded_rows as rows
 
         if record is not None:
-            rows.check_record(record)
+            rows.check_record(record, kind)
         start = (cli.preset_config(presets, chosen.preset),) if presets else ()
         tables = import_module(f"clarep_ray.{module}").run(chosen, *start)
         print("\n\n".join(table.markdown() for table in tables), end="\n\n")

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted
+from clarep_ray.config.checks import require
 from clarep_ray.data.untrusted import parse_json_object
 from clarep_ray.measured import Table
 
 LIBRARIES = ("torch", "ray", "diffusers", "numpy", "scipy", "torchattacks")
 
 
-def check_record(file: Path) -> None:
-    """Raise ValueError where rows could not be appended to a file."""
+def check_record(file: Path, kind: str) -> None:
+    """Raise ValueError where a kind measures nothing, or its rows could not be appended to a file."""
+    require(kind != "plot", "record", str(file), "none: plot measures nothing")
     if not file.absolute().parent.is_dir() or file.is_dir():
         raise ValueError(f"record: '{file}' is not valid; valid: a file of JSON lines, to be made or not, in a folder")
 

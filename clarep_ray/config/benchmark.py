@@ -297,3 +297,16 @@ class ScalingBenchmarkConfig:
         require(self.units_per_actor >= 3, "units_per_actor", self.units_per_actor, "3 or more")
         require(self.driver_units >= 0, "driver_units", self.driver_units, "0 or more")
         require(all(count >= 100 for count in self.plan_images), "plan_images", self.plan_images, "100 and more each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotBenchmarkConfig:
+    """Pictures of recorded rows: solvers, limits and products."""
+
+    rows: str = "deploy/benchmarks/rows.jsonl"
+    """File that --record appended to."""
+    output: str = "deploy/benchmarks"
+    """Folder of the pictures."""
+
+    def __post_init__(self) -> None:
+        check_types(self)

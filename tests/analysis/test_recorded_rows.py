@@ -33,8 +33,10 @@ def test_every_row_is_dated_and_says_what_was_measured_on_what(tmp_path: Path) -
 def test_where_rows_cannot_go_or_come_from_is_named(tmp_path: Path) -> None:
     for file in (tmp_path, tmp_path / "none" / "rows.jsonl"):
         with pytest.raises(ValueError, match=f"record: '{file}' is not valid; valid: a file of JSON lines"):
-            check_record(file)
-    check_record(tmp_path / "rows.jsonl")
+            check_record(file, "svd")
+    check_record(tmp_path / "rows.jsonl", "svd")
+    with pytest.raises(ValueError, match="valid: none: plot measures nothing"):
+        check_record(tmp_path / "rows.jsonl", "plot")
     (tmp_path / "rows.jsonl").write_text('{"date": "2026-11-22"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl:1 is not valid"):
         read_rows(tmp_path / "rows.jsonl")

@@ -1,0 +1,116 @@
+"""Pictures of what benchmarks recorded: solvers against M, the limit of every stage, products in forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.recorded_rows import read_rows
+from clarep_ray.config import SOLVER_NAMES, PlotBenchmarkConfig
+from clarep_ray.config.checks import require
+from clarep_ray.measured import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+COLOURS = {"arithmetic": "C0", "memory": "C2", "dispatch": "C1", "zlib": "C7", "disk": "C7"}
+STYLES = {name: {"color": f"C{number}", "marker": "osv^D<>P"[number]} for number, name in enumerate(SOLVER_NAMES)}
+SMALL = 8
+
+
+def run(config: PlotBenchmarkConfig) -> list[Table]:
+    """Draw the last run of each kind in a file of rows, and return the pictures' names."""
+    require(Path(config.rows).is_file(), "rows", config.rows, "a file that --record appended to")
+    require(Path(config.output).is_dir(), "output", config.output, "a folder")
+    recorded = read_rows(Path(config.rows))
+    drawn: list[tuple[str, int, str]] = []
+    for kind, (name, draw) in FIGURES.items():
+        last = _last_runs([row for row in recorded if row["kind"] == kind])
+        if last:
+            target = Path(config.output) / name
+            draw(last).savefig(target, dpi=130)
+            drawn.append((str(target), len(last), last[-1]["date"]))
+    if not drawn:
+        raise ValueError(f"rows: {config.rows!r} has no rows to draw; valid: of {', '.join(FIGURES)}")
+    return [Table({"picture": "", "rows": "d", "measured": ""}, drawn)]
+
+
+def _last_runs(rows: Rows) -> Rows:
+    """Return the rows of the last run of each configuration."""
+    last = {row["fingerprint"]: row["date"] for row in rows}
+    return [row for row in rows if row["date"] == last[row["fingerprint"]]]
+
+
+def _solvers(rows: Rows) -> Figure:
+    """Return products and wall time of one sample against M, for every solver of the last run."""
+    rows = [row["row"] for row in rows if row["date"] == rows[-1]["date"]]
+    figure, axes = blank_figure(1, 2, width=9.6, height=4.6)
+    panels = (("products", "products with $J^TJ$ per sample"), ("wall s", "wall time per sample [s]"))
+    for axis, (column, label) in zip(axes[0], panels, strict=True):
+        for name in dict.fromkeys(row["solver"] for row in rows):
+            found = [(row["M"], row[column]) for row in rows if row["solver"] == name]
+            ours = name == SOLVER_NAMES[0]
+            axis.plot(
+                *zip(*found, strict=True), label=name, **STYLES[name], linewidth=2.4 if ours else 1.2, markersize=5
+            )
+        windows = sorted({row["M"] for row in rows})
+        axis.set(yscale="log", xlabel="window M [singular triplets]", ylabel=label, xticks=windows)
+        axis.grid(axis="y", which="both", alpha=0.25)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def _stages(rows: Rows) -> Figure:
+    """Return a panel for each configuration: how near to its limit every stage is, and its share of the batch."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault(row["fingerprint"], []).append(row)
+    figure, axes = blank_figure(1, len(runs), width=5.6 * len(runs) + 0.8, height=4.4)
+    for axis, found in zip(axes[0], runs.values(), strict=True):
+        _draw_stages(axis, [row["row"] for row in found][:-1], found[0]["config"])
+    return figure
+
+
+def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
+    places = range(len(stages))[::-1]
+    for place, stage in zip(places, stages, strict=True):
+        share = 100 * stage["reached"]
+        axis.barh(place, share, color=COLOURS[stage["limit"]], height=0.7)
+        text = f"{share:.0f} % of {stage['limit']}, {100 * stage['share of the batch']:.1f} % of the time"
+        axis.text(share + 1.5, place, text, va="center", fontsize=SMALL)
+    axis.set_yticks(list(places), [stage["stage"] for stage in stages], fontsize=SMALL)
+    model = config["model"] + ("" if config["depth"] is None else f", depth {config['depth']}")
+    widest = max(100 * stage["reached"] for stage in stages)
+    axis.set(xlim=(0, widest + 75), xlabel="share of the limit reached [%]")
+    axis.set_xticks(range(0, int(max(100, widest)) + 1, 20))
+    axis.set_title(f"{model}, batch of {config['micro_batch']}", fontsize=10)
+
+
+def _products(rows: Rows) -> Figure:
+    """Return what one vector costs in forward passes, against the vectors of a call, for every batch size."""
+    rows = [row["row"] for row in rows if row["date"] == rows[-1]["date"]]
+    figure, axes = blank_figure(1, 3, width=9.6, height=3.6)
+    for axis, column in zip(axes[0], ("JVP", "VJP", "J^T J"), strict=True):
+        for number, samples in enumerate(dict.fromkeys(row["samples"] for row in rows)):
+            found = [(row["vectors"], row[column]) for row in rows if row["samples"] == samples]
+            axis.plot(*zip(*found, strict=True), marker="o", color=f"C{number}", label=f"{samples} samples")
+        axis.set(xlabel="vectors per call", title=f"${column}$" if "^" in column else column)
+        axis.set_xticks(sorted({row["vectors"] for row in rows}))
+        axis.set_ylim(bottom=0)
+        axis.grid(axis="y", alpha=0.25)
+    axes[0, 0].set_ylabel("cost of a vector [forward passes]")
+    axes[0, 0].legend(fontsize=SMALL)
+    return figure
+
+
+FIGURES: dict[str, tuple[str, Callable[[Rows], Figure]]] = {
+    "peers": ("peers.png", _solvers),
+    "limits": ("limits.png", _stages),
+    "products": ("products.png", _products),
+}
+"""Kind of benchmark: its picture."""
