@@ -166,11 +166,21 @@ def test_override_names_unknown_fields_and_keeps_the_rest() -> None:
             "engine.gpus_per_actor: None is not valid; valid: a number where",
         ),
         ({"data.limit": 1.5}, "limit: 1.5 is not valid; valid: int or None"),
+        ({"engine.micro_batch": 0}, "engine.micro_batch: 0 is not valid; valid: None, or 1 and more"),
     ],
 )
 def test_bad_values_name_the_field_the_value_and_the_valid_ones(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dotted.override(ExtractConfig(), change)
+
+
+@pytest.mark.parametrize("kind", [CalibrateConfig, EvaluateConfig])
+def test_only_an_extraction_leaves_its_batch_open(kind: type) -> None:
+    engine = dotted.override(ExtractConfig(), {"engine.micro_batch": None}).engine
+    with pytest.raises(ValueError, match=r"engine\.micro_batch: None is not valid; valid: 1 or more"):
+        kind(engine=engine)
+    with pytest.raises(ValueError, match="valid: 1 and more, once a plan has chosen it"):
+        _ = engine.rows_per_call
 
 
 def test_whole_numbers_and_floats_are_one_configuration() -> None:

@@ -80,14 +80,13 @@ def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
     places = range(len(stages))[::-1]
     for place, stage in zip(places, stages, strict=True):
         share = 100 * stage["reached"]
-        axis.barh(place, share, color=COLOURS[stage["limit"]], height=0.7)
+        axis.barh(place, min(share, 100), color=COLOURS[stage["limit"]], height=0.7)
         text = f"{share:.0f} % of {stage['limit']}, {100 * stage['share of the batch']:.1f} % of the time"
-        axis.text(share + 1.5, place, text, va="center", fontsize=SMALL)
-    axis.set_yticks(list(places), [stage["stage"] for stage in stages], fontsize=SMALL)
+        axis.text(min(share, 100) + 1.5, place, text, va="center", fontsize=SMALL)
+    axis.set_yticks(list(places), [stage["stage"].replace("J^T", "$J^T$") for stage in stages], fontsize=SMALL)
     model = config["model"] + ("" if config["depth"] is None else f", depth {config['depth']}")
-    widest = max(100 * stage["reached"] for stage in stages)
-    axis.set(xlim=(0, widest + 75), xlabel="share of the limit reached [%]")
-    axis.set_xticks(range(0, int(max(100, widest)) + 1, 20))
+    axis.set(xlim=(0, 185), xlabel="share of the limit reached [%]", xticks=range(0, 101, 20))
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(f"{model}, batch of {config['micro_batch']}", fontsize=10)
 
 
@@ -98,13 +97,13 @@ def _products(rows: Rows) -> Figure:
     for axis, column in zip(axes[0], ("JVP", "VJP", "J^T J"), strict=True):
         for number, samples in enumerate(dict.fromkeys(row["samples"] for row in rows)):
             found = [(row["vectors"], row[column]) for row in rows if row["samples"] == samples]
-            axis.plot(*zip(*found, strict=True), marker="o", color=f"C{number}", label=f"{samples} samples")
+            axis.plot(*zip(*found, strict=True), marker="o", color=f"C{number}", label=f"batch of {samples}")
         axis.set(xlabel="vectors per call", title=f"${column}$" if "^" in column else column)
         axis.set_xticks(sorted({row["vectors"] for row in rows}))
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * max(row["J^T J"] for row in rows))
         axis.grid(axis="y", alpha=0.25)
     axes[0, 0].set_ylabel("cost of a vector [forward passes]")
-    axes[0, 0].legend(fontsize=SMALL)
+    axes[0, 0].legend(fontsize=SMALL, loc="upper left")
     return figure
 
 

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import count
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,10 @@ def limit_rows(
 def _file_bounds(written: Written, folder: Path) -> dict[str, tuple[str, float]]:
     """Return what limits the stages that write: packing the same pixels by zlib, and one durable file of the bytes."""
     pixels, content = written.pictures.tobytes(), b"\0" * written.num_bytes
+    numbers = count()  # a new name each time: file systems are slower where a file is replaced
     return {
         ENCODING: ("zlib", fastest(lambda: zlib.compress(pixels))),
-        COMMIT: ("disk", fastest(lambda: write_file(folder / "content", content))),
+        COMMIT: ("disk", fastest(lambda: write_file(folder / f"content-{next(numbers)}", content))),
     }
 
 

@@ -222,6 +222,11 @@ def test_pictures_that_are_missing_and_trainings_of_several_workers_are_refused(
         sweep_cadistill(training(tmp_path, num_workers=2), sweep, SEEDS, "x", quiet)
 
 
+def test_all_trials_have_one_batch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"engine\.micro_batch: None is not valid; valid: 1 or more: one number"):
+        ClaridStudy(small(tmp_path / "out", engine__micro_batch=None), WINDOW.space)
+
+
 def test_a_trial_waits_for_machines_only_where_the_cluster_grows(tmp_path: Path) -> None:
     changes = {"engine__num_actors": 1, "engine__gpus_per_actor": 1.0}
     study = ClaridStudy(small(tmp_path / "out", **changes), WINDOW.space)
