@@ -59,6 +59,7 @@ def _solvers(rows: Rows) -> Figure:
             )
         windows = sorted({row["M"] for row in rows})
         axis.set(yscale="log", xlabel="window M [singular triplets]", ylabel=label, xticks=windows)
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(axis="y", which="both", alpha=0.25)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)

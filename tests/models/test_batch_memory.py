@@ -44,3 +44,5 @@ def test_more_images_take_more_memory_in_a_batch_of_their_own() -> None:
     basis = 2 * config.spectrum.max_products * latent_bytes  # of each image, at the least
     assert basis < memory.per_image < 20 * basis
     assert memory.base < free
+    after, _ = probe_memory(config, "cpu", (1, 2))
+    assert after.per_image > basis, "what the larger batch left free does not hide a smaller one"
