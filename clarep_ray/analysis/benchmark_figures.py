@@ -86,7 +86,7 @@ def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
         axis.text(min(share, 100) + 1.5, place, text, va="center", fontsize=SMALL)
     axis.set_yticks(list(places), [stage["stage"].replace("J^T", "$J^T$") for stage in stages], fontsize=SMALL)
     model = config["model"] + ("" if config["depth"] is None else f", depth {config['depth']}")
-    axis.set(xlim=(0, 185), xlabel="share of the limit reached [%]", xticks=range(0, 101, 20))
+    axis.set(xlim=(0, 205), xlabel="share of the limit reached [%]", xticks=range(0, 101, 20))
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(f"{model}, batch of {config['micro_batch']}", fontsize=10)
 
