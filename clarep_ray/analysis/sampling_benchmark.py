@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.analysis.judges import originals_of
 from clarep_ray.clarid.sampling import path_evaluations
-from clarep_ray.clarid.schedule import path_to
+from clarep_ray.clarid.schedule import path_of
 from clarep_ray.config import ExtractConfig, SamplingBenchmarkConfig
 from clarep_ray.dotted import override
 from clarep_ray.measured import Cell, Table
@@ -48,7 +48,7 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
 
     def row(name: str, settings: ExtractConfig, found: Arrays) -> tuple[Cell, ...]:
         steps, solver = settings.inversion.num_steps, settings.inversion.solver
-        path = path_to(extractor.model.schedule.times(steps), settings.inversion.project_t)
+        path = path_of(extractor.model.schedule, settings.inversion)
         guided = 1 if settings.decoding.guidance_scale == 1 else 2
         evaluations = (2 + guided) * path_evaluations(len(path) - 1, solver)
         kept = np.mean(load("digit").predict(found["samples"]) == labels)
@@ -67,7 +67,8 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
         )
 
     truth = made(extract)
-    fine = {"inversion.solver": "heun", "inversion.num_steps": config.limit_steps}
+    even = {"inversion.spacing": "log_snr"}
+    fine = even | {"inversion.solver": "heun", "inversion.num_steps": config.limit_steps}
     limit = made(override(extract, fine))
     rows = [row("ddim", extract, truth)]
     other = override(extract, {"seed": extract.seed + 1})
@@ -79,6 +80,9 @@ def run(config: SamplingBenchmarkConfig, extract: ExtractConfig) -> list[Table]:
             changed = override(extract, changes)
             if changed != extract:
                 rows.append(row(solver, changed, made(changed)))
+        for steps in config.log_snr_steps[::-1]:
+            changed = override(extract, even | {"inversion.solver": solver, "inversion.num_steps": steps})
+            rows.append(row(f"{solver}, log_snr", changed, made(changed)))
     return [Table(COLUMNS, rows)]
 
 

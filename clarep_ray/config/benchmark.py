@@ -239,15 +239,17 @@ class SamplingBenchmarkConfig:
     """Steps of the whole grid, ascending; the last, with DDIM, is what the others are compared with."""
     solvers: tuple[PathSolver, ...] = ("ddim", "heun", "dpmpp_2m")
     """Of inversion and decoding."""
-    limit_steps: int = 400
-    """Steps of Heun's method that stand for infinitely many."""
+    log_snr_steps: tuple[int, ...] = (8, 12, 16, 24, 32)
+    """Steps up to t_e of grids that are even in log(alpha / sigma)."""
+    limit_steps: int = 200
+    """Steps of Heun's method, even in log(alpha / sigma), that stand for infinitely many."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_samples >= 1, "num_samples", self.num_samples, "1 or more")
-        finest = max(self.num_steps, default=0)
+        finest = max(self.num_steps + self.log_snr_steps, default=0)
         require(
-            self.limit_steps > finest, "limit_steps", self.limit_steps, f"more than {finest}, the finest of num_steps"
+            self.limit_steps > finest, "limit_steps", self.limit_steps, f"more than {finest}, the finest of the others"
         )
         ascending = tuple(sorted(set(self.num_steps))) == self.num_steps
         require(ascending and min(self.num_steps, default=0) >= 2, "num_steps", self.num_steps, "2 and more, ascending")

@@ -30,14 +30,19 @@ def test_products_are_counted_in_forward_passes() -> None:
 
 
 def test_the_finest_grid_is_the_truth_and_coarser_ones_move_away() -> None:
-    config = SamplingBenchmarkConfig(num_samples=4, num_steps=(5, 20), solvers=("ddim",), limit_steps=40)
-    truth, seed, coarse = rows(sampling_benchmark.run(config, SMALL))
+    config = SamplingBenchmarkConfig(
+        num_samples=4, num_steps=(5, 20), solvers=("ddim", "dpmpp_2m"), log_snr_steps=(12,), limit_steps=40
+    )
+    truth, seed, coarse, plain, *_, even = rows(sampling_benchmark.run(config, SMALL))
     assert truth["pixels moved"] == truth["feature moved"] == 0
     assert (seed["solver"], seed["feature moved"] > 0) == ("ddim, another seed", True)
     # Four steps up, four back, four down, guided.
     assert (coarse["solver"], coarse["steps"], coarse["t_e"], coarse["evaluations"]) == ("ddim", 5, 600.0, 16)
     assert coarse["pixels moved"] > seed["pixels moved"]
-    assert coarse["pixels off"] > truth["pixels off"] > 0
+    assert coarse["pixels off"] > truth["pixels off"] > even["pixels off"] > 0
+    assert (plain["solver"], plain["evaluations"]) == ("ddim, log_snr", 48)
+    assert (even["solver"], even["evaluations"]) == ("dpmpp_2m, log_snr", 48)
+    assert plain["pixels off"] > even["pixels off"]
 
 
 def test_the_nearest_time_of_a_grid_is_noisy() -> None:
@@ -54,7 +59,7 @@ def test_both_ways_of_extraction_are_measured_on_the_same_pictures() -> None:
     with pytest.raises(ValueError, match="num_reference: 3 is not valid; valid: 1 up to num_samples"):
         ReferenceBenchmarkConfig(num_samples=2, num_reference=3)
     with pytest.raises(
-        ValueError, match="limit_steps: 100 is not valid; valid: more than 100, the finest of num_steps"
+        ValueError, match="limit_steps: 100 is not valid; valid: more than 100, the finest of the others"
     ):
         SamplingBenchmarkConfig(limit_steps=100)
     with pytest.raises(ValueError, match=r"num_steps: \(20, 5\) is not valid; valid: 2 and more, ascending"):

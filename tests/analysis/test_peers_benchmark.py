@@ -41,3 +41,14 @@ def test_products_and_rounds_are_counted_per_sample() -> None:
     assert ours["same k"] == "1/1"
     assert ours["x ours"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert randomised["x ours"]["value"] == pytest.approx(randomised["wall s"] / ours["wall s"])
+
+
+def test_where_nothing_is_exact_residuals_and_our_k_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_benchmark, "DENSE_UP_TO", 0)
+    names = ("block Lanczos (ours)", "randomised SVD, 1 power iteration")
+    (table,) = peers_benchmark.run(PeersBenchmarkConfig(solvers=names, num_samples=1, windows=(4,), num_steps=5))
+    ours, randomised = table.records()
+    assert ours["worst s error"] is ours["worst s error to k"] is randomised["worst s error"] is None
+    assert 0 < ours["worst residual to k"] <= 5e-3 < randomised["worst residual to k"]
+    assert ours["same k"] == "1/1"
+    assert "no exact values at this size: k beside ours" in table.notes[0]
