@@ -17,12 +17,14 @@ MAX_BYTES = 64 * 2**20
 SETTINGS = (
     "inversion.num_steps",
     "inversion.project_t",
+    "inversion.spacing",
+    "inversion.solver",
     "spectrum.layer",
     "spectrum.num_directions",
     "features.layer",
     "features.feature_t",
 )
-"""What a calibration may set, and nothing else: times and layers belong to a grid, so that is among them."""
+"""What a calibration may set, and nothing else: times and layers belong to a grid and a solver, so these are too."""
 
 
 def write_calibration(

@@ -24,6 +24,8 @@ from tests.data import trees
 SETTINGS = {
     "inversion.num_steps",
     "inversion.project_t",
+    "inversion.spacing",
+    "inversion.solver",
     "spectrum.layer",
     "spectrum.num_directions",
     "features.layer",

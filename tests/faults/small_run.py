@@ -86,7 +86,7 @@ class SmallRun:
         """Run, or continue, or repair into `root`, a folder or a URL, and return the summary."""
         plan = _plan(str(root), **changes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(extract, "make_plan", lambda _: plan)
+            patch.setattr(extract, "make_plan", lambda *_: plan)
             patch.setattr(owner, "this_process", lambda: NOBODY)  # each run's process is gone when the next one comes
             patch.setattr(runtime, "connect", lambda: {"CPU": 1.0})
             patch.setattr(extract, "stream", self.stream)
