@@ -281,6 +281,7 @@ EXTRACT: dict[str, Callable[[], Preset[ExtractConfig]]] = {
     preset.__name__: preset
     for preset in (
         digits,
+        digits_fast,
         digits_correlated,
         digits_conflict,
         digits_smoke,
