@@ -10,9 +10,10 @@ import pytest
 import tyro
 
 from clarep_ray import cli
-from clarep_ray.presets import CALIBRATE, DISTILL, EXTRACT, TRAIN_CDM
+from clarep_ray.presets import CALIBRATE, DISTILL, EVALUATE, EXTRACT, TRAIN_CDM
 
-README = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text().replace("\\\n", " ")
 VARIABLES = dict(re.findall(r'^(\w+)="(.*)"$', README, re.MULTILINE))
 FILLED = re.sub(r"\$(\w+)", lambda found: VARIABLES.get(found[1], found[0]), README)
 COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"uv run ((?:jobs|tune)/\w+\.py[^\n`&]*)", FILLED)]
@@ -74,3 +75,10 @@ def test_presets_of_all_jobs_have_folders_of_their_own() -> None:
     assert (extractions[0], calibrations[0]) == ("outputs/extract", "outputs/calibrate")
     assert EXTRACT["sd21"]().origins["output.path"] == "default"
     assert CALIBRATE["sd21"]().config.output == "outputs/calibrate_sd21"
+
+
+def test_every_preset_that_a_page_names_exists() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("deploy/*.md"), *ROOT.glob("deploy/benchmarks/*.md")]
+    named = {name for page in pages for name in re.findall(r"--preset\s+([a-z]\w*)", page.read_text())}
+    assert len(named) > 10
+    assert named <= (CALIBRATE | DISTILL | EVALUATE | EXTRACT | TRAIN_CDM).keys()
