@@ -14,6 +14,7 @@ from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.pipeline import Sampler
 from clarep_ray.config import ExtractConfig
 from clarep_ray.models.extractor import UnitExtractor
+from clarep_ray.models.memory_limits import room_in_cgroups
 
 PROBED = (1, 2)
 """Images of the batches that are measured."""
@@ -113,10 +114,14 @@ def peak_bytes(device: str) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """Return the memory that this process may come to hold: what it has, and what nobody has [bytes]."""
+    """Return the memory that this process may come to hold: what it has, and what nobody has [bytes].
+
+    On a CPU within the limits of its control groups: a container's, or those of a job of a batch system.
+    """
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
-    return _kib("/proc/meminfo", "MemAvailable") + _kib("/proc/self/status", "VmRSS")
+    nobody_has = min(_kib("/proc/meminfo", "MemAvailable"), max(0.0, room_in_cgroups()))
+    return int(nobody_has) + _kib("/proc/self/status", "VmRSS")
 
 
 def _kib(path: str, name: str) -> int:
