@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clarep_ray import dotted
-from clarep_ray.config import METHODS_WITH_CLAREPS, TEACHERS, DistillConfig, LossConfig
+from clarep_ray.config import METHODS_WITH_CLAREPS, TEACHERS, ClarepsConfig, DistillConfig, LossConfig
 from clarep_ray.presets import DISTILL, origin_table
 
 
@@ -75,3 +75,8 @@ def test_every_method_is_registered_and_every_term_has_a_weight() -> None:
     assert set(TEACHERS) <= set(METHODS)
     weights = {field.name for field in dataclasses.fields(LossConfig) if field.name.startswith("weight_")}
     assert {"weight_ce", "weight_align", "weight_separate", "weight_cka"} <= weights
+
+
+def test_a_teacher_that_is_read_at_many_sizes_of_a_batch_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match=r"teacher\.diffusion\.compile: True is not valid; valid: False"):
+        dotted.override(DistillConfig(clareps=ClarepsConfig(path="x")), {"teacher.diffusion.compile": True})

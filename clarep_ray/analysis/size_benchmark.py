@@ -77,6 +77,8 @@ def run(config: SizeBenchmarkConfig) -> list[Table]:
         model = FULL_SIZE[config.model](config.depth)
         _set_precision(model, precision)
         model.to(device)
+        if config.compile:
+            model.compile()
         peaks: dict[int, int] = {}
         for batch in config.micro_batches:
             try:
@@ -89,6 +91,7 @@ def run(config: SizeBenchmarkConfig) -> list[Table]:
         del model
         memory += [f"{precision} {BatchMemory.through(peaks)}"] if len(peaks) > 1 else []
     size = f"{config.model}, {'all blocks' if config.depth is None else f'depth {config.depth}'}, random weights"
+    size += ", compiled" if config.compile else ""
     place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     notes = [f"{size}; {place}; k of the first four pictures; same k: as {config.precisions[0]}."]
     return [Table(COLUMNS, rows, [*notes, *([f"Memory at its peak: {'; '.join(memory)}."] if memory else [])])]
@@ -112,6 +115,7 @@ def _measure(model: NetworkAdapter, config: SizeBenchmarkConfig, precision: str,
     keys = [str(i) for i in range(batch)]
     pictures = torch.stack([torch.rand(3, model.image_size, model.image_size, generator=_draw(key)) for key in keys])
     device = model.device.type
+    model.eps(torch.zeros(batch, *model.latent_shape, device=model.device), run.inversion.project_t, cond)  # warm
     reset_peak(device)
     clock, laps = Stopwatch(), list[float]()
     x_0 = model.encode(pictures.to(model.device) * 2 - 1)

@@ -106,6 +106,8 @@ class SizeBenchmarkConfig:
     """Keep only so many blocks (dit_xl: of 28) or layers per block (sd21: of 2); None keeps all."""
     precisions: tuple[Literal["float32", "tf32", "bfloat16", "float16"], ...] = ("float32", "tf32", "bfloat16")
     """Of the network; tf32 is float32 with tensor cores."""
+    compile: bool = False
+    """torch.compile for inversion and decoding; what compiling takes is not counted."""
     micro_batches: tuple[int, ...] = (1, 4, 8)
     """Images per network batch."""
     num_steps: int = 100
@@ -267,6 +269,8 @@ class ReferenceBenchmarkConfig:
     """Pictures of the straightforward way."""
     num_repeats: int = 3
     """Turns of both."""
+    compile: bool = False
+    """Ours once more with `model.compile`; what compiling takes is not counted."""
 
     def __post_init__(self) -> None:
         check_types(self)

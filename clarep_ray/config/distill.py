@@ -212,6 +212,8 @@ class DistillConfig:
         valid = TEACHERS.get(self.method, get_args(TeacherSource))
         source = self.teacher.source
         require(source in valid, "teacher.source", source, f"{', '.join(valid)} (method is {self.method})")
+        # Its batches are split by timestep, and each of their sizes would be compiled anew.
+        require(not self.teacher.diffusion.compile, "teacher.diffusion.compile", True, "False")
         if self.method in TEACHERS and source == "features":
             folder = self.teacher.features
             require(bool(folder), "teacher.features", folder, "folder of an extraction of every training image")

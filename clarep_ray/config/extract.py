@@ -35,6 +35,8 @@ class ModelConfig:
     """Let model.weights be a Hugging Face Hub id, ORG/NAME, fetched once by the driver; no network otherwise."""
     precision: Precision = "float32"
     """Of the network; latents, eps and the orthogonalisation of singular vectors stay in float32."""
+    compile: bool = False
+    """torch.compile for inversion and decoding: faster after half a minute of g++ in every actor; other rounding."""
     prompt_template: str = "a photo of {}"
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)

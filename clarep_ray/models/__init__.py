@@ -88,9 +88,12 @@ def build(config: ModelConfig) -> Adapter:
 
     family = _family(config.name)
     if config.weights != TINY:
-        return family.build(config)
-    model = build_tiny(config.name)
-    model.set_precision(getattr(torch, config.precision))
+        model = family.build(config)
+    else:
+        model = build_tiny(config.name)
+        model.set_precision(getattr(torch, config.precision))
+    if config.compile:
+        model.compile()
     return model
 
 

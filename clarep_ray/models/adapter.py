@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -58,6 +61,10 @@ class Adapter(DiffusionModel, Protocol):
         """Let the network compute in `dtype`; latents and eps stay in float32."""
         ...
 
+    def compile(self) -> None:
+        """Let `eps` run compiled networks; ValueError where there is no compiler."""
+        ...
+
     def layer_means(
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
     ) -> dict[str, Tensor]:
@@ -71,6 +78,9 @@ class NetworkAdapter(ABC):
     `prediction` is what the network's first channels mean. Latents and eps are float32 whatever the precision of
     the network; features and their derivatives have the network's precision.
     """
+
+    compiled = False
+    """Whether `eps` runs compiled networks."""
 
     def __init__(
         self,
@@ -99,6 +109,10 @@ class NetworkAdapter(ABC):
 
     @abstractmethod
     def null_cond(self, num: int) -> Any: ...
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +145,22 @@ class NetworkAdapter(ABC):
         """Let the network compute in `dtype`; latents and eps stay in float32."""
         nn.Module.to(self.network, dtype)  # diffusers' own `to` warns of parts that it does not have
 
+    def compile(self) -> None:
+        """Let `eps` run compiled networks; ValueError where there is no compiler.
+
+        Each shape of a batch is compiled at its first call. Features stay as they are: a compiled graph neither stops
+        at a layer nor has the second derivative that products with J take.
+        """
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(
+                f"model.compile: True is not valid without a C++ compiler, and {compiler!r} is not on the path; valid: "
+                "False, or g++ (another one: CXX)"
+            )
+        for network in self.networks:
+            network.compile(fullgraph=True, dynamic=False)
+        self.compiled = True
+
     def eps(self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any) -> Float[Tensor, " b *latent"]:
         """Return the noise prediction; channels beyond the latent's, a learned variance, are dropped."""
         with torch.no_grad():
@@ -151,7 +181,12 @@ class NetworkAdapter(ABC):
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]
     ) -> dict[str, Tensor]:
         """Return the outputs of several layers, stopping the forward pass at the last; differentiable in x_t."""
-        return capture(self.network, layers, lambda: self.forward(x_t.to(self.dtype), t, cond))
+        return self.capture(self.network, layers, lambda: self.forward(x_t.to(self.dtype), t, cond))
+
+    def capture(self, network: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> dict[str, Tensor]:
+        """Return the outputs of a network's layers during `forward()`, which runs nothing that is compiled."""
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            return capture(network, layers, forward)
 
     def layer_means(
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Any, layers: Sequence[str]

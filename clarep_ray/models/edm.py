@@ -16,7 +16,6 @@ from clarep_ray.config import ModelConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.models.adapter import READINGS, NetworkAdapter, checked_labels
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_folder import imagenet_names
 from clarep_ray.models.edm_folder import GUIDE, cast_parameters, load_network, save_network
 from clarep_ray.models.edm_networks import EdmArchitecture, EdmNetwork
@@ -54,15 +53,18 @@ class Edm(NetworkAdapter):
         return self
 
     @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.network,) if self.guide is None else (self.network, self.guide)
+
+    @property
     def readings(self) -> tuple[str, ...]:
         """With the label alone where a guide is the unconditional branch: its features are another network's."""
         return super().readings if self.guide is None else READINGS[:1]
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Let the network, and the guide, hold parameters in `dtype`; frequencies and noise scales stay in float32."""
-        for network in (self.network, self.guide):
-            if network is not None:
-                cast_parameters(network, dtype)
+        for network in self.networks:
+            cast_parameters(network, dtype)
 
     def cond(self, labels: Int[Tensor, " b"]) -> Float[Tensor, " b classes"]:
         """Return one-hot labels on the device; ValueError for one the model does not know."""
@@ -99,7 +101,7 @@ class Edm(NetworkAdapter):
         self, x_t: Float[Tensor, " b *latent"], t: float, cond: Float[Tensor, " b classes"], layers: Sequence[str]
     ) -> dict[str, Tensor]:
         """Return the outputs of several layers, of the guide under its condition; differentiable in x_t itself."""
-        return capture(self._branch(cond), layers, lambda: self.forward(x_t, t, cond))
+        return self.capture(self._branch(cond), layers, lambda: self.forward(x_t, t, cond))
 
     def _branch(self, cond: Tensor) -> nn.Module:
         return self.network if self.guide is None or cond.shape[1] else self.guide

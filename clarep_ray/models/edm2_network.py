@@ -85,8 +85,7 @@ class Edm2Architecture:
 def unit_magnitude(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Scale x to root mean square 1 over `dims`."""
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    count = math.prod(x.shape[dim] for dim in dims)
-    return x / (norm / math.sqrt(count) + TINY).to(x.dtype)
+    return x / (norm / math.sqrt(x.numel() // norm.numel()) + TINY).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -196,7 +195,8 @@ class Edm2Network(nn.Module):
         self.out_conv = MpConv(plan.channels[0], sizes.img_channels, 3)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        emb, skips = self._embed(noise, labels), list[Tensor]()
+        emb = self._embed(noise, labels)
+        skips: list[Tensor] = []
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)  # stands in for biases
         for layer in self.enc.values():
             x = layer(x, emb) if isinstance(layer, Edm2Block) else layer(x)

@@ -258,7 +258,8 @@ class EdmNetwork(nn.Module):
             self.out_norm, self.out_conv = norm, conv
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        emb, skips, aside = self._embed(noise, labels, x.dtype), list[Tensor](), x
+        emb, aside = self._embed(noise, labels, x.dtype), x
+        skips: list[Tensor] = []
         for layer in self.enc.values():
             if isinstance(layer, EdmBlock):
                 x = layer(x, emb)

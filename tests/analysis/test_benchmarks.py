@@ -1,7 +1,9 @@
 """Benchmarks of products, sampling and the whole extraction, at their smallest: real figures in every cell."""
 
+import re
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -53,9 +55,10 @@ def test_both_ways_of_extraction_are_measured_on_the_same_pictures() -> None:
     config = ReferenceBenchmarkConfig(num_samples=2, num_reference=1, num_repeats=1)
     ours, plain = rows(reference_benchmark.run(config, SMALL))
     speed = "images/s of CPU time"
-    assert ours[speed] > plain[speed] > 0
-    assert ours["times as fast"]["value"] == pytest.approx(ours[speed] / plain[speed])
-    assert plain["same k"] in ("0/1", "1/1")
+    assert ours[speed]["value"] > plain[speed]["value"] > 0
+    assert ours["times as fast"]["value"] == pytest.approx(ours[speed]["value"] / plain[speed]["value"])
+    assert plain["times as fast"]["value"] == 1
+    assert (ours["same k"] in ("0/1", "1/1"), plain["same k"]) == (True, None)
     with pytest.raises(ValueError, match="num_reference: 3 is not valid; valid: 1 up to num_samples"):
         ReferenceBenchmarkConfig(num_samples=2, num_reference=3)
     with pytest.raises(
@@ -64,3 +67,18 @@ def test_both_ways_of_extraction_are_measured_on_the_same_pictures() -> None:
         SamplingBenchmarkConfig(limit_steps=100)
     with pytest.raises(ValueError, match=r"num_steps: \(20, 5\) is not valid; valid: 2 and more, ascending"):
         SamplingBenchmarkConfig(num_steps=(20, 5))
+
+
+@pytest.mark.nightly
+def test_compiled_an_extraction_is_measured_beside_ours_and_the_straightforward_way() -> None:
+    jaxtyping.config.update("jaxtyping_disable", True)  # no compiler follows the checks that tests add
+    try:
+        config = ReferenceBenchmarkConfig(num_samples=4, num_reference=1, num_repeats=2, compile=True)
+        (table,) = reference_benchmark.run(config, SMALL)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    ours, compiled, plain = table.records()
+    assert [ours["way"], compiled["way"]] == ["ours, micro-batches of 2", "the same, compiled"]
+    assert compiled["images/s of CPU time"]["low"] > plain["images/s of CPU time"]["high"]
+    assert compiled["same k"] == ours["same k"]
+    assert re.fullmatch(r"Compiled: \d\.\d\d \(\d\.\d\d to \d\.\d\d\) times ours\.", table.notes[1])

@@ -1,7 +1,9 @@
 """What every registered model keeps to, on its small random version."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -219,3 +221,39 @@ def test_half_precision_is_the_network_s_alone_and_changes_little(model: Adapter
     assert eps.dtype == torch.float32
     error = (eps - model.eps(x_t, t, cond)).norm() / model.eps(x_t, t, cond).norm()
     assert 0 < error < 0.05
+
+
+COMPILED = [pytest.param(name, marks=[] if name == "dit" else pytest.mark.nightly) for name in sorted(models.MODELS)]
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Calls within the package without the checks of types and shapes that tests add: no compiler follows them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_the_noise_prediction_changes_by_rounding_and_features_not_at_all(name: str) -> None:
+    plain = models.build_tiny(name)
+    model = models.build(ModelConfig(name=name, weights="tiny", compile=True))
+    x_t, t, labels = latents(model, 3), middle_time(model), torch.tensor([0, 1, 2])
+    eager, fast = plain.eps(x_t, t, plain.cond(labels)), model.eps(x_t, t, model.cond(labels))
+    assert 0 < (fast - eager).norm() < 1e-5 * eager.norm(), "equal bits would mean that nothing was compiled"
+    others = torch.cat([latents(model, 2, seed=1), x_t[:1]])
+    assert torch.equal(model.eps(others, t, model.cond(torch.tensor([4, 3, 0])))[2], fast[0]), "a neighbour was felt"
+    if type(model) not in WITHOUT_NULL_CONDITION:
+        assert torch.allclose(model.eps(x_t, t, model.null_cond(3)), plain.eps(x_t, t, plain.null_cond(3)), atol=1e-4)
+    layer = middle_layer(model)
+    read = model.features(x_t, t, model.cond(labels), layer)
+    assert torch.equal(read, plain.features(x_t, t, plain.cond(labels), layer))
+    jacobian = FeatureJacobian(lambda x: model.features(x, t, model.cond(labels), layer), x_t)
+    assert jacobian.gram(x_t.flatten(1)[:, None]).isfinite().all()
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"model\.compile: True is not valid .* 'no-such-compiler' is not on the path"):
+        models.build(ModelConfig(name="dit", weights="tiny", compile=True))
