@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clarep_ray import models
+from clarep_ray.analysis.sampling_benchmark import nearest
 from clarep_ray.analysis.svd_peers import SOLVERS, Found, Problem, Solver
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
 from clarep_ray.clarid.jacobian import FeatureJacobian
@@ -135,7 +136,8 @@ def _samples(config: PeersBenchmarkConfig) -> list[Sample]:
     torch.manual_seed(0)
     model = models.build(ModelConfig()) if config.model == "digits" else FULL_SIZE[config.model](config.depth)
     clean, labels = _latents(model, config)
-    times = path_to(model.schedule.times(config.num_steps), config.project_t)
+    grid = model.schedule.times(config.num_steps)
+    times = path_to(grid, nearest(grid, config.project_t))
     layer = "mid_block" if "mid_block" in model.feature_layers else model.feature_layers[-1]
     found: list[Sample] = []
     for number in range(config.num_samples):

@@ -52,7 +52,7 @@ class SvdBenchmarkConfig:
 class PeersBenchmarkConfig:
     """Our solver beside its peers, one sample at a time; ours comes first."""
 
-    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21"] = "digits"
+    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21", "sd21_base"] = "digits"
     """The shipped model, or a released size with random weights."""
     depth: int | None = None
     """Keep only so many blocks or layers per block of a released size; None keeps all."""
@@ -63,7 +63,7 @@ class PeersBenchmarkConfig:
     windows: tuple[int, ...] = (16, 32, 50)
     """Windows M."""
     project_t: float = 600.0
-    """Projection timestep."""
+    """Projection timestep; the nearest of the grid is taken."""
     num_steps: int = 50
     """Steps of the sampling grid that the latents are inverted on."""
     seed: int = 3
@@ -100,10 +100,10 @@ class EngineBenchmarkConfig:
 class SizeBenchmarkConfig:
     """One extraction batch at a released model's size, with random weights; on a GPU where there is one."""
 
-    model: Literal["dit_xl", "sd21"] = "dit_xl"
-    """DiT-XL/2 at 256 pixels or Stable Diffusion 2.1 at 768."""
+    model: Literal["dit_xl", "sd21", "sd21_base"] = "dit_xl"
+    """DiT-XL/2 at 256 pixels, Stable Diffusion 2.1 at 768 or 2.1-base at 512."""
     depth: int | None = None
-    """Keep only so many blocks (dit_xl: of 28) or layers per block (sd21: of 2); None keeps all."""
+    """Keep only so many blocks (dit_xl: of 28) or layers per block (Stable Diffusion: of 2); None keeps all."""
     precisions: tuple[Literal["float32", "tf32", "bfloat16", "float16"], ...] = ("float32", "tf32", "bfloat16")
     """Of the network; tf32 is float32 with tensor cores."""
     compile: bool = False
@@ -132,7 +132,7 @@ class SizeBenchmarkConfig:
 class LimitsBenchmarkConfig:
     """What limits each stage of one extraction batch, and how near to the limit it is; on a GPU where there is one."""
 
-    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21"] = "digits"
+    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21", "sd21_base"] = "digits"
     """The shipped model with the preset of that name, or a released size with random weights."""
     depth: int | None = None
     """Keep only so many blocks or layers per block of a released size; None keeps all."""

@@ -15,6 +15,7 @@ from clarep_ray.models import class_unet
 from clarep_ray.models.adapter import NetworkAdapter
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_unet import ClassUnet
+from clarep_ray.models.diffusers_schedule import Prediction
 from clarep_ray.models.dit import Dit
 from clarep_ray.models.stable_diffusion import StableDiffusion
 from clarep_ray.seeding import torch_generator
@@ -44,15 +45,24 @@ def dit_xl_network(depth: int) -> nn.Module:
 
 
 def sd21(depth: int | None = None) -> StableDiffusion:
-    """Return Stable Diffusion 2.1's UNet at 768 pixels under random prompts; `depth` is its layers per block, of 2."""
+    """Return Stable Diffusion 2.1 at 768 pixels under random prompts; `depth` is the UNet's layers per block, of 2."""
+    return _stable_diffusion(sd21_network(depth or 2), "v_prediction")
+
+
+def sd21_base(depth: int | None = None) -> StableDiffusion:
+    """Return Stable Diffusion 2.1-base: the same at 512 pixels."""
+    return _stable_diffusion(sd21_network(depth or 2, side=64), "epsilon")
+
+
+def _stable_diffusion(network: nn.Module, prediction: Prediction) -> StableDiffusion:
     schedule = scaled_linear_schedule(steps_offset=1)
     prompts: Any = _RandomPrompts()
     names = {str(label): (str(label),) for label in range(1000)}
-    return StableDiffusion(sd21_network(depth or 2), Autoencoder(_vae()), prompts, schedule, "v_prediction", names)
+    return StableDiffusion(network, Autoencoder(_vae()), prompts, schedule, prediction, names)
 
 
-def sd21_network(depth: int) -> nn.Module:
-    """Return the network alone."""
+def sd21_network(depth: int, side: int = 96) -> nn.Module:
+    """Return the network alone; `side` is that of its latents."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     blocks: dict[str, Any] = {
@@ -61,7 +71,7 @@ def sd21_network(depth: int) -> nn.Module:
     }
     return UNet2DConditionModel(
         **blocks,
-        sample_size=96,
+        sample_size=side,
         cross_attention_dim=TEXT_CHANNELS,
         layers_per_block=depth,
         use_linear_projection=True,
@@ -77,6 +87,7 @@ def cifar10_unet(depth: int | None = None) -> ClassUnet:
 FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {
     "dit_xl": dit_xl,
     "sd21": sd21,
+    "sd21_base": sd21_base,
     "cifar10_unet": cifar10_unet,
 }
 

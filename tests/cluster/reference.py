@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clarep_ray import dotted
 from clarep_ray.cluster.plan import Plan, make_plan
 from clarep_ray.cluster.stages import extract_unit, finished_files
 from clarep_ray.config import ExtractConfig
@@ -47,6 +48,20 @@ def small_config(weights: Path, images: Path, output: Path | str, **changes: Any
     paths = {"model.weights": str(weights), "data.path": str(images), "output.path": str(output)}
     renamed = {name.replace("__", "."): value for name, value in changes.items()}
     return override(EXTRACT["digits_smoke"]().config, SMALL | paths | renamed)
+
+
+def command_line(config: ExtractConfig) -> list[str]:
+    """Return the arguments of jobs/extract.py that say the same as a small run's config."""
+    plain, arguments = dotted.flatten(EXTRACT["digits_smoke"]().config), ["--preset", "digits_smoke"]
+    for name, value in dotted.flatten(config).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value == plain[name]:
+            continue
+        if isinstance(value, bool):
+            arguments.append(flag if value else ".no-".join(flag.rsplit(".", 1)))
+        else:
+            arguments += [flag, *map(str, value if isinstance(value, tuple) else [value])]
+    return arguments
 
 
 def plain_loop(config: ExtractConfig, scratch: Path) -> dict[int, dict[str, str]]:

@@ -13,7 +13,7 @@ from clarep_ray import models
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.verify import verify
-from tests.cluster.reference import attempts, committed_hashes, plain_loop, small_config, tiny_weights
+from tests.cluster.reference import attempts, command_line, committed_hashes, plain_loop, small_config, tiny_weights
 from tests.data import trees
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +31,6 @@ def run_job(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-def flags(config_changes: dict[str, str]) -> list[str]:
-    return [part for name, value in config_changes.items() for part in (f"--{name}", value)]
-
-
 @pytest.fixture
 def address(ray_session: None) -> str:
     import ray
@@ -49,23 +45,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(tmp_path: Path, addres
     output = tmp_path / "out"
     changes = {"engine__unit_size": 2, "engine__micro_batch": 2, "inversion__num_steps": 25}
     config = small_config(weights, images, output, **changes)
-    settings = flags(
-        {
-            "model.weights": str(weights),
-            "data.source": "image_folder",
-            "data.path": str(images),
-            "output.path": str(output),
-            "inversion.num-steps": "25",
-            "inversion.project-t": "600",
-            "spectrum.num-directions": "4",
-            "spectrum.layer": "transformer_blocks.1",
-            "features.layer": "transformer_blocks.0",
-            "engine.unit-size": "2",
-            "engine.micro-batch": "2",
-            "engine.num-actors": "1",
-        }
-    )
-    arguments = ["--preset", "digits_smoke", *settings, "--output.extras", "--tracking.no-enabled"]
+    arguments = command_line(config)
     process = job(*arguments, RAY_ADDRESS=address)
     while len(list((output / "units").glob("*.json"))) < 5:
         assert process.poll() is None, process.stdout and process.stdout.read()

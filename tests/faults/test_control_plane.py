@@ -14,8 +14,8 @@ from clarep_ray.cluster import control_plane
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
 from tests.cluster.conftest import images, weights
-from tests.cluster.reference import attempts, committed_hashes, plain_loop, small_config
-from tests.cluster.test_driver import flags, job, run_job
+from tests.cluster.reference import attempts, command_line, committed_hashes, plain_loop, small_config
+from tests.cluster.test_driver import job, run_job
 
 __all__ = ["images", "weights"]
 
@@ -69,21 +69,7 @@ def test_a_driver_without_control_plane_ends_and_is_continued(weights: Path, ima
     output = tmp_path / "out"
     changes = {"engine__unit_size": 2, "engine__micro_batch": 2, "inversion__num_steps": 100}
     config = small_config(weights, images, output, **changes)
-    settings = {
-        "model.weights": str(weights),
-        "data.source": "image_folder",
-        "data.path": str(images),
-        "output.path": str(output),
-        "inversion.num-steps": "100",
-        "inversion.project-t": "600",
-        "spectrum.num-directions": "4",
-        "spectrum.layer": "transformer_blocks.1",
-        "features.layer": "transformer_blocks.0",
-        "engine.unit-size": "2",
-        "engine.micro-batch": "2",
-        "engine.num-actors": "1",
-    }
-    arguments = ["--preset", "digits_smoke", *flags(settings), "--output.extras", "--tracking.no-enabled"]
+    arguments = command_line(config)
     process = job(*arguments, RAY_ADDRESS="")
     while len(OutputStore(output).units()) < 3:
         assert process.poll() is None, process.stdout and process.stdout.read()
