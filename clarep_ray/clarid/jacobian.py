@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from clarep_ray.clarid.linearised import Linearised
+
 
 class FeatureJacobian:
     """Products with J and its transpose for a batch of samples, several vectors a call.
@@ -20,9 +22,10 @@ class FeatureJacobian:
 
     def __init__(self, feature_fn: Callable[[Tensor], Tensor], x_t: Float[Tensor, " b *latent"]) -> None:
         self._x = x_t.detach().requires_grad_(True)
-        # Fused attention has no second derivative: pytorch implements it for the plain kernel alone.
+        # Of attention that `Linearised` leaves to autograd only the plain kernel has a second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            self._y = feature_fn(self._x)
+            with Linearised():
+                self._y = feature_fn(self._x)
             self._u = torch.zeros_like(self._y).requires_grad_(True)
             (self._transposed,) = torch.autograd.grad(self._y, self._x, self._u, create_graph=True)
 
@@ -42,15 +45,11 @@ class FeatureJacobian:
 
     def matvec(self, vectors: Float[Tensor, " b n d"]) -> Float[Tensor, " b n f"]:
         """Return J v for every row v."""
-        tangents = self._fold(vectors, self._x)
-        (out,) = torch.autograd.grad(self._transposed, self._u, tangents, retain_graph=True, is_grads_batched=True)
-        return self._unfold(out)
+        return self._multiply(self._transposed, self._u, self._fold(vectors, self._x))
 
     def rmatvec(self, vectors: Float[Tensor, " b n f"]) -> Float[Tensor, " b n d"]:
         """Return J^T u for every row u."""
-        cotangents = self._fold(vectors, self._y)
-        (out,) = torch.autograd.grad(self._y, self._x, cotangents, retain_graph=True, is_grads_batched=True)
-        return self._unfold(out)
+        return self._multiply(self._y, self._x, self._fold(vectors, self._y))
 
     def gram(self, vectors: Float[Tensor, " b n d"]) -> Float[Tensor, " b n d"]:
         """Return J^T J v for every row v: one product is one JVP and one VJP.
@@ -65,5 +64,8 @@ class FeatureJacobian:
         count = vectors.shape[1]
         return vectors.to(like.dtype).transpose(0, 1).reshape(count, *like.shape)
 
-    def _unfold(self, out: Tensor) -> Tensor:
-        return out.detach().float().flatten(2).transpose(0, 1)
+    def _multiply(self, output: Tensor, variable: Tensor, vectors: Tensor) -> Tensor:
+        def pulled(vector: Tensor) -> Tensor:
+            return torch.autograd.grad(output, variable, vector, retain_graph=True)[0]
+
+        return torch.func.vmap(pulled)(vectors).detach().float().flatten(2).transpose(0, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
-SCORES_AT_ONCE = 1 << 26
-"""Entries of attention scores that a product holds at a time: beyond, queries are taken in parts."""
-
-
-class LinearOp(Protocol):
-    """The Jacobian J of an operation at its inputs. Vectors have their operand's shape behind one more dimension n."""
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        """Return J t, (n, *output), of tangents (n, *input), one for each input."""
-        ...
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        """Return J^T u of cotangents (n, *output): (n, *input) for each input."""
-        ...
+from clarep_ray.clarid.linear_ops import Attention, Convolution, LinearOp, Norm, Slope, Softmax
 
 
 class Linearised(TorchFunctionMode):
@@ -48,7 +35,7 @@ class Linearised(TorchFunctionMode):
         if recorded is None:
             return func(*args, **(kwargs or {}))
         op, value, inputs = recorded
-        return _Apply.apply(op, value, *inputs)
+        return _Apply.apply(op, (value,), *inputs)
 
 
 Recorded = tuple[LinearOp, Tensor, tuple[Tensor, ...]] | None
@@ -59,9 +46,9 @@ class _Apply(Function):
     """The value, computed already; backwards J^T."""
 
     @staticmethod
-    def forward(ctx: Any, op: LinearOp, value: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, op: LinearOp, value: tuple[Tensor], *inputs: Tensor) -> Tensor:
         ctx.op = op
-        return value
+        return value[0]  # were it an argument of its own, autograd would take the result for a view of it
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:  # type: ignore[override]
@@ -84,7 +71,8 @@ class _Pull(Function):
         return None, _Push.apply(ctx.op, *tangents)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, op: LinearOp, cotangents: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        op, cotangents = args
         pulled = op.pull(cotangents.movedim(in_dims[1], 0))
         return pulled, (0,) * len(pulled)
 
@@ -101,7 +89,8 @@ class _Push(Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, op: LinearOp, *tangents: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        op, *tangents = args
         stacked = [
             tangent.expand(info.batch_size, *tangent.shape) if dim is None else tangent.movedim(dim, 0)
             for tangent, dim in zip(tangents, in_dims[1:], strict=True)
@@ -109,147 +98,26 @@ class _Push(Function):
         return op.push(*stacked), 0
 
 
-class _Slope:
-    """An operation on each element: J is diagonal."""
-
-    def __init__(self, slope: Tensor) -> None:
-        self.slope = slope
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        return tangents[0] * self.slope
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        return (cotangents * self.slope,)
-
-
-class _Norm:
-    """Layer or group norm: J = diag(weight) R, R = rstd (I - 1 1^T / m - h h^T / m) with h the normalised input.
-
-    R acts on rows of m elements and is computed in float32, as torch's own norms are.
-    """
-
-    def __init__(self, x: Tensor, rows: tuple[int, ...], weight: Tensor | None, eps: float) -> None:
-        self.rows, self.weight = rows, weight
-        flat = x.reshape(*rows, -1).float()
-        variance, mean = torch.var_mean(flat, dim=-1, correction=0, keepdim=True)
-        self.rstd = (variance + eps).rsqrt()
-        self.normalised = (flat - mean) * self.rstd
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        pushed = self._times_r(tangents[0])
-        return pushed if self.weight is None else pushed.mul_(self.weight)
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        return (self._times_r(cotangents if self.weight is None else cotangents * self.weight),)
-
-    def _times_r(self, vectors: Tensor) -> Tensor:
-        flat = vectors.reshape(len(vectors), *self.rows, -1).float()
-        along = (flat * self.normalised).mean(-1, keepdim=True)
-        out = (flat - flat.mean(-1, keepdim=True)).addcmul_(self.normalised, along, value=-1).mul_(self.rstd)
-        return out.reshape(vectors.shape).to(vectors.dtype)
-
-
-class _Softmax:
-    """Softmax along the last dimension: J = diag(p) - p p^T, symmetric."""
-
-    def __init__(self, shares: Tensor) -> None:
-        self.shares = shares
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        weighted = tangents[0] * self.shares
-        return weighted.addcmul_(self.shares, weighted.sum(-1, keepdim=True), value=-1)
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        return (self.push(cotangents),)
-
-
-class _Convolution:
-    """A convolution in two dimensions, linear already; of its derivatives that of the input alone."""
-
-    def __init__(self, x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> None:
-        self.shape, self.weight, self.settings = x.shape, weight, settings
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        return F.conv2d(tangents[0].flatten(0, 1), self.weight, None, *self.settings).unflatten(
-            0, tangents[0].shape[:2]
-        )
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        count = len(cotangents)
-        shape = (count * self.shape[0], *self.shape[1:])
-        pulled = torch.nn.grad.conv2d_input(shape, self.weight, cotangents.flatten(0, 1), *self.settings)
-        return (pulled.unflatten(0, (count, self.shape[0])),)
-
-
-class _Attention:
-    """Attention o = p v, p = softmax(scale q k^T), of q, k, v (..., length, channels), without a mask.
-
-    With w = p * (q' k^T + q k'^T) entry by entry, J is o' = w v - rowsum(w) * o + p v'. Vectors stand beside the
-    queries, so that one matrix product serves all of them; p alone is kept of what grows with the square of the length.
-    """
-
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-        self.q, self.k, self.v = q * scale, k, v
-        self.scale = scale
-        self.shares = (self.q @ k.mT).softmax(-1)
-        self.out = self.shares @ v
-
-    def push(self, *tangents: Tensor) -> Tensor:
-        q, k, v = (tangent.movedim(0, -3) for tangent in tangents)
-        out = torch.empty(*q.shape[:-1], self.v.shape[-1], dtype=q.dtype, device=q.device)
-        for part in self._parts(q):
-            shares = self.shares[..., None, part, :]
-            weighted = _rows_times(q[..., part, :] * self.scale, self.k.mT)
-            weighted += self.q[..., None, part, :] @ k.mT
-            weighted *= shares
-            changed = _rows_times(weighted, self.v)
-            changed.addcmul_(weighted.sum(-1, keepdim=True), self.out[..., None, part, :], value=-1)
-            out[..., part, :] = changed.add_(shares @ v)
-        return out.movedim(-3, 0)
-
-    def pull(self, cotangents: Tensor) -> tuple[Tensor, ...]:
-        u = cotangents.movedim(0, -3)
-        q = torch.empty(*u.shape[:-1], self.q.shape[-1], dtype=u.dtype, device=u.device)
-        k, v = (u.new_zeros(*u.shape[:-2], *like.shape[-2:]) for like in (self.k, self.v))
-        for part in self._parts(u):
-            shares, told = self.shares[..., None, part, :], u[..., part, :]
-            weighted = _rows_times(told, self.v.mT)
-            weighted -= (told * self.out[..., None, part, :]).sum(-1, keepdim=True)
-            weighted *= shares
-            q[..., part, :] = _rows_times(weighted, self.k).mul_(self.scale)
-            k += weighted.mT @ self.q[..., None, part, :]
-            v += shares.mT @ told
-        return q.movedim(-3, 0), k.movedim(-3, 0), v.movedim(-3, 0)
-
-    def _parts(self, vectors: Tensor) -> list[slice]:
-        """Return the queries in as many parts as their scores for all vectors ask for."""
-        length = self.q.shape[-2]
-        scores = math.prod(vectors.shape[:-1]) * self.k.shape[-2]
-        step = -(-length // max(1, -(-scores // SCORES_AT_ONCE)))
-        return [slice(start, start + step) for start in range(0, length, step)]
-
-
-def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Return rows (..., n, l, c) times a matrix (..., c, d) of each sample as one product: (..., n, l, d)."""
-    return (rows.flatten(-3, -2) @ matrix).unflatten(-2, rows.shape[-3:-1])
-
-
 def _wanted(x: Any, *weights: Tensor | None) -> bool:
     """Say whether an operation is recorded here: its input varies, and none of its weights."""
     return isinstance(x, Tensor) and x.requires_grad and not any(w is not None and w.requires_grad for w in weights)
 
 
-def _elementwise(function: Callable[..., Tensor]) -> Callable[..., Recorded]:
-    def make(input: Tensor, *args: Any, **kwargs: Any) -> Recorded:
-        if not _wanted(input) or kwargs.get("inplace") or True in args:
-            return None
-        leaf = input.detach().requires_grad_(True)
-        with torch.enable_grad():
-            value = function(leaf, *args, **kwargs)
-            (slope,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
-        return _Slope(slope), value.detach(), (input,)
+def _gelu(input: Tensor, approximate: str = "none") -> Recorded:
+    return _elementwise(input, lambda x: F.gelu(x, approximate=approximate))
 
-    return make
+
+def _silu(input: Tensor, inplace: bool = False) -> Recorded:
+    return None if inplace else _elementwise(input, F.silu)
+
+
+def _elementwise(input: Tensor, function: Callable[[Tensor], Tensor]) -> Recorded:
+    if not _wanted(input):
+        return None
+    leaf = input.detach().requires_grad_(True)
+    value = function(leaf)
+    (slope,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+    return Slope(slope), value.detach(), (input,)
 
 
 def _layer_norm(
@@ -263,7 +131,7 @@ def _layer_norm(
         return None
     x, rows = input.detach(), tuple(input.shape[: -len(normalized_shape)])
     value = F.layer_norm(x, normalized_shape, weight, bias, eps)
-    return _Norm(x, rows, weight, eps), value, (input,)
+    return Norm(x, rows, weight, eps), value, (input,)
 
 
 def _group_norm(
@@ -274,16 +142,14 @@ def _group_norm(
     x = input.detach()
     value = F.group_norm(x, num_groups, weight, bias, eps)
     by_channel = None if weight is None else weight.reshape(-1, *[1] * (x.ndim - 2))
-    return _Norm(x, (len(x), num_groups), by_channel, eps), value, (input,)
+    return Norm(x, (len(x), num_groups), by_channel, eps), value, (input,)
 
 
-def _softmax(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
-) -> Recorded:
+def _softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Recorded:
     if not _wanted(input) or dim not in (-1, input.ndim - 1) or dtype not in (None, input.dtype):
         return None
     shares = input.detach().softmax(-1)
-    return _Softmax(shares), shares, (input,)
+    return Softmax(shares), shares.clone(), (input,)  # a network may go on in the value's place
 
 
 def _convolution(
@@ -298,7 +164,7 @@ def _convolution(
     if not _wanted(input, weight, bias) or isinstance(padding, str) or input.ndim != 4:
         return None
     x, settings = input.detach(), (stride, padding, dilation, groups)
-    return _Convolution(x, weight, settings), F.conv2d(x, weight, bias, *settings), (input,)
+    return Convolution(x, weight, settings), F.conv2d(x, weight, bias, *settings), (input,)
 
 
 def _attention(
@@ -316,13 +182,13 @@ def _attention(
     if not varies or attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return None
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    op = _Attention(*(part.detach() for part in inputs), scale)
-    return op, op.out, inputs
+    op = Attention(query.detach(), key.detach(), value.detach(), scale)
+    return op, op.out.clone(), inputs
 
 
 OPS: dict[Any, Callable[..., Recorded]] = {
-    F.gelu: _elementwise(F.gelu),
-    F.silu: _elementwise(F.silu),
+    F.gelu: _gelu,
+    F.silu: _silu,
     F.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
     F.softmax: _softmax,
