@@ -45,23 +45,36 @@ def _last_runs(rows: Rows) -> Rows:
     return [row for row in rows if row["date"] == last[row["fingerprint"]]]
 
 
+def _by_model(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the rows of each model, the shipped one first, each oldest first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["config"].get("model", "digits") != "digits", row["date"])):
+        depth = row["config"].get("depth")
+        found.setdefault(
+            row["config"].get("model", "digits") + ("" if depth is None else f", depth {depth}"), []
+        ).append(row["row"])
+    return found
+
+
 def _solvers(rows: Rows) -> Figure:
-    """Return products and wall time of one sample against M, for every solver of the last run."""
-    rows = [row["row"] for row in rows if row["date"] == rows[-1]["date"]]
-    figure, axes = blank_figure(1, 2, width=9.6, height=4.6)
+    """Return products and wall time of one sample against M, for every model and every solver's last run."""
+    models = _by_model(rows)
+    figure, axes = blank_figure(len(models), 2, width=9.6, height=3.7 * len(models) + 0.9)
     panels = (("products", "products with $J^TJ$ per sample"), ("wall s", "wall time per sample [s]"))
-    for axis, (column, label) in zip(axes[0], panels, strict=True):
-        for name in dict.fromkeys(row["solver"] for row in rows):
-            found = [(row["M"], row[column]) for row in rows if row["solver"] == name]
-            ours = name == SOLVER_NAMES[0]
-            axis.plot(
-                *zip(*found, strict=True), label=name, **STYLES[name], linewidth=2.4 if ours else 1.2, markersize=5
-            )
-        windows = sorted({row["M"] for row in rows})
-        axis.set(yscale="log", xlabel="window M [singular triplets]", ylabel=label, xticks=windows)
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.grid(axis="y", which="both", alpha=0.25)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    for line, (model, found) in zip(axes, models.items(), strict=True):
+        windows = sorted({row["M"] for row in found})
+        for axis, (column, label) in zip(line, panels, strict=True):
+            for name in SOLVER_NAMES:
+                points = {row["M"]: row[column] for row in found if row["solver"] == name}
+                if points:
+                    width = 2.4 if name == SOLVER_NAMES[0] else 1.2
+                    drawn = sorted(points.items())
+                    axis.plot(*zip(*drawn, strict=True), label=name, **STYLES[name], linewidth=width, markersize=5)
+            axis.set(yscale="log", xlabel="window M [singular triplets]", ylabel=label, xticks=windows)
+            axis.set_title(model, fontsize=10)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.grid(axis="y", which="both", alpha=0.25)
+    handles, labels = max((line[0].get_legend_handles_labels() for line in axes), key=lambda both: len(both[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
 
@@ -92,19 +105,22 @@ def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
 
 
 def _products(rows: Rows) -> Figure:
-    """Return what one vector costs in forward passes, against the vectors of a call, for every batch size."""
-    rows = [row["row"] for row in rows if row["date"] == rows[-1]["date"]]
-    figure, axes = blank_figure(1, 3, width=9.6, height=3.6)
-    for axis, column in zip(axes[0], ("JVP", "VJP", "J^T J"), strict=True):
-        for number, samples in enumerate(dict.fromkeys(row["samples"] for row in rows)):
-            found = [(row["vectors"], row[column]) for row in rows if row["samples"] == samples]
-            axis.plot(*zip(*found, strict=True), marker="o", color=f"C{number}", label=f"batch of {samples}")
-        axis.set(xlabel="vectors per call", title=f"${column}$" if "^" in column else column)
-        axis.set_xticks(sorted({row["vectors"] for row in rows}))
-        axis.set_ylim(0, 1.08 * max(row["J^T J"] for row in rows))
-        axis.grid(axis="y", alpha=0.25)
-    axes[0, 0].set_ylabel("cost of a vector [forward passes]")
-    axes[0, 0].legend(fontsize=SMALL, loc="upper left")
+    """Return what one vector costs in forward passes, against the vectors of a call, for every model and batch size."""
+    models = _by_model(rows)
+    columns = ("JVP", "VJP", "J^T J", "J^T J, autograd")
+    figure, axes = blank_figure(len(models), len(columns), width=11.0, height=2.9 * len(models) + 0.3)
+    for line, (model, found) in zip(axes, models.items(), strict=True):
+        top = 1.08 * max(row[column] for row in found for column in columns)
+        for axis, column in zip(line, columns, strict=True):
+            for number, samples in enumerate(dict.fromkeys(row["samples"] for row in found)):
+                points = {row["vectors"]: row[column] for row in found if row["samples"] == samples}
+                drawn = sorted(points.items())
+                axis.plot(*zip(*drawn, strict=True), marker="o", color=f"C{number}", label=f"batch of {samples}")
+            axis.set(xlabel="vectors per call", ylim=(0, top), xticks=sorted({row["vectors"] for row in found}))
+            axis.set_title(column.replace("J^T J", "$J^TJ$"), fontsize=10)
+            axis.grid(axis="y", alpha=0.25)
+        line[0].set_ylabel(f"{model}\ncost of a vector [forward passes]")
+        line[0].legend(fontsize=SMALL, loc="lower right")
     return figure
 
 

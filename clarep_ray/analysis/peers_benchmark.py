@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clarep_ray import models
 from clarep_ray.analysis.sampling_benchmark import nearest
 from clarep_ray.analysis.svd_peers import SOLVERS, Found, Problem, Solver
 from clarep_ray.clarid.directions import explained_variance_ratio, find_elbow
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.sampling import guided_eps, invert
 from clarep_ray.clarid.schedule import path_to
-from clarep_ray.config import ElbowConfig, ModelConfig, PeersBenchmarkConfig
+from clarep_ray.config import ElbowConfig, PeersBenchmarkConfig
 from clarep_ray.data.spurious_digits import SpuriousDigits
 from clarep_ray.measured import Cell, Spread, Table
 from clarep_ray.models.adapter import Adapter
-from clarep_ray.models.full_size import FULL_SIZE
+from clarep_ray.models.full_size import benchmarked, jacobian_layer
 from clarep_ray.seeding import torch_generator
 
 COLUMNS = {
@@ -133,12 +132,11 @@ def _cells(
 
 
 def _samples(config: PeersBenchmarkConfig) -> list[Sample]:
-    torch.manual_seed(0)
-    model = models.build(ModelConfig()) if config.model == "digits" else FULL_SIZE[config.model](config.depth)
+    model = benchmarked(config.model, config.depth)
     clean, labels = _latents(model, config)
     grid = model.schedule.times(config.num_steps)
     times = path_to(grid, nearest(grid, config.project_t))
-    layer = "mid_block" if "mid_block" in model.feature_layers else model.feature_layers[-1]
+    layer = jacobian_layer(model)
     found: list[Sample] = []
     for number in range(config.num_samples):
         cond = model.cond(labels[number : number + 1])

@@ -18,7 +18,7 @@ from clarep_ray.dotted import override
 from clarep_ray.measured import Cell, Table
 from clarep_ray.models.adapter import Adapter, NetworkAdapter
 from clarep_ray.models.batch_memory import BatchMemory, peak_bytes, reset_peak
-from clarep_ray.models.full_size import FULL_SIZE
+from clarep_ray.models.full_size import FULL_SIZE, jacobian_layer
 from clarep_ray.seeding import torch_generator
 
 STAGES = ("encode", "invert and check", "singular vectors", "project and decode")
@@ -145,7 +145,7 @@ def _measure(model: NetworkAdapter, config: SizeBenchmarkConfig, precision: str,
 def sized_settings(model: Adapter, num_steps: int, num_directions: int) -> ExtractConfig:
     """Return an extraction at 0.7 of the grid, with features of the layer of the Jacobian, that any model can do."""
     grid = model.schedule.times(num_steps)
-    layer = "mid_block" if "mid_block" in model.feature_layers else model.feature_layers[-1]
+    layer = jacobian_layer(model)
     changes: dict[str, Any] = {
         "inversion.num_steps": num_steps,
         "inversion.project_t": grid[1 + int(0.7 * num_steps)].item(),

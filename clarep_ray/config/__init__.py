@@ -6,6 +6,7 @@ Fields marked `EXECUTION` say how or where a run is done; every other field is p
 from clarep_ray.config.benchmark import (
     SOLVER_NAMES,
     AttackBenchmarkConfig,
+    BenchmarkedModel,
     DistillBenchmarkConfig,
     EngineBenchmarkConfig,
     LimitsBenchmarkConfig,
@@ -86,6 +87,7 @@ __all__ = [
     "AttackBenchmarkConfig",
     "AttacksConfig",
     "AugmentConfig",
+    "BenchmarkedModel",
     "BenchmarksConfig",
     "Block",
     "CalibrateConfig",

@@ -11,6 +11,8 @@ from clarep_ray.config.evaluate import TORCHATTACKS_NAMES, AttackName
 from clarep_ray.config.extract import PathSolver
 from clarep_ray.dotted import check_types
 
+BenchmarkedModel = Literal["digits", "cifar10_unet", "dit_xl", "sd21", "sd21_base"]
+"""The shipped model, or a released size with random weights [clarep_ray/models/full_size.py]."""
 SOLVER_NAMES = (
     "block Lanczos (ours)",
     "subspace iteration, as published",
@@ -52,7 +54,7 @@ class SvdBenchmarkConfig:
 class PeersBenchmarkConfig:
     """Our solver beside its peers, one sample at a time; ours comes first."""
 
-    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21", "sd21_base"] = "digits"
+    model: BenchmarkedModel = "digits"
     """The shipped model, or a released size with random weights."""
     depth: int | None = None
     """Keep only so many blocks or layers per block of a released size; None keeps all."""
@@ -132,7 +134,7 @@ class SizeBenchmarkConfig:
 class LimitsBenchmarkConfig:
     """What limits each stage of one extraction batch, and how near to the limit it is; on a GPU where there is one."""
 
-    model: Literal["digits", "cifar10_unet", "dit_xl", "sd21", "sd21_base"] = "digits"
+    model: BenchmarkedModel = "digits"
     """The shipped model with the preset of that name, or a released size with random weights."""
     depth: int | None = None
     """Keep only so many blocks or layers per block of a released size; None keeps all."""
@@ -209,10 +211,12 @@ class DistillBenchmarkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProductsBenchmarkConfig:
-    """Products with the Jacobian against forward passes, and against one vector at a time, on the shipped model."""
+    """Products with the Jacobian against forward passes, autograd's own products, and one vector at a time."""
 
-    weights: str = "rho10"
-    """Shipped model or weights folder."""
+    model: BenchmarkedModel = "digits"
+    """The shipped model, or a released size with random weights."""
+    depth: int | None = None
+    """Keep only so many blocks or layers per block of a released size; None keeps all."""
     samples: tuple[int, ...] = (1, 8, 24)
     """Batch sizes."""
     vectors: tuple[int, ...] = (1, 4, 8)
@@ -224,6 +228,7 @@ class ProductsBenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require(self.depth is None or self.model != "digits", "depth", self.depth, "None for the shipped model")
         for name in ("samples", "vectors"):
             require(all(count >= 1 for count in getattr(self, name)), name, getattr(self, name), "1 and more each")
         require(self.num_repeats >= 1, "num_repeats", self.num_repeats, "1 or more")

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clarep_ray import models
 from clarep_ray.clarid.schedule import linear_schedule, scaled_linear_schedule
-from clarep_ray.config import UnetSizes
+from clarep_ray.config import BenchmarkedModel, ModelConfig, UnetSizes
 from clarep_ray.models import class_unet
-from clarep_ray.models.adapter import NetworkAdapter
+from clarep_ray.models.adapter import Adapter, NetworkAdapter
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_unet import ClassUnet
 from clarep_ray.models.diffusers_schedule import Prediction
@@ -84,12 +85,23 @@ def cifar10_unet(depth: int | None = None) -> ClassUnet:
     return ClassUnet(class_unet.make_network(sizes, 32, 10), linear_schedule(), "epsilon")
 
 
+def jacobian_layer(model: Adapter) -> str:
+    """Return the layer of the paper's Jacobian (App. E): a UNet's middle block, else the last block."""
+    return "mid_block" if "mid_block" in model.feature_layers else model.feature_layers[-1]
+
+
 FULL_SIZE: dict[str, Callable[[int | None], NetworkAdapter]] = {
     "dit_xl": dit_xl,
     "sd21": sd21,
     "sd21_base": sd21_base,
     "cifar10_unet": cifar10_unet,
 }
+
+
+def benchmarked(name: BenchmarkedModel, depth: int | None) -> Adapter:
+    """Return the shipped model for `digits`, or a released size with random weights, the same on every call."""
+    torch.manual_seed(0)
+    return models.build(ModelConfig()) if name == "digits" else FULL_SIZE[name](depth)
 
 
 class _RandomPrompts:

@@ -22,6 +22,8 @@ def recorded(file: Path) -> list[dict[str, Any]]:
     )
     stage = dict.fromkeys(COLUMNS, 0) | {"share of the batch": 0.5, "limit": "memory", "reached": 0.25}
     limits = Table(COLUMNS, [tuple((stage | {"stage": name}).values()) for name in ("invert", "decode", "all of it")])
+    deep = Table(peers.columns, [(OURS, 16, 104, 20.0)])
+    record_rows(file, "peers", {"benchmark": PeersBenchmarkConfig(model="dit_xl", depth=1)}, [deep])
     for seed in (3, 4):
         record_rows(file, "peers", {"benchmark": PeersBenchmarkConfig(seed=seed)}, [peers])
     for batch in (1, 2):
@@ -35,7 +37,11 @@ def test_every_solver_and_stage_is_drawn(tmp_path: Path) -> None:
     figure = FIGURES["peers"][1](peers)
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].get_lines()}
     assert lines == {OURS: [[16, 49], [50, 126]], THEIRS: [[16, 1600], [50, 5000]]}
-    assert [axis.get_yscale() for axis in figure.axes] == ["log", "log"]
+    assert [(axis.get_yscale(), axis.get_title()) for axis in figure.axes[::2]] == [
+        ("log", "digits"),
+        ("log", "dit_xl, depth 1"),
+    ]
+    assert [line.get_xydata().tolist() for line in figure.axes[3].get_lines()] == [[[16, 20]]]
     figure = FIGURES["limits"][1]([row for row in rows if row["kind"] == "limits"])
     assert [axis.get_title() for axis in figure.axes] == ["digits, batch of 1", "digits, batch of 2"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [25, 25], "the last row is no stage"
