@@ -45,11 +45,15 @@ class FeatureJacobian:
 
     def matvec(self, vectors: Float[Tensor, " b n d"]) -> Float[Tensor, " b n f"]:
         """Return J v for every row v."""
-        return self._multiply(self._transposed, self._u, self._fold(vectors, self._x))
+        tangents = self._fold(vectors, self._x)
+        (out,) = torch.autograd.grad(self._transposed, self._u, tangents, retain_graph=True, is_grads_batched=True)
+        return self._unfold(out)
 
     def rmatvec(self, vectors: Float[Tensor, " b n f"]) -> Float[Tensor, " b n d"]:
         """Return J^T u for every row u."""
-        return self._multiply(self._y, self._x, self._fold(vectors, self._y))
+        cotangents = self._fold(vectors, self._y)
+        (out,) = torch.autograd.grad(self._y, self._x, cotangents, retain_graph=True, is_grads_batched=True)
+        return self._unfold(out)
 
     def gram(self, vectors: Float[Tensor, " b n d"]) -> Float[Tensor, " b n d"]:
         """Return J^T J v for every row v: one product is one JVP and one VJP.
@@ -64,8 +68,5 @@ class FeatureJacobian:
         count = vectors.shape[1]
         return vectors.to(like.dtype).transpose(0, 1).reshape(count, *like.shape)
 
-    def _multiply(self, output: Tensor, variable: Tensor, vectors: Tensor) -> Tensor:
-        def pulled(vector: Tensor) -> Tensor:
-            return torch.autograd.grad(output, variable, vector, retain_graph=True)[0]
-
-        return torch.func.vmap(pulled)(vectors).detach().float().flatten(2).transpose(0, 1)
+    def _unfold(self, out: Tensor) -> Tensor:
+        return out.detach().float().flatten(2).transpose(0, 1)
