@@ -59,9 +59,13 @@ def _elementwise(input: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor 
     return torch.addcmul(value.detach(), slope, input - input.detach())
 
 
-def _softmax(
+def _functional_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor | None:
+    return _softmax(input, dim, dtype)
+
+
+def _softmax(input: Tensor, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor | None:
     """J = diag(p) - p p^T."""
     if not _varies(input) or dim is None or dtype not in (None, input.dtype):
         return None
@@ -183,7 +187,7 @@ def _pair(number: int | tuple[int, int]) -> tuple[int, int]:
 TANGENTS: dict[Any, Callable[..., Tensor | None]] = {
     F.gelu: _gelu,
     F.silu: _silu,
-    F.softmax: _softmax,
+    F.softmax: _functional_softmax,
     torch.softmax: _softmax,
     Tensor.softmax: _softmax,
     F.group_norm: _group_norm,

@@ -34,6 +34,7 @@ OPERATIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "silu": ((2, 6), F.silu),
     "softmax": ((2, 3, 5), lambda x: F.softmax(x, dim=-1)),
     "softmax, method": ((2, 3, 5), lambda x: x.softmax(2)),
+    "softmax, in another type": ((2, 3, 5), lambda x: x.softmax(2, torch.float64)),
     "softmax, first dimension": ((2, 3, 5), lambda x: torch.softmax(x, 1)),
     "layer norm": ((2, 3, 8), lambda x: F.layer_norm(x, (8,))),
     "layer norm, weights, two dimensions": (
@@ -59,8 +60,8 @@ OPERATIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     ),
 }
 
-AUTOGRAD_S = {"attention, causal"}
-"""Not recorded as ours; autograd needs the value as it is."""
+AUTOGRAD_S = {"attention, causal", "softmax, in another type"}
+"""Not recorded as ours, and autograd needs their values as they are."""
 
 
 @pytest.fixture(params=["at once", "in parts"])
@@ -76,7 +77,7 @@ def test_products_are_those_of_autograd_s_jacobian_sample_by_sample(name: str) -
     x = draw(*shape, seed=2)
     jacobian = FeatureJacobian(operation, x)
     whole: Any = torch.autograd.functional.jacobian(operation, x)
-    whole = whole.reshape(len(x), jacobian.dim_out, len(x), jacobian.dim)
+    whole = whole.float().reshape(len(x), jacobian.dim_out, len(x), jacobian.dim)
     dense = torch.stack([whole[row, :, row] for row in range(len(x))])
     tangents, cotangents = draw(len(x), 3, jacobian.dim, seed=3), draw(len(x), 3, jacobian.dim_out, seed=4)
     torch.testing.assert_close(jacobian.matvec(tangents), tangents @ dense.mT, atol=2e-5, rtol=2e-4)
