@@ -106,8 +106,8 @@ def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
 
 def _products(rows: Rows) -> Figure:
     """Return what one vector costs in forward passes, against the vectors of a call, for every model and batch size."""
-    models = _by_model(rows)
     columns = ("JVP", "VJP", "J^T J", "J^T J, autograd")
+    models = _by_model([row for row in rows if row["row"].keys() >= set(columns)])  # older rows have fewer
     figure, axes = blank_figure(len(models), len(columns), width=11.0, height=2.9 * len(models) + 0.3)
     for line, (model, found) in zip(axes, models.items(), strict=True):
         top = 1.08 * max(row[column] for row in found for column in columns)
@@ -120,7 +120,7 @@ def _products(rows: Rows) -> Figure:
             axis.set_title(column.replace("J^T J", "$J^TJ$"), fontsize=10)
             axis.grid(axis="y", alpha=0.25)
         line[0].set_ylabel(f"{model}\ncost of a vector [forward passes]")
-        line[0].legend(fontsize=SMALL, loc="lower right")
+        line[0].legend(fontsize=SMALL, loc="upper right")
     return figure
 
 

@@ -17,9 +17,9 @@ from tests.cluster.test_driver import job
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-LIMIT = 4 << 30
+LIMIT = 5 << 30
 """Bytes: Ray and the model fit with small batches, and the largest batch below does not."""
-LARGE = 480
+LARGE = 960
 
 
 class Group:
