@@ -196,7 +196,8 @@ def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]
     deaths = [event for event in past if event.outcome == DIED]
     raise UnitGivenUp(
         f"unit {ledger.unit} was interrupted {len(deaths)} times, and no picture of it kills by itself; "
-        f"its inputs are rows of it in the manifest; the last process {deaths[-1].how}"
+        f"the last process {deaths[-1].how}; either machines fail, or the kernel kills for want of memory (dmesg, "
+        "OOMKilled of a pod), where a smaller --engine.micro-batch or fewer --engine.num-actors on a node help"
     )
 
 
