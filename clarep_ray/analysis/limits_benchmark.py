@@ -33,7 +33,7 @@ from clarep_ray.dotted import override
 from clarep_ray.measured import Cell, Spread, Table
 from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.extractor import decode_images, encode_images, spectrum_arrays
-from clarep_ray.models.full_size import FULL_SIZE
+from clarep_ray.models.full_size import benchmarked
 from clarep_ray.presets import EXTRACT
 from clarep_ray.seeding import torch_generator
 
@@ -205,8 +205,7 @@ def _batch(config: LimitsBenchmarkConfig, device: str) -> Batch:
         rows = originals_of(settings.data.digits, list(range(len(keys))))
         images, labels = np.stack([row.image for row in rows]), torch.tensor([row.label for row in rows])
         return Batch(models.build(settings.model).to(device), settings, images, labels, keys)
-    torch.manual_seed(0)
-    model = FULL_SIZE[config.model](config.depth).to(device)
+    model = benchmarked(config.model, config.depth).to(device)
     settings = override(sized_settings(model, config.num_steps, config.num_directions), changes)
     draws = [torch_generator(0, key, "limits_benchmark") for key in keys]
     shape = (model.image_size, model.image_size, 3)
