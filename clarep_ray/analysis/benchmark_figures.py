@@ -49,11 +49,14 @@ def _by_model(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
     """Return the rows of each model, the shipped one first, each oldest first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["config"].get("model", "digits") != "digits", row["date"])):
-        depth = row["config"].get("depth")
-        found.setdefault(
-            row["config"].get("model", "digits") + ("" if depth is None else f", depth {depth}"), []
-        ).append(row["row"])
+        found.setdefault(_named(row["config"]), []).append(row["row"])
     return found
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    """Return the model of a run; older runs say none, for there was the shipped one alone."""
+    depth = config.get("depth")
+    return config.get("model", "digits") + ("" if depth is None else f", depth {depth}")
 
 
 def _solvers(rows: Rows) -> Figure:
@@ -98,10 +101,9 @@ def _draw_stages(axis: Axes, stages: Rows, config: Mapping[str, Any]) -> None:
         text = f"{share:.0f} % of {stage['limit']}, {100 * stage['share of the batch']:.1f} % of the time"
         axis.text(min(share, 100) + 1.5, place, text, va="center", fontsize=SMALL)
     axis.set_yticks(list(places), [stage["stage"].replace("J^T", "$J^T$") for stage in stages], fontsize=SMALL)
-    model = config["model"] + ("" if config["depth"] is None else f", depth {config['depth']}")
     axis.set(xlim=(0, 205), xlabel="share of the limit reached [%]", xticks=range(0, 101, 20))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(f"{model}, batch of {config['micro_batch']}", fontsize=10)
+    axis.set_title(f"{_named(config)}, batch of {config['micro_batch']}", fontsize=10)
 
 
 def _products(rows: Rows) -> Figure:

@@ -112,6 +112,7 @@ class NetworkAdapter(ABC):
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
+        """What `forward` may call."""
         return (self.network,)
 
     @property
@@ -127,7 +128,8 @@ class NetworkAdapter(ABC):
         return next(self.network.parameters()).dtype
 
     def to(self, device: torch.device | str) -> NetworkAdapter:
-        self.network.to(device)
+        for network in self.networks:
+            network.to(device)
         if self.autoencoder is not None:
             self.autoencoder.vae.to(device)
         return self

@@ -46,12 +46,6 @@ class Edm(NetworkAdapter):
             autoencoder=autoencoder,
         )
 
-    def to(self, device: torch.device | str) -> Edm:
-        super().to(device)
-        if self.guide is not None:
-            self.guide.to(device)
-        return self
-
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         return (self.network,) if self.guide is None else (self.network, self.guide)
