@@ -197,8 +197,18 @@ def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]
     raise UnitGivenUp(
         f"unit {ledger.unit} was interrupted {len(deaths)} times, and no picture of it kills by itself; "
         f"the last process {deaths[-1].how}; either machines fail, or the kernel kills for want of memory (dmesg, "
-        "OOMKilled of a pod), where a smaller --engine.micro-batch or fewer --engine.num-actors on a node help"
+        f"OOMKilled of a pod), where what helps is {less_memory(engine)}"
     )
+
+
+def less_memory(engine: EngineConfig) -> str:
+    """Return the settings with which a machine's actors take less memory."""
+    return f"--engine.num-actors or --engine.units-in-flight below the present ones, or {smaller_batch(engine)}"
+
+
+def smaller_batch(engine: EngineConfig) -> str:
+    """Return the setting with which one actor takes less memory."""
+    return f"--engine.micro-batch below {engine.micro_batch} in a new output (it changes the bits)"
 
 
 @contextmanager

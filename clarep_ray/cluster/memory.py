@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from clarep_ray.cluster.attempts import UnitGivenUp
+from clarep_ray.cluster.attempts import UnitGivenUp, less_memory, smaller_batch
 from clarep_ray.config import EngineConfig
 
 WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -58,7 +58,7 @@ def _release() -> None:
 
 
 def _what_helps(said: str, engine: EngineConfig) -> str:
-    batch = f"--engine.micro-batch below {engine.micro_batch} in a new output (it changes the bits)"
     if any(name in said.upper() for name in ON_GPU):
+        batch = smaller_batch(engine)
         return f"a GPU's batch takes less with {batch}, and a GPU for each actor with --engine.gpus-per-actor 1"
-    return f"what helps is --engine.num-actors or --engine.units-in-flight below the present ones, or {batch}"
+    return f"what helps is {less_memory(engine)}"
