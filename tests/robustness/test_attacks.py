@@ -203,7 +203,7 @@ def test_cw_moves_pixels_at_the_ends_and_margins_below_zero() -> None:
 
 def test_a_missing_torchattacks_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    with pytest.raises(ValueError, match="^attacks.implementation: .* pip install --no-deps torchattacks==3.5.1$"):
+    with pytest.raises(ValueError, match=r"^attacks\.implementation: .* pip install --no-deps torchattacks==3\.5\.1$"):
         build_attack("pgd", AS_PUBLISHED)
     with pytest.raises(ValueError, match="torchattacks is not installed"):
         attack_benchmark.run(AttackBenchmarkConfig())
