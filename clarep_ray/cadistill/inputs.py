@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from clarep_ray import dotted
-from clarep_ray.cadistill import students
 from clarep_ray.cadistill.batches import Inputs
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher, RepFusionHead
 from clarep_ray.cadistill.learner import AttentionHead, Head, Learner, ProjectionHead, RegressorHead
@@ -18,7 +17,7 @@ from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, 
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
 from clarep_ray.data.picture_rows import Pictures, open_pictures
-from clarep_ray.models import build, weights_sha256
+from clarep_ray.models import build, students, weights_sha256
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from clarep_ray import dotted
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
 from clarep_ray.cadistill.evaluation import accuracy
 from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_teacher
-from clarep_ray.cadistill.students import save_student
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import make_folder, write_file
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
+from clarep_ray.models.students import save_student
 
 RESULT, METRICS, CHECKPOINTS, LAST, BEST = "result.json", "metrics.jsonl", "checkpoints", "last", "best"
 

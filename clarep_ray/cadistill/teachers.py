@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clarep_ray.cadistill.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
 from clarep_ray.data.shards import sha256_file
+from clarep_ray.models.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
 from clarep_ray.models.timm_folder import load_timm
 
 

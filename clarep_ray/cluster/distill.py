@@ -20,7 +20,7 @@ COLUMNS = ("last val_accuracy", "best val_accuracy")
 def distill(config: DistillConfig, parent: str | None = None) -> dict[str, Any]:
     """Train one student, or continue, and return what `result.json` says.
 
-    The output folder receives `last/` and `best/` (students for `cadistill.students.load_student`), `metrics.jsonl`,
+    The output folder receives `last/` and `best/` (students for `models.students.load_student`), `metrics.jsonl`,
     `checkpoints/` and, last, `result.json`. In MLflow it is a run of its own, nested in `parent` where one is given,
     and the last student a version of `tracking.registered_model`. Raises ValueError, before Ray starts, for an input
     or a teacher that cannot be used, or a folder of another training, and OutputInUse where another process works on

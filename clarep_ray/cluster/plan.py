@@ -30,13 +30,14 @@ from clarep_ray.data.manifest import (
     unchanged_hashes,
 )
 from clarep_ray.data.records import InputRow, RejectedImage
-from clarep_ray.data.sources import Source, open_source
+from clarep_ray.data.sources import UNKNOWN, Source, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 from clarep_ray.models.batch_memory import probe_memory
-from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
+from clarep_ray.models.classifiers import absolute_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
+from clarep_ray.models.judges import check_judges
 from clarep_ray.tracking import in_submitted_job
 
 SCANNED_IMAGES = 64
@@ -52,6 +53,8 @@ class Plan:
     image_size: int
     latent_size: int
     fields: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    """How the labels of the data, and of each judge, became the model's; one line each."""
 
     @property
     def fingerprint(self) -> str:
@@ -111,11 +114,15 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     if config.data.source == "spurious_digits" and config.data.digits.image_size != model.image_size:
         side = config.data.digits.image_size
         raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
-    if config.gate.enabled:
-        check_classifiers(config.gate.classifiers, model.class_names)
-    source = open_source(config.data, model.class_names)
+    judges = config.gate.classifiers if config.gate.enabled else ()
+    check_judges(judges, model.classes, wanted=())
+    source = open_source(config.data, model.classes, "the diffusion model")
     known_hashes = unchanged_hashes(open_store(config.output.path), config.data.path)
     chosen = select(source.rows(), config.data, source.class_names)
+    labels = label_lines(source, config.data.source)
+    labels += [
+        f"judge {line}" for line in check_judges(judges, model.classes, {row.label for row in chosen} - {UNKNOWN})
+    ]
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     config = _with_batch(config, choose)
@@ -136,7 +143,15 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
+        labels=tuple(labels),
     )
+
+
+def label_lines(source: Source, kind: str) -> list[str]:
+    """Return how the labels of an input became a model's, in a line; nothing for noise, whose rows are the model's."""
+    if source.match is not None:
+        return [f"data: {source.match.describe()}"]
+    return [] if kind == "noise" else ["data: its labels are taken for the model's numbers, for nothing names them"]
 
 
 def _with_batch(config: ExtractConfig, choose: Choose) -> ExtractConfig:
@@ -260,6 +275,7 @@ def describe(plan: Plan) -> str:
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
+        *(f"labels       {line}" for line in plan.labels),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",
         f"units        {plan.num_units} of up to {plan.config.engine.unit_size} images, one shard each",

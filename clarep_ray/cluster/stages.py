@@ -153,7 +153,7 @@ def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
     """Return a decoded unit after the model; arrays beside the pictures are an earlier run's spectrum."""
     held = [record for record in blob.records if has_picture(record)]
     resumed = {name: array for name, array in blob.arrays.items() if name != "images"}
-    numbers = [record["label"] + record["prompt"] * len(extractor.model.class_names) for record in held]
+    numbers = [record["label"] + record["prompt"] * len(extractor.model.classes) for record in held]
     keys = [record["image_key"] for record in held]
     arrays, results = extractor.run(blob.arrays["images"], numbers, keys, resumed or None)
     if "x_t" in arrays:  # kept for later runs, in which a stand-in must not pass for the picture

@@ -23,6 +23,8 @@ UNKNOWN = -1
 LISTED = 3
 """Names that a message shows of a list."""
 SPACES = str.maketrans("_-", "  ")
+MAX_SHOWN = 80
+"""Characters of a name in a gallery or a table."""
 NUMBER, WNID = re.compile(r"[0-9]{1,9}"), re.compile(r"n[0-9]{8}")
 SAME_CLASS = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile"}
 """Other words for CIFAR-10's classes."""
@@ -254,8 +256,10 @@ def match_all(theirs: ClassList, ours: ClassList, their_owner: str, our_owner: s
 
 
 def display_name(name: str) -> str:
-    """Return a class name for people: "tench (n01440764)" for a WordNet id of ImageNet, else the name."""
-    return f"{_lemma_list(name)[0]} ({name})" if WNID.fullmatch(name) and name in _imagenet() else name
+    """Return a class name for people, short and on one line: "tench (n01440764)" for a WordNet id of ImageNet."""
+    known = WNID.fullmatch(name) and name in _imagenet()
+    text = f"{_lemma_list(name)[0]} ({name})" if known else shown(name)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}\u2026"
 
 
 @cache

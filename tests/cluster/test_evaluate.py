@@ -225,7 +225,7 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
 @pytest.mark.usefixtures("without_ray")
 def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
     """Two folders called `last` are told apart by what they lie in; what MLflow is told does not depend on it."""
-    from clarep_ray.cadistill.students import Architecture, make_student, save_student
+    from clarep_ray.models.students import Architecture, make_student, save_student
 
     names, grey = tuple("0123456789"), (0.5, 0.5, 0.5)
     architecture = Architecture(name="small_cnn", class_names=names, image_size=16, mean=grey, std=grey)

@@ -75,8 +75,8 @@ def weights() -> dict[str, Reader]:
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
     from clarep_ray import models
-    from clarep_ray.cadistill.students import load_student
     from clarep_ray.config import ModelConfig
+    from clarep_ray.models.students import load_student
     from clarep_ray.models.timm_folder import load_timm
 
     def family(name: str) -> Reader:
