@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.class_list import ClassList, match
 from clarep_ray.data.sources.folders import FlatFolder, ImageFolder
 from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source
 from clarep_ray.data.sources.numbered import Cifar10, EmbeddedDigits, Noise
@@ -28,10 +27,6 @@ SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
 }
 
 
-def open_source(config: DataConfig, known: ClassList | Sequence[str] | None, reader: str = "the model") -> Source:
-    """Return the source of a config; `known` are the classes of the model that reads it, None for its own."""
-    source = SOURCES[config.source](config, known.names if isinstance(known, ClassList) else tuple(known or ()))
-    source.classes, source.match = ClassList.of_names(source.class_names), None
-    if isinstance(known, ClassList) and source.class_names:
-        source.match = match(source.classes, known, f"data.source: {config.source!r}", reader)
-    return source
+def open_source(config: DataConfig, known_classes: Sequence[str]) -> Source:
+    """Return the source of a config; `known_classes` are the model's class names, empty if it has none."""
+    return SOURCES[config.source](config, known_classes)

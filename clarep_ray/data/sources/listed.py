@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.class_list import ClassList, Match
 from clarep_ray.data.untrusted import check_plain_file
 
 UNKNOWN = -1
@@ -36,8 +35,6 @@ class Source(Protocol):
     """Where inputs come from. `class_names` is what label numbers stand for; empty where nothing says so."""
 
     class_names: tuple[str, ...]
-    classes: ClassList
-    match: Match | None
 
     def rows(self) -> Iterator[Listed]:
         """List every input in a fixed order; ValueError where the input cannot be used at all."""
