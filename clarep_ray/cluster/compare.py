@@ -126,8 +126,9 @@ def evaluate_one(
     if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
         return kept["accuracy"]
     student = load_student(result["last"]["student"])
+    size, known = config.augment.source_size, student.architecture.classes
     sets = {
-        split: open_pictures(dotted.override(config.val, {"digits.split": split}), config.augment.source_size)
+        split: open_pictures(dotted.override(config.val, {"digits.split": split}), size, known)
         for split in ("test", *SPLITS)
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.class_list import ClassList, Match
 from clarep_ray.data.manifest import select
 from clarep_ray.data.records import RejectedImage, safe_key
 from clarep_ray.data.sources import Listed, Source, open_source
@@ -32,8 +32,14 @@ class Pictures:
     rows: Sequence[Listed]
     decode: Callable[[Listed], NDArray[np.uint8]]
     size: int
-    class_names: tuple[str, ...]
+    classes: ClassList
     held: NDArray[np.uint8] | None
+    match: Match | None = None
+    """How the input's own classes became `classes`; None where these are its own, or nothing names its labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -62,14 +68,14 @@ class Pictures:
 
 
 def open_pictures(
-    config: DataConfig, size: int, class_names: Sequence[str] = (), name: str = "data", held_bytes: int = HELD_BYTES
+    config: DataConfig, size: int, known: ClassList | None = None, name: str = "data", held_bytes: int = HELD_BYTES
 ) -> Pictures:
     """Return the pictures a config selects, in their order.
 
-    `class_names` are the only classes there may be, in the order of their labels. Raises ValueError, naming the first,
-    for a picture of an unknown class, and, of those that are held, for one that cannot be read.
+    `known` are the only classes there may be; labels become theirs. Raises ValueError, naming the first, for a picture
+    of an unknown class, and, of those that are held, for one that cannot be read.
     """
-    source = open_source(config, ClassList(tuple(class_names)) if class_names else None, "the training set")
+    source = open_source(config, known, "the training set")
     rows = select(source.rows(), config, source.classes.names)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
@@ -79,7 +85,7 @@ def open_pictures(
     if len(rows) * size * size * 3 <= held_bytes:
         with ThreadPoolExecutor(2) as pool:
             held = np.stack(list(pool.map(decode, rows)))
-    return Pictures(rows, decode, size, source.classes.names, held)
+    return Pictures(rows, decode, size, source.classes, held, source.match)
 
 
 def _decode(source: Source, size: int, config: DataConfig, row: Listed) -> NDArray[np.uint8]:

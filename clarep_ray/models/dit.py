@@ -34,7 +34,7 @@ class Dit(LabelledAdapter):
         autoencoder: Autoencoder,
         schedule: DiscreteSchedule,
         prediction: Prediction,
-        classes: ClassList,
+        classes: ClassList | None = None,
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
         self.num_classes = int(network.config.num_embeds_ada_norm)
@@ -42,7 +42,7 @@ class Dit(LabelledAdapter):
             network,
             schedule=schedule,
             prediction=prediction,
-            classes=classes,
+            classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(channels, size, size),
             feature_layers=[f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
             autoencoder=autoencoder,
@@ -63,7 +63,7 @@ def build(config: ModelConfig) -> Dit:
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     schedule, prediction = read_schedule(Path(config.weights) / "scheduler")
-    network = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
+    network: Any = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
     _set_frequencies(network, config.weights)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
     classes = read_classes(Path(config.weights), network.config.num_embeds_ada_norm)
@@ -96,8 +96,7 @@ def build_tiny() -> Dit:
         patch_size=2,
         num_embeds_ada_norm=1000,
     )
-    classes = ClassList.by_convention(1000)
-    return Dit(network, Autoencoder(tiny_vae()), linear_schedule(), "epsilon", classes)
+    return Dit(network, Autoencoder(tiny_vae()), linear_schedule(), "epsilon")
 
 
 def tiny_vae() -> nn.Module:

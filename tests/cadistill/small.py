@@ -86,7 +86,7 @@ def small_config(files: Path, method: str = "vanilla", **changes: Any) -> Distil
 def start(config: DistillConfig) -> tuple[Distiller, Opened, AnyTeacher]:
     """Return a training before its first step, with what it reads."""
     opened = open_inputs(config)
-    teacher = open_teacher(config, opened.class_names)
+    teacher = open_teacher(config, opened.classes)
     learner = make_learner(config, opened, teacher)
     return Distiller.start(learner, config, opened.inputs.steps_per_epoch(config.schedule.batch_size)), opened, teacher
 
