@@ -93,7 +93,7 @@ def open_session(config: CalibrateConfig) -> Session:
         layers=config.feature_map.layers or model.feature_layers,
         readings=model.readings,
         class_names=model.classes.names,
-        labels=(*plan.labels, *(f"judge {line}" for line in judges)),
+        labels=(*plan.notes, *(f"judge {line}" for line in judges)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,16 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.class_list import UNKNOWN
 from clarep_ray.data.manifest import (
     digest_of,
-    expand_classes,
     freeze,
     names_sha256,
-    read_class_files,
-    select,
     unchanged_hashes,
 )
-from clarep_ray.data.records import InputRow, RejectedImage
-from clarep_ray.data.sources import UNKNOWN, Source, open_source
+from clarep_ray.data.records import InputRow, RejectedImage, shown
+from clarep_ray.data.selection import check_images, expand_classes, read_class_files, select
+from clarep_ray.data.sources import Source, absolute_data, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
@@ -53,8 +53,10 @@ class Plan:
     image_size: int
     latent_size: int
     fields: dict[str, Any]
-    labels: tuple[str, ...] = ()
-    """How the labels of the data, and of each judge, became the model's; one line each."""
+    input_root: str = ""
+    """Folder that the rows' sources are relative to, where they are files."""
+    notes: tuple[str, ...] = ()
+    """What the reader chose by itself, passed over or could not place, and how classes were matched."""
 
     @property
     def fingerprint(self) -> str:
@@ -118,12 +120,10 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     check_judges(judges, model.classes, wanted=())
     known = model.classes if len(model.classes) else None  # a model of no classes has nothing to match
     source = open_source(config.data, known, "the diffusion model")
-    known_hashes = unchanged_hashes(open_store(config.output.path), config.data.path)
-    chosen = select(source.rows(), config.data, source.classes.names)
-    labels = label_lines(source, config.data.source)
-    labels += [
-        f"judge {line}" for line in check_judges(judges, model.classes, {row.label for row in chosen} - {UNKNOWN})
-    ]
+    chosen = select(source.rows(), config.data, source.classes)
+    judged = check_judges(judges, model.classes, {row.label for row in chosen} - {UNKNOWN})
+    warning = check_images(source, chosen) if config.data.path else None
+    known_hashes = unchanged_hashes(open_store(config.output.path), str(source.root) if config.data.path else None)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     config = _with_batch(config, choose)
@@ -144,15 +144,26 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
-        labels=tuple(labels),
+        input_root=str(source.root),
+        notes=tuple(_notes(source, rows) + ([warning] if warning else []) + [f"judge {line}" for line in judged]),
     )
 
 
-def label_lines(source: Source, kind: str) -> list[str]:
-    """Return how the labels of an input became a model's, in a line; nothing for noise, whose rows are the model's."""
+def _notes(source: Source, rows: Sequence[InputRow]) -> list[str]:
+    """Return what a user should know of how an input was read, one short line each."""
+    notes = source.listing.lines()
     if source.match is not None:
-        return [f"data: {source.match.describe()}"]
-    return [] if kind == "noise" else ["data: its labels are taken for the model's numbers, for nothing names them"]
+        notes.append(source.match.describe())
+    elif source.labels.own is None and rows and rows[0].source != "noise":
+        notes.append(
+            f"labels are numbers of the model's {len(source.classes)} classes: nothing in the input names them"
+        )
+    unknown = Counter(row.class_name for row in rows if row.label == UNKNOWN and not row.reason)
+    if unknown:
+        first = ", ".join(f"{shown(name)!r} ({count})" for name, count in unknown.most_common(3))
+        more = ", ..." if len(unknown) > 3 else ""
+        notes.append(f"{unknown.total()} images of {len(unknown)} classes that the model does not know: {first}{more}")
+    return notes
 
 
 def _with_batch(config: ExtractConfig, choose: Choose) -> ExtractConfig:
@@ -176,14 +187,13 @@ def self_contained(config: ExtractConfig) -> ExtractConfig:
     paths = {
         "output.path": config.output.path,
         "output.from_spectrum": config.output.from_spectrum,
-        "data.path": config.data.path,
-        "data.labels_file": config.data.labels_file,
         "model.prompts": config.model.prompts,
     }
     absolute = {name: path if is_url(path) else str(Path(path).absolute()) for name, path in paths.items() if path}
     return dotted.override(
         config,
         absolute
+        | absolute_data(config.data, "data")
         | {
             "model.weights": models.absolute_weights(config.model),
             "data.classes": tuple(read_class_files(config.data.classes)),
@@ -276,7 +286,7 @@ def describe(plan: Plan) -> str:
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
-        *(f"labels       {line}" for line in plan.labels),
+        *(f"             {note}" for note in plan.notes),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",
         f"units        {plan.num_units} of up to {plan.config.engine.unit_size} images, one shard each",

@@ -36,7 +36,7 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
         for figure in figures:
             store.upload(figure.name)
         metrics = extraction_metrics(output, config) if output.samples else {}
-        summary |= {"preset": preset, "labels": list(extraction.plan.labels), "metrics": metrics}
+        summary |= {"preset": preset, "metrics": metrics}
         _tell(run, summary, [*figures, _write_summary(store, summary)], output.what)
     say(_epilogue(summary, metrics, figures, output.what, run.browse))
     return summary

@@ -145,7 +145,7 @@ def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, A
         "name": output.folder.resolve().name,
         "fingerprint": run["fingerprint"],
         "preset": summary.get("preset"),
-        "labels": summary.get("labels", ()),
+        "notes": summary.get("input", ()),
         "settings": [(title, config[field]) for field, title in SHOWN_SETTINGS.items() if field in config],
         "config": config,
         "num_ok": output.index.num_rows,
