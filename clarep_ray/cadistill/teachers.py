@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clarep_ray.data.class_list import ClassList, Match
-from clarep_ray.data.shards import sha256_file
 from clarep_ray.models.class_names import read_classes
+from clarep_ray.models.classifiers import folder_sha256
 from clarep_ray.models.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
 from clarep_ray.models.timm_folder import load_timm
 
@@ -87,8 +86,7 @@ def check_teacher(folder: str | None) -> Path:
 
 def teacher_sha256(folder: str | None) -> str:
     """Return one sha256 over the teacher's files; ValueError where one is missing."""
-    root = check_teacher(folder)
-    return hashlib.sha256("".join(sha256_file(root / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
+    return folder_sha256(check_teacher(folder))
 
 
 def load_teacher(folder: str | None) -> Teacher:

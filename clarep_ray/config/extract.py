@@ -40,7 +40,9 @@ class ModelConfig:
     prompt_template: str = "a photo of {}"
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)
-    """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content.
+    """stable_diffusion: JSON file {class: prompt} instead of ImageNet's classes; fingerprinted by content.
+
+    A class is called as in the data, or by a synonym: a WordNet id or a name of ImageNet's.
 
     A list of prompts in place of one extracts every image once with each [paper App. F.1].
     """

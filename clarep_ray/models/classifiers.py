@@ -18,7 +18,7 @@ from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
-from clarep_ray.models.class_names import read_classes
+from clarep_ray.models.class_names import FILES, read_classes
 from clarep_ray.models.students import load_student, read_architecture
 from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
 from clarep_ray.models.weight_files import stored_shapes
@@ -80,9 +80,16 @@ def classifiers_sha256(names: Sequence[str], field: str = "classifiers") -> str:
     for name in names:
         total.update(f"{name if kind_of(name, field) == 'shipped' else ''}\0".encode())
         if name != SHIPPED:
-            for file in (CONFIG, WEIGHTS):
-                total.update(sha256_file(Path(name) / file).encode())
+            total.update(folder_sha256(Path(name)).encode())
     return total.hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return one sha256 over a classifier's config, weights and whatever names its classes."""
+    names = [name for name in FILES if name != CONFIG and (folder / name).is_file()]
+    return hashlib.sha256(
+        "".join(sha256_file(folder / name) for name in (CONFIG, WEIGHTS, *names)).encode()
+    ).hexdigest()
 
 
 def classifier_name(name: str) -> str:

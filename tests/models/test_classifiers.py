@@ -71,6 +71,9 @@ def test_the_hash_follows_the_weights(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(data)
     assert classifiers_sha256([str(folder)]) != classifiers_sha256([str(tmp_path)])
     assert classifiers_sha256(["digits"]) != classifiers_sha256([])
+    before = classifiers_sha256([str(tmp_path)])
+    (tmp_path / "class_names.json").write_text(json.dumps(list(CIFAR10_NAMES)))
+    assert classifiers_sha256([str(tmp_path)]) != before, "its labels mean something else now"
 
 
 def named(folder: Path, target: Path, names: list[str]) -> str:
