@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clarep_ray.analysis.calibration import Saturation
 from clarep_ray.analysis.calibration_findings import FeatureMap, Score
 from clarep_ray.analysis.figures import blank_figure
-from clarep_ray.data.records import shown
+from clarep_ray.data.class_list import display_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +134,7 @@ def picture_sheet(
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for row, label in enumerate(labels):
-        name = shown(class_names[int(label)])
+        name = display_name(class_names[int(label)])
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", size=8, parse_math=False)
     return figure
 

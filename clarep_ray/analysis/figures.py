@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.tables import SeedTable, mean_std
-from clarep_ray.data.records import shown
+from clarep_ray.data.class_list import display_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,9 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for row, label in zip(axes, classes, strict=True):
-        row[0].set_ylabel(shown(names[int(label)]), rotation=0, ha="right", va="center", size=9, parse_math=False)
+        row[0].set_ylabel(
+            display_name(names[int(label)]), rotation=0, ha="right", va="center", size=9, parse_math=False
+        )
     for axis in axes[0]:
         axis.set_title("  |  ".join(titles[name] for name in columns), size=7)
     return figure

@@ -45,7 +45,7 @@ def run(config: ProductsBenchmarkConfig) -> list[Table]:
     rows: list[tuple[Cell, ...]] = []
     for samples in config.samples:
         x_t = torch.randn(samples, *model.latent_shape, generator=torch_generator(0, "x_t", "products"))
-        cond = model.cond(torch.arange(samples) % max(10, len(model.class_names)))
+        cond = model.cond(torch.arange(samples) % len(model.classes))
 
         def features(x: Tensor, cond: object = cond) -> Tensor:
             return model.features(x, config.project_t, cond, layer)

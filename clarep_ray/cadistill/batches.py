@@ -98,7 +98,7 @@ class Inputs:
         numbers = rows.tolist()
         pixels = torch.cat([self._views(config, epoch, f"view{view}", rows) for view in range(self.views)])
         labels = torch.from_numpy(self.images.labels[rows])
-        num_classes, smoothing = len(self.images.class_names), config.loss.label_smoothing
+        num_classes, smoothing = len(self.images.classes), config.loss.label_smoothing
         targets = soft_targets(labels, num_classes, smoothing)
         if config.augment.mixes:
             pixels, targets = mix(pixels, labels, config.augment, num_classes, smoothing, config.seed, step)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clarep_ray.cadistill.learner import Head
 from clarep_ray.cadistill.teachers import Reading
 from clarep_ray.config import TeacherConfig
+from clarep_ray.data.class_list import Match
 from clarep_ray.models.adapter import Adapter
 
 
@@ -21,7 +22,9 @@ class DiffusionTeacher:
     Not a module on purpose: it is frozen, belongs to no checkpoint, and several workers each have their own.
     """
 
-    def __init__(self, model: Adapter, config: TeacherConfig) -> None:
+    def __init__(self, model: Adapter, config: TeacherConfig, found: Match | None = None) -> None:
+        self.match = found
+        """How the model's labels became the training set's; None where it is read without labels."""
         self.model, self.layer, self.feature_t = model, config.reading.layer, config.reading.feature_t
         if self.layer not in model.feature_layers:
             valid = ", ".join(model.feature_layers)
@@ -53,11 +56,14 @@ class DiffusionTeacher:
     ) -> Reading:
         """Return the layer's output on noised images, with their labels, at the feature timestep (Sec. 4).
 
-        As an extraction reads features, but of the images as the student sees them; `eps` is the noise.
+        As an extraction reads features, but of the images as the student sees them; `labels` are the training set's,
+        `eps` is the noise.
         """
+        assert self.match is not None, "a teacher that is read with labels knows how they match"
+        cond = self.model.cond(torch.tensor(self.match.labels)[labels.cpu()])
         times = torch.full((len(pixels),), self.feature_t, dtype=torch.float64)
         latents = self._noised(self.latents(pixels), times, eps)
-        output = self.model.features(latents, self.feature_t, self.model.cond(labels), self.layer).float()
+        output = self.model.features(latents, self.feature_t, cond, self.layer).float()
         pooled = self.model.pool(output)
         if output.ndim == 3:
             side = round(output.shape[1] ** 0.5)

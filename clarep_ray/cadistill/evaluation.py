@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clarep_ray.cadistill.augment import plain, to_tensor
 from clarep_ray.cadistill.gathering import sum_over_workers, world_size
-from clarep_ray.cadistill.students import Student
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.models.students import Student
 
 EVAL_BATCH = 250
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from clarep_ray import dotted
-from clarep_ray.cadistill import students
 from clarep_ray.cadistill.batches import Inputs
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher, RepFusionHead
 from clarep_ray.cadistill.learner import AttentionHead, Head, Learner, ProjectionHead, RegressorHead
@@ -17,8 +16,11 @@ from clarep_ray.cadistill.methods import MAP_SIDE, METHODS
 from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, teacher_sha256
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
+from clarep_ray.data.class_list import ClassList, ClassMismatch, Match, match
+from clarep_ray.data.manifest import names_sha256
 from clarep_ray.data.picture_rows import Pictures, open_pictures
-from clarep_ray.models import build, weights_sha256
+from clarep_ray.data.records import shown
+from clarep_ray.models import build, students, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Opened:
     inputs: Inputs
     val: Pictures
     sha256: dict[str, str]
+    labels: tuple[str, ...]
+    """How the labels of the validation pictures, and of CLAReps, became those of the training set; one line each."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.inputs.images.class_names
+    def classes(self) -> ClassList:
+        return self.inputs.images.classes
 
     def fingerprint(self, config: DistillConfig) -> str:
         """Return what a training that may be continued has in common: its settings and its inputs."""
@@ -48,8 +52,8 @@ def open_inputs(config: DistillConfig) -> Opened:
     size = config.augment.source_size
     teacher_hash = _check_teacher(config)
     images = open_pictures(config.data, size)
-    val = open_pictures(config.val, size, images.class_names, "val")
-    store = _open_store(config, images.class_names)
+    val = open_pictures(config.val, size, images.classes, "val")
+    store = _open_store(config, images.classes)
     inputs = Inputs(
         images,
         store,
@@ -63,19 +67,22 @@ def open_inputs(config: DistillConfig) -> Opened:
     if config.loss.cka == "debiased" and config.schedule.batch_size < MIN_DEBIASED:
         raise ValueError(f"schedule.batch_size: {config.schedule.batch_size} is below {MIN_DEBIASED} (debiased CKA)")
     found = {"data_sha256": images.sha256, "val_sha256": val.sha256, "store_sha256": store.sha256 if store else ""}
-    return Opened(inputs, val, found | {"teacher_sha256": teacher_hash})
+    found |= {"teacher_sha256": teacher_hash, "label_map_sha256": names_sha256(images.class_names)}
+    matches = {"val": val.match, "CLAReps": store.match if store else None}
+    lines = tuple(f"{name}: {each.describe()}" for name, each in matches.items() if each is not None)
+    return Opened(inputs, val, found, lines)
 
 
-def _open_store(config: DistillConfig, class_names: tuple[str, ...]) -> ClarepStore | None:
+def _open_store(config: DistillConfig, classes: ClassList) -> ClarepStore | None:
     """Return CLAReps, or stored features of the training images; None where a method uses neither."""
     if METHODS[config.method].clareps:
         wanted = config.clareps
         return open_clareps(
-            wanted.path, pictures=wanted.pictures, class_names=class_names, fraction=wanted.fraction, seed=wanted.seed
+            wanted.path, pictures=wanted.pictures, class_names=classes, fraction=wanted.fraction, seed=wanted.seed
         )
     if config.method in TEACHERS and config.teacher.source == "features":
         return open_clareps(
-            str(config.teacher.features), pictures=config.teacher.pictures, class_names=class_names, allow_missing=True
+            str(config.teacher.features), pictures=config.teacher.pictures, class_names=classes, allow_missing=True
         )
     return None
 
@@ -90,40 +97,51 @@ def _check_teacher(config: DistillConfig) -> str:
     return weights_sha256(config.teacher.diffusion)
 
 
-def open_teacher(config: DistillConfig, class_names: tuple[str, ...]) -> Teacher | DiffusionTeacher | None:
+def open_teacher(config: DistillConfig, classes: ClassList) -> Teacher | DiffusionTeacher | None:
     """Return the teacher that is read during training, on the CPU; None where there is none.
 
-    Raises ValueError where it knows other classes.
+    Its logits are, and labels that it is read with become, those of the training set's `classes`. Raises ValueError
+    where it lacks one of them.
     """
     if config.method not in TEACHERS or config.teacher.source == "features":
         return None
     if config.teacher.source == "network":
         teacher = load_teacher(config.teacher.network)
-        if config.method in ("kd", "dkd") and teacher.num_classes != len(class_names):
-            raise ValueError(
-                f"teacher.network: it knows {teacher.num_classes} classes; the data has {len(class_names)}"
+        if config.method in ("kd", "dkd"):
+            teacher.choose_logits(
+                _match_all_of(classes, teacher.classes, f"teacher.network {config.teacher.network!r}")
             )
         return teacher
     model = build(config.teacher.diffusion)
-    if model.class_names and tuple(model.class_names) != class_names:
-        raise ValueError(f"teacher.diffusion: it knows the classes {', '.join(model.class_names[:3])}, ...")
-    if config.method in ("repfusion", "diffaug"):
+    if config.method in ("repfusion", "diffaug"):  # read without labels
         model.null_cond(1)  # raises where there is no unconditional branch
-    return DiffusionTeacher(model, config.teacher)
+        return DiffusionTeacher(model, config.teacher)
+    return DiffusionTeacher(model, config.teacher, _match_all_of(classes, model.classes, "teacher.diffusion"))
+
+
+def _match_all_of(classes: ClassList, known: ClassList, teacher: str) -> Match:
+    """Return which label of a teacher's each of a training set's is; ClassMismatch where it lacks one."""
+    found = match(classes, known, "data", teacher)
+    if found.missing:
+        raise ClassMismatch(
+            f"{teacher} lacks {len(found.missing)} classes of the data, first: {shown(found.missing[0])!r}; it has "
+            f"{known}; data: {classes}"
+        )
+    return found
 
 
 def make_learner(config: DistillConfig, opened: Opened, teacher: Teacher | DiffusionTeacher | None) -> Learner:
     """Return the student with the method's head; initial weights follow from the seed, whatever the method."""
-    student = students.make_student(architecture(config, opened.class_names), config.seed)
+    student = students.make_student(architecture(config, opened.classes), config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
         head = HEADS[METHODS[config.method].head](student, opened, teacher)
     return Learner(student, head)
 
 
-def architecture(config: DistillConfig, class_names: tuple[str, ...]) -> students.Architecture:
+def architecture(config: DistillConfig, classes: ClassList) -> students.Architecture:
     """Return the student's architecture."""
-    return students.Architecture(class_names=class_names, **dotted.flatten(config.student))
+    return students.Architecture(class_names=classes.names, named=classes.named, **dotted.flatten(config.student))
 
 
 def _teacher_width(opened: Opened, teacher: Teacher | DiffusionTeacher | None) -> int:
@@ -139,7 +157,7 @@ def _repfusion_head(
     student: students.Student, opened: Opened, teacher: Teacher | DiffusionTeacher | None
 ) -> RepFusionHead:
     assert isinstance(teacher, DiffusionTeacher), "the config asks for one"
-    return RepFusionHead(teacher, student.num_features, len(opened.class_names))
+    return RepFusionHead(teacher, student.num_features, len(opened.classes))
 
 
 HEADS: dict[str, Callable[[students.Student, Opened, Teacher | DiffusionTeacher | None], Head]] = {

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clarep_ray.cadistill.baseline_losses import attention_map
-from clarep_ray.cadistill.students import Student
+from clarep_ray.models.students import Student
 
 
 class Outputs(NamedTuple):

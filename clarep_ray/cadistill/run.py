@@ -14,12 +14,12 @@ from clarep_ray import dotted
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
 from clarep_ray.cadistill.evaluation import accuracy
 from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_teacher
-from clarep_ray.cadistill.students import save_student
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import make_folder, write_file
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
+from clarep_ray.models.students import save_student
 
 RESULT, METRICS, CHECKPOINTS, LAST, BEST = "result.json", "metrics.jsonl", "checkpoints", "last", "best"
 
@@ -46,7 +46,7 @@ def prepare(config: DistillConfig) -> tuple[Opened, str, dict[str, Any]]:
     finished = read_result(output)
     if finished.get("fingerprint") == mark:
         return opened, mark, finished
-    make_learner(config, opened, open_teacher(config, opened.class_names))  # what cannot be built fails here
+    make_learner(config, opened, open_teacher(config, opened.classes))  # what cannot be built fails here
     return opened, mark, {}
 
 
@@ -80,13 +80,13 @@ def run_training(
                 _keep(trainer, output, mark, ended)
             report(record)
     if rank == 0:
-        write_result(trainer, opened, output, mark)
+        write_result(trainer, opened, output, mark, teacher)
 
 
 def _start(
     config: DistillConfig, opened: Opened, wrap: Wrap
 ) -> tuple[Distiller, nn.Module, Teacher | DiffusionTeacher | None]:
-    teacher = open_teacher(config, opened.class_names)
+    teacher = open_teacher(config, opened.classes)
     learner = make_learner(config, opened, teacher)
     if config.channels_last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -109,7 +109,9 @@ def _keep(trainer: Distiller, output: Path, mark: str, ended: bool) -> None:
     save_checkpoint(trainer, output / CHECKPOINTS, mark)
 
 
-def write_result(trainer: Distiller, opened: Opened, output: Path, mark: str) -> dict[str, Any]:
+def write_result(
+    trainer: Distiller, opened: Opened, output: Path, mark: str, teacher: Teacher | DiffusionTeacher | None = None
+) -> dict[str, Any]:
     """Write the last student and, last, `result.json`; return what that says."""
     save_student(trainer.learner.student, output / LAST)
     last, best = trainer.history[-1], trainer.best
@@ -118,6 +120,8 @@ def write_result(trainer: Distiller, opened: Opened, output: Path, mark: str) ->
     record |= {"seed": trainer.config.seed, "steps": trainer.step, "epochs": len(trainer.history)}
     record["last"] = {"student": str(output / LAST), "val_accuracy": last["val_accuracy"], "epoch": last["epoch"]}
     record["best"] = {"student": str(output / BEST), "val_accuracy": best["val_accuracy"], "epoch": best["epoch"]}
+    taught = () if teacher is None or teacher.match is None else (f"teacher: {teacher.match.describe()}",)
+    record |= {"labels": [*opened.labels, *taught]}
     record |= {"loss": last["loss"], "config": dotted.flatten(trainer.config)}
     write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return record

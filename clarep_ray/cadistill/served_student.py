@@ -10,7 +10,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from clarep_ray.cadistill.students import Student, load_student, read_architecture
+from clarep_ray.models.students import Student, load_student, read_architecture
 
 CODE = __file__
 

@@ -64,7 +64,7 @@ class _Training:
     def __init__(self, config: DistillConfig) -> None:
         device = "cuda" if config.use_gpu else "cpu"
         self.config, self.opened = config, open_inputs(config)
-        self.teacher: Teacher | DiffusionTeacher | None = open_teacher(config, self.opened.class_names)
+        self.teacher: Teacher | DiffusionTeacher | None = open_teacher(config, self.opened.classes)
         self.learner = make_learner(config, self.opened, self.teacher).to(device)
         if self.teacher is not None:
             self.teacher = self.teacher.to(torch.device(device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clarep_ray.cadistill.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
-from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.class_list import ClassList, Match
+from clarep_ray.models.class_names import read_classes
+from clarep_ray.models.classifiers import folder_sha256
+from clarep_ray.models.students import CONFIG, WEIGHTS, channels_first, load_student, read_architecture
 from clarep_ray.models.timm_folder import load_timm
 
 
@@ -34,15 +35,24 @@ class Teacher(nn.Module):
 
     mean: Tensor
     std: Tensor
+    columns: Tensor
+    """Which of the network's logits are read, in this order."""
+    match: Match | None = None
+    """How its labels became the training set's, where its logits are used."""
 
-    def __init__(self, network: Any, mean: Any, std: Any, image_size: int) -> None:
+    def __init__(self, network: Any, mean: Any, std: Any, image_size: int, classes: ClassList) -> None:
         super().__init__()
+        self.classes = classes
         self.network = network.eval().requires_grad_(False)
         self.num_features = int(network.num_features)
-        self.num_classes = int(network.get_classifier().out_features)
         self.image_size = image_size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer("columns", torch.arange(len(classes)))
+
+    def choose_logits(self, found: Match) -> None:
+        """Read the logits of a training set's classes, in its order; those of other classes are left out."""
+        self.match, self.columns = found, torch.tensor(found.labels)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode: a teacher is not trained."""
@@ -59,7 +69,7 @@ class Teacher(nn.Module):
         logits: Tensor = self.network.get_classifier()(features)
         prefix = int(getattr(self.network, "num_prefix_tokens", 0))
         spatial = channels_first(maps, self.num_features, prefix)
-        return Reading(logits.float(), features.float(), spatial.float())
+        return Reading(logits[:, self.columns].float(), features.float(), spatial.float())
 
 
 def check_teacher(folder: str | None) -> Path:
@@ -76,8 +86,7 @@ def check_teacher(folder: str | None) -> Path:
 
 def teacher_sha256(folder: str | None) -> str:
     """Return one sha256 over the teacher's files; ValueError where one is missing."""
-    root = check_teacher(folder)
-    return hashlib.sha256("".join(sha256_file(root / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
+    return folder_sha256(check_teacher(folder))
 
 
 def load_teacher(folder: str | None) -> Teacher:
@@ -86,9 +95,10 @@ def load_teacher(folder: str | None) -> Teacher:
     if read_architecture(root) is not None:
         student = load_student(root)
         known = student.architecture
-        return Teacher(student.network, known.mean, known.std, known.image_size)
+        return Teacher(student.network, known.mean, known.std, known.image_size, known.classes)
     from timm.data.config import resolve_data_config
 
     network: Any = load_timm(root, "teacher.network")
     found = resolve_data_config(model=network)
-    return Teacher(network, found["mean"], found["std"], int(found["input_size"][-1]))
+    classes = read_classes(root, int(network.num_classes), "teacher.network")
+    return Teacher(network, found["mean"], found["std"], int(found["input_size"][-1]), classes)

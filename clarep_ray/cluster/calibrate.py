@@ -27,7 +27,8 @@ from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConf
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.models.adapter import Adapter
-from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
+from clarep_ray.models.classifiers import absolute_classifiers, classifiers_sha256
+from clarep_ray.models.judges import check_judges
 from clarep_ray.seeding import numpy_generator
 
 CALIBRATION_CODE = ("cluster/calibrate*.py", "analysis/calibration.py", "analysis/clusters.py")
@@ -53,6 +54,8 @@ class Session:
     readings: tuple[str, ...]
     """How features can be read: with the label and, where there is an unconditional branch, without it."""
     class_names: tuple[str, ...]
+    labels: tuple[str, ...]
+    """How the labels of the data, and of each judge, became the model's; one line each."""
 
 
 def open_session(config: CalibrateConfig) -> Session:
@@ -66,6 +69,8 @@ def open_session(config: CalibrateConfig) -> Session:
     _check(model, config)
     draws = draw_classes(np.array([row.label for row in plan.rows]), config.draws, config.seed)
     wanted = {label for chosen in draws for label in chosen}
+    sampled = set(_sampled_labels(config, len(model.classes)) if "saturation" in config.parts else ())
+    judges = check_judges(config.classifiers, model.classes, wanted | sampled)
     plan = replace(plan, fields=plan.fields | _own_fields(config))
     store = OutputStore(Path(config.output))
     if not check_output(plan, store):
@@ -87,7 +92,8 @@ def open_session(config: CalibrateConfig) -> Session:
         sampling_grid=model.schedule.times(config.saturation.num_steps),
         layers=config.feature_map.layers or model.feature_layers,
         readings=model.readings,
-        class_names=model.class_names,
+        class_names=model.classes.names,
+        labels=(*plan.notes, *(f"judge {line}" for line in judges)),
     )
 
 
@@ -113,7 +119,7 @@ def _check(model: Adapter, config: CalibrateConfig) -> None:
             f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
             f"{others}, with inversion.project_t as given"
         )
-    check_classifiers(config.classifiers, model.class_names)
+    check_judges(config.classifiers, model.classes, wanted=())
     extract = config.extract_config()
     widest = max((*config.window.windows, config.spectrum.num_directions))
     for layer in config.interaction.layers or (config.spectrum.layer,):
@@ -148,10 +154,7 @@ def _can_forget_the_class(model: Adapter) -> bool:
 def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:
     """Return the pieces of two-stage sampling: micro-batches over classes and draws."""
     settings, size = session.config.saturation, session.config.engine.rows_per_call
-    labels = np.arange(len(session.class_names))
-    if settings.num_classes is not None and settings.num_classes < len(labels):
-        generator = numpy_generator(session.config.seed, "saturation", "classes")
-        labels = np.sort(generator.choice(labels, settings.num_classes, replace=False))
+    labels = _sampled_labels(session.config, len(session.class_names))
     # One of each class after the other, so that the first part shows many classes.
     jobs = [(int(label), f"{label}/{number}") for number in range(settings.images_per_class) for label in labels]
     return [
@@ -159,6 +162,15 @@ def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:
         | {"labels": [label for label, _ in chunk], "keys": [key for _, key in chunk]}
         for number, chunk in enumerate(_chunks(jobs, size))
     ]
+
+
+def _sampled_labels(config: CalibrateConfig, num_classes: int) -> list[int]:
+    """Return the classes of two-stage sampling, ascending."""
+    labels, most = np.arange(num_classes), config.saturation.num_classes
+    if most is not None and most < num_classes:
+        generator = numpy_generator(config.seed, "saturation", "classes")
+        labels = np.sort(generator.choice(labels, most, replace=False))
+    return labels.tolist()
 
 
 def feature_items(session: Session, times: Sequence[float]) -> list[Item]:

@@ -50,6 +50,7 @@ def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None])
         num_draws=len(session.draws),
         settings={name: flat[name] for name in SETTINGS},
     )
+    findings.notes += session.labels
     if len(session.draws) == 1:
         findings.notes.append(f"one class draw: no more classes than draws.classes ({session.config.draws.classes})")
     with start_calibration(session, preset) as run:

@@ -18,8 +18,8 @@ from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
 
 if TYPE_CHECKING:
-    from clarep_ray.cadistill.students import Student
     from clarep_ray.data.picture_rows import Pictures
+    from clarep_ray.models.students import Student
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {"method": "vanilla"},
@@ -116,8 +116,8 @@ def evaluate_one(
 
     from clarep_ray.cadistill.evaluation import accuracy
     from clarep_ray.cadistill.run import train_alone
-    from clarep_ray.cadistill.students import load_student
     from clarep_ray.data.picture_rows import open_pictures
+    from clarep_ray.models.students import load_student
 
     torch.set_num_threads(1)
     config = dotted.from_flat(DistillConfig, flat)
@@ -126,8 +126,9 @@ def evaluate_one(
     if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
         return kept["accuracy"]
     student = load_student(result["last"]["student"])
+    size, known = config.augment.source_size, student.architecture.classes
     sets = {
-        split: open_pictures(dotted.override(config.val, {"digits.split": split}), config.augment.source_size)
+        split: open_pictures(dotted.override(config.val, {"digits.split": split}), size, known)
         for split in ("test", *SPLITS)
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}

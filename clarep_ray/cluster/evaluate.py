@@ -23,7 +23,6 @@ from clarep_ray.cluster.evaluate_units import (
     EvaluateStage,
     EvaluationContext,
     Unit,
-    load_evaluated,
     read_stage,
 )
 from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_counts
@@ -31,19 +30,27 @@ from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import WORK, OutputStore
-from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256
+from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256, load_classifier
 from clarep_ray.robustness.attack import Attack, SampleAttack
 from clarep_ray.robustness.attacks import build_attack
 from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
 from clarep_ray.robustness.ensemble import Ensemble
 from clarep_ray.robustness.evaluate import clean_columns, require_attackable
+from clarep_ray.robustness.reading import FIELD, as_benchmark, match_classifier, protocol
 from clarep_ray.robustness.torchattacks_as_published import require_torchattacks
 from clarep_ray.tracking import in_submitted_job
 
 PACKAGES = ("torch", "numpy", "pillow", "scipy", "scikit-learn", "safetensors", "timm")
 """Libraries whose version can change a verdict."""
 CODE = (
-    *("robustness/**/*.py", "data/**/*.py", "models/*classifier*.py", "cadistill/students.py", "seeding.py"),
+    *(
+        "robustness/**/*.py",
+        "data/**/*.py",
+        "models/*classifier*.py",
+        "models/students.py",
+        "models/class_names.py",
+        "seeding.py",
+    ),
     "cluster/evaluate_units.py",
 )
 """Our own files of which the same is true."""
@@ -62,6 +69,8 @@ class Session:
     benchmarks: dict[str, Benchmark]
     sizes: dict[tuple[str, str], int]
     """Pictures of (benchmark, slice)."""
+    labels: dict[str, dict[str, str]]
+    """{classifier: {benchmark: how its labels became the benchmark's, and which logits compete}}."""
     context: EvaluationContext
 
     @property
@@ -85,12 +94,12 @@ def open_session(config: EvaluateConfig) -> Session:
         packages = (*PACKAGES, "torchattacks")
     config = _absolute_paths(config)
     weights = config.classifier.all_weights
-    hashes = [classifiers_sha256([name]) for name in weights]
+    hashes = [classifiers_sha256([name], FIELD) for name in weights]
     if len(set(hashes)) < len(hashes):
         raise ValueError(f"classifier.compared: {weights[1]!r} is the classifier itself; valid: another one")
     benchmarks = {name: open_benchmark(name, config.benchmarks) for name in config.benchmarks.names}
     rows = {name: _frozen(benchmark, name in config.attacked) for name, benchmark in benchmarks.items()}
-    _check(config, benchmarks)
+    labels = _check(config, benchmarks)
     fields = dotted.fingerprint_fields(config) | environment_fields(packages, CODE)
     fields |= dict(zip(("classifier_sha256", "compared_sha256"), hashes, strict=False))
     fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
@@ -104,6 +113,7 @@ def open_session(config: EvaluateConfig) -> Session:
         names=_names(weights),
         benchmarks=benchmarks,
         sizes={(name, part): size for name, (_, sizes) in rows.items() for part, size in sizes.items()},
+        labels=dict(zip(_names(weights), labels, strict=True)),
         context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12]),
     )
 
@@ -137,15 +147,22 @@ def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
     return total.hexdigest(), sizes
 
 
-def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> None:
-    """Raise ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow."""
+def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> list[dict[str, str]]:
+    """Return, for each classifier, how its labels became each benchmark's.
+
+    Raises ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow.
+    """
+    labels: list[dict[str, str]] = []
     for weights in config.classifier.all_weights:
-        model = load_evaluated(weights, "cpu")
-        for benchmark in benchmarks.values():
-            _check_reads(weights, model, benchmark)
+        found = {name: match_classifier(weights, benchmark) for name, benchmark in benchmarks.items()}
+        model = load_classifier(weights)
+        for name, benchmark in benchmarks.items():
+            _check_reads(weights, as_benchmark(model, found[name]), benchmark)
+        labels.append({name: protocol(each) for name, each in found.items()})
     for name in config.attacks.names:
         for target in config.attacked:
             _check_attack(build_attack(name, config.attacks), benchmarks[target])
+    return labels
 
 
 def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:

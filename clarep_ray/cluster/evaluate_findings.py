@@ -102,7 +102,7 @@ def report_text(found: Found) -> str:
             f"L-inf budget {attacks.eps_255:g}/255 (cw: L2, c = {attacks.cw.c:g}); {attacks.implementation} attacks.",
             "",
         ]
-    lines += [*_trust_lines(found), *_reject_lines(found)]
+    lines += [*_label_lines(found), *_trust_lines(found), *_reject_lines(found)]
     lines += ["Accuracy in percent; of several seeds mean +- standard deviation.", ""]
     for table in result_tables(found).values():
         lines += [table.markdown(), ""]
@@ -125,6 +125,14 @@ def _reject_lines(found: Found) -> Iterator[str]:
     if found.rejects:
         counts = ", ".join(f"{count} {reason}" for reason, count in found.rejects.items())
         yield from (f"Pictures that could not be read are in no figure: {counts}.", "")
+
+
+def _label_lines(found: Found) -> Iterator[str]:
+    """Say how each classifier's labels became each benchmark's, and which of its logits compete."""
+    for model, benchmarks in found.session.labels.items():
+        for benchmark, line in benchmarks.items():
+            yield f"- labels of {model} on {benchmark}: {line}"
+    yield ""
 
 
 def _paired_lines(found: Found) -> Iterator[str]:

@@ -122,13 +122,20 @@ def _record(found: Found) -> dict[str, Any]:
     return {
         "fingerprint": session.fingerprint,
         "models": dict(zip(ROLES, session.names, strict=False)),
+        "labels": session.labels,
         "rejects": found.rejects,
         "trust": {model: [vars(finding) for finding in findings] for model, findings in found.trust.items()},
         "figures": found.figures,
         "slices": found.by_model(found_in.slice_table),
         "paired": found.paired,
-        "classes": found.by_model(found_in.class_table),
+        "classes": _with_names(found, found.by_model(found_in.class_table)),
     }
+
+
+def _with_names(found: Found, rows: found_in.Table) -> found_in.Table:
+    """Return rows of classes with the name of each beside its number."""
+    named = {name: benchmark.answer_classes for name, benchmark in found.session.benchmarks.items()}
+    return [{**row, "class": named[row["benchmark"]].shown(row["label"])} for row in rows]
 
 
 def _write(found: Found, record: Mapping[str, Any]) -> list[Path]:

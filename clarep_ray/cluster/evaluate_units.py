@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,47 +18,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clarep_ray import dotted
-from clarep_ray.cadistill.students import load_student, read_architecture
 from clarep_ray.cluster.attempts import Attempt, Ledger, name_poison, survive
 from clarep_ray.cluster.memory import while_memory_is_short
-from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
+from clarep_ray.config import BenchmarksConfig, EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.units import STAND_IN, UnitBlob
 from clarep_ray.data.verdicts import VerdictParts
-from clarep_ray.models.classifiers import CONFIG, SHIPPED
+from clarep_ray.models.classifiers import load_classifier
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
-from clarep_ray.robustness.classifier import load_classifier
 from clarep_ray.robustness.evaluate import attack_columns, chosen_rows, clean_columns, to_unit_range
+from clarep_ray.robustness.reading import as_benchmark, match_classifier
 from clarep_ray.robustness.trust import Finding, trust_findings
 
 CLEAN, TRUST = "clean", "trust"
 """What a unit does where it is no attack: the answers alone, or the trust checks."""
 PARTS = "parts"
-
-
-def _load(weights: str) -> nn.Module:
-    return load_classifier(ClassifierConfig(weights=weights))
-
-
-CLASSIFIERS: dict[str, Callable[[str], nn.Module]] = {"shipped": _load, "timm": _load, "student": load_student}
-"""Kind of weights -> the classifier of them, for pictures in [0, 1]."""
-
-
-def classifier_kind(weights: str) -> str:
-    """Return what kind of classifier some weights are; ValueError for a folder whose config.json cannot be read."""
-    if weights == SHIPPED:
-        return "shipped"
-    try:
-        return "timm" if read_architecture(weights) is None else "student"
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"classifier.weights: {weights!r} has no readable {CONFIG}: {error}") from None
-
-
-def load_evaluated(weights: str, device: str) -> nn.Module:
-    """Return a classifier, frozen and in eval mode; ValueError for a folder that holds none."""
-    return CLASSIFIERS[classifier_kind(weights)](weights).eval().requires_grad_(False).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +193,7 @@ class Evaluator:
 
     def columns(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> dict[str, Any]:
         """Return verdicts on rows: answers, or what an attack left of them."""
-        benchmark, model = _benchmark(unit.benchmark, self.config.benchmarks), self.model(unit.role)
+        benchmark, model = _benchmark(unit.benchmark, self.config.benchmarks), self.model(unit.role, unit.benchmark)
         running = self._running(unit.seed)
         if unit.attack == CLEAN:
             found = clean_columns(model, benchmark, rows, images, running, self.device)
@@ -228,20 +204,24 @@ class Evaluator:
 
     def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:
         """Return the trust checks' findings; a model without a single right answer is one of them."""
-        others = [self.model(role) for role in range(len(self.config.classifier.all_weights)) if role != unit.role]
+        roles = range(len(self.config.classifier.all_weights))
+        others = [self.model(role, unit.benchmark) for role in roles if role != unit.role]
         pictures = to_unit_range(images, self.device)
         labels = torch.tensor([row.labels[0] for row in rows], device=self.device)
         keys, running = [row.key for row in rows], self._running(self.config.seed)
         try:
-            return trust_findings(self.model(unit.role), pictures, labels, keys, self.config.trust, running, others)
+            model = self.model(unit.role, unit.benchmark)
+            return trust_findings(model, pictures, labels, keys, self.config.trust, running, others)
         except ValueError as error:
             return [Finding("classifies_at_all", False, "refuse", {"share_right": 0.0}, str(error))]
 
-    def model(self, role: int) -> nn.Module:
-        """Return a classifier, loaded when it is first asked for."""
+    def model(self, role: int, name: str) -> nn.Module:
+        """Return a classifier, loaded when it is first asked for, with a benchmark's classes for logits."""
+        weights = self.config.classifier.all_weights[role]
         if role not in self._models:
-            self._models[role] = load_evaluated(self.config.classifier.all_weights[role], self.device)
-        return self._models[role]
+            self._models[role] = load_classifier(weights, self.device)
+        benchmark = _benchmark(name, self.config.benchmarks)
+        return as_benchmark(self._models[role], match_classifier(weights, benchmark))
 
     def _running(self, seed: int) -> Running:
         return Running(seed=seed, micro_batch=self.config.engine.rows_per_call, padded=True)

@@ -77,7 +77,7 @@ def _decode(table: pa.Table, context: RunContext) -> pa.Table:
     unit = table["unit"][0].as_py()
     config = context.extract_config
     rows = _manifest(context.output, context.run_id, context.input_file_sha256).unit_rows(unit)
-    source = cached_source(config.data, context.class_names)
+    source = cached_source(config.data)
 
     def decode(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
         some = [rows[row] for row in sorted(attempt.rows)] if attempt.probe else rows
@@ -106,9 +106,9 @@ def _manifest(output: str, run_id: str, sha256: str) -> InputManifest:
 
 
 @lru_cache(maxsize=2)
-def cached_source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
-    """Return the source, opened once in each worker process."""
-    return open_source(config, class_names)
+def cached_source(config: DataConfig) -> Source:
+    """Return the source, opened once in each worker process; it reads images, whose labels the manifest has."""
+    return open_source(config, None)
 
 
 class ExtractStage:
@@ -153,7 +153,7 @@ def extract_unit(extractor: UnitExtractor, blob: UnitBlob) -> UnitBlob:
     """Return a decoded unit after the model; arrays beside the pictures are an earlier run's spectrum."""
     held = [record for record in blob.records if has_picture(record)]
     resumed = {name: array for name, array in blob.arrays.items() if name != "images"}
-    numbers = [record["label"] + record["prompt"] * len(extractor.model.class_names) for record in held]
+    numbers = [record["label"] + record["prompt"] * len(extractor.model.classes) for record in held]
     keys = [record["image_key"] for record in held]
     arrays, results = extractor.run(blob.arrays["images"], numbers, keys, resumed or None)
     if "x_t" in arrays:  # kept for later runs, in which a stand-in must not pass for the picture

@@ -142,7 +142,10 @@ class CalibrateConfig:
     parts: tuple[CalibrationPart, ...] = CALIBRATION_PARTS
     """What is calibrated: saturation (t_e), features (layer and timestep), window (M), interaction (report only)."""
     classifiers: tuple[str, ...] = ("digits",)
-    """Judges of class accuracy: `digits` (shipped) or folders of timm models (config.json, model.safetensors)."""
+    """Judges of class accuracy: `digits` (shipped) or folders of timm models or of students.
+
+    Their labels become the model's by name; logits of classes that the model does not have do not compete.
+    """
     projected_per_class: int | None = None
     """Use at most this many images of each class for window and interaction; None uses all [images]."""
     saturation: SaturationConfig = field(default_factory=SaturationConfig)

@@ -67,7 +67,10 @@ class TeacherConfig:
     pictures: str = "canonical"
     """features: whose; canonical in an output of features alone, original in one of CLAReps."""
     network: str | None = field(default=None, metadata=EXECUTION)
-    """network: folder of a timm model or of a student, fingerprinted by content."""
+    """network: folder of a timm model or of a student, fingerprinted by content.
+
+    kd and dkd read the logits of the data's classes, found by name.
+    """
     diffusion: ModelConfig = field(default_factory=ModelConfig)
     """diffusion: the model, fingerprinted by content."""
     reading: FeatureConfig = field(default_factory=FeatureConfig)

@@ -196,7 +196,10 @@ class BenchmarksConfig:
     names: tuple[BenchmarkName, ...] = ("spurious_digits",)
     """Benchmarks. imagenet_a scores the 200 classes alone, as published; imagenet_a_full1000 all of them."""
     image_folder: str | None = field(default=None, metadata=EXECUTION)
-    """Folder with a folder per class; the classifier's classes are these, in order of their names."""
+    """Folder with a folder per class: names, WordNet ids or label numbers.
+
+    The classifier must know these classes, in whatever order; where it knows more, the folders' logits alone compete.
+    """
     cifar10: str | None = field(default=None, metadata=EXECUTION)
     """Folder cifar-10-batches-py, or the one it lies in."""
     cifar10_c: str | None = field(default=None, metadata=EXECUTION)
@@ -258,7 +261,7 @@ class ClassifierConfig:
     weights: str = field(default="digits", metadata=EXECUTION)
     """digits (shipped), or a folder of a timm model or of a student, config.json and model.safetensors [by content]."""
     compared: str | None = field(default=None, metadata=EXECUTION)
-    """A second classifier of the same classes for a paired comparison, given like `weights` [by content]."""
+    """A second classifier for a paired comparison, its labels in an order of its own [by content]."""
 
     def __post_init__(self) -> None:
         check_types(self)

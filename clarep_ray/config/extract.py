@@ -40,7 +40,9 @@ class ModelConfig:
     prompt_template: str = "a photo of {}"
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)
-    """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content.
+    """stable_diffusion: JSON file {class: prompt} instead of ImageNet's classes; fingerprinted by content.
+
+    A class is called as in the data, or by a synonym: a WordNet id or a name of ImageNet's.
 
     A list of prompts in place of one extracts every image once with each [paper App. F.1].
     """
@@ -82,16 +84,20 @@ class DataConfig:
     source: Source = "spurious_digits"
     """Embedded set, folder per class, one folder and a CSV, WebDataset, Parquet, CIFAR-10's batches, or no image."""
     path: str | None = field(default=None, metadata=EXECUTION)
-    """Root folder of the input, fingerprinted by content; not used by the embedded set."""
+    """Root folder of the input, fingerprinted by content; webdataset and parquet also take one file, a pattern
+    (train-{000..127}.tar, "*.parquet") or @FILE, one path a line."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     labels_file: str | None = field(default=None, metadata=EXECUTION)
     """flat_folder: CSV of name and class (Kaggle's LOC_val_solution.csv), or ImageNet's devkit; by content."""
     image_column: str = "image"
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
     label_column: str = "label"
-    """Parquet column with integer labels."""
-    split: Literal["train", "test"] = "train"
-    """Which part of CIFAR-10."""
+    """Parquet column with label numbers, or with class names as text."""
+    split: Literal["train", "val", "test"] | None = None
+    """Which part of an input that has parts: folders train/CLASS/IMAGE, or tars and Parquet files whose names say one.
+
+    None takes the only one; of CIFAR-10, train.
+    """
     classes: tuple[str, ...] = ()
     """Keep only these class names, or label numbers where no class is called so; also @FILE, one a line.
 

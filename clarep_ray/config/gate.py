@@ -19,7 +19,10 @@ class GateConfig:
     enabled: bool = False
     """Judge every Canonical Sample; each remedy costs another decoding of the samples it is tried on."""
     classifiers: tuple[str, ...] = field(default=("digits",), metadata=EXECUTION)
-    """Who reads the class: digits (shipped), or folders of timm models [by content]; () asks nobody."""
+    """Who reads the class: digits (shipped), or folders of timm models or of students [by content]; () asks nobody.
+
+    Their labels become the model's by name; logits of classes that the model does not have do not compete.
+    """
     min_votes: float = 0.5
     """Share of the classifiers that must read the sample's class [0..1]."""
     max_artefact: float = 1.0

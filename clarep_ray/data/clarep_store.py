@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from clarep_ray.data.clarep_members import locate_members
 from clarep_ray.data.clarep_rows import Features, Pictures, ShardFiles
+from clarep_ray.data.class_list import UNKNOWN, ClassList, Match, match
+from clarep_ray.data.records import shown
 from clarep_ray.seeding import draw_rank
 
 Pairing = Literal["random", "same_image", "nearest"]
@@ -29,18 +31,15 @@ class ClarepStore:
     pickled store is opened again where it arrives.
     """
 
-    def __init__(
-        self, folder: Path, sha256: str, table: pa.Table, class_names: Sequence[str], options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, sha256: str, table: pa.Table, found: Match, options: Mapping[str, Any]) -> None:
         self.folder, self.pictures, self.sha256 = folder, str(options["pictures"]), sha256
         self._options = options
-        self.class_names: tuple[str, ...] = tuple(class_names)
-        numbers = {name: number for number, name in enumerate(class_names)}
-        names = table["class_name"].to_pylist()
-        self.labels: NDArray[np.int64] = np.array([numbers[name] for name in names], np.int64)
+        self.match, self.classes = found, found.ours
+        """How the classes of the extraction became those of the store."""
+        self.labels: NDArray[np.int64] = table["store_label"].to_numpy()
         self.source_keys: tuple[str, ...] = tuple(table["image_key"].to_pylist())
         self._order = np.argsort(self.labels, kind="stable")
-        self._counts = np.bincount(self.labels, minlength=len(class_names))
+        self._counts = np.bincount(self.labels, minlength=len(self.classes))
         self._starts = np.cumsum(self._counts) - self._counts
         files = ShardFiles(folder)
         self._pictures = Pictures(files, table, _member(self.pictures, "png"))
@@ -53,7 +52,11 @@ class ClarepStore:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(open_clareps, str(self.folder), class_names=self.class_names, **self._options), ()
+        return partial(open_clareps, str(self.folder), class_names=self.classes, **self._options), ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
 
     @property
     def feature_dim(self) -> int:
@@ -114,7 +117,7 @@ def open_clareps(
     folder: str,
     *,
     pictures: str = CANONICAL,
-    class_names: Sequence[str] = (),
+    class_names: ClassList | Sequence[str] = (),
     allow_missing: bool = False,
     fraction: float = 1.0,
     seed: int = 0,
@@ -122,29 +125,35 @@ def open_clareps(
     """Open a finished extraction for training (Sec. 4), every shard's hash checked once.
 
     `pictures` is `canonical` or a name in the run's `output.extras`; its own features come with it. Labels follow
-    `class_names` by name, whatever number a class had in the extraction, and classes that are not among them are left
-    out; without names they are the extraction's own classes in the order of their numbers. `fraction` in (0, 1] keeps
-    that share of every class, at least one (Sec. K.7.1): which ones follows from the seed and each row's image, and a
-    larger share holds the smaller ones. Raises ValueError for an
-    unfinished or damaged output, for pictures that the run did not keep, and, unless `allow_missing`, for a class
-    without a CLARep.
+    `class_names` by meaning, whatever number or synonym a class had in the extraction, and classes that are not among
+    them are left out; a list without names goes by the extraction's numbers. Without `class_names` they are the
+    extraction's own classes in the order of their numbers. `fraction` in (0, 1] keeps that share of every class, at
+    least one (Sec. K.7.1): which ones follows from the seed and each row's image, and a larger share holds the smaller
+    ones. Raises ValueError for an unfinished or damaged output, for pictures that the run did not keep, where no class
+    is in both or two of the extraction's are one of `class_names`, and, unless `allow_missing`, for a class without a
+    CLARep.
     """
     root = Path(folder).absolute()
     manifest, table = locate_members(root)
     _check_pictures(root, pictures, table.column_names)
-    found = _classes(root, table)
-    wanted = tuple(class_names) or found
-    if len(set(wanted)) < len(wanted):
-        raise ValueError(f"class_names: {_first([name for name in wanted if wanted.count(name) > 1])} come twice")
-    missing = [name for name in wanted if name not in found]
-    if len(missing) == len(wanted) or (missing and not allow_missing):
+    given = class_names if isinstance(class_names, ClassList) else ClassList(tuple(class_names))
+    labels, own = _classes(root, table, numbered=not given.named)
+    wanted = given if len(given) else own
+    if wanted.named and len(set(wanted.names)) < len(wanted):
+        twice = [name for name in wanted.names if wanted.names.count(name) > 1]
+        raise ValueError(f"class_names: {_first(twice)} come twice")
+    found = match(own, wanted, f"the CLAReps in {str(root)!r}", "class_names")
+    if found.unused and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {len(wanted)} classes have no CLARep in {str(root)!r}: {_first(missing)}; "
-            f"it has {_first(found)}"
+            f"{len(found.unused)} of {len(wanted)} classes have no CLARep in {str(root)!r}: {_first(found.unused)}; "
+            f"it has {own}"
         )
-    kept = _share(table.filter(pc.field("class_name").isin(list(wanted))), fraction, seed)
+    store_labels = dict(zip(labels, found.labels, strict=True))
+    column = pa.array([store_labels[label] for label in table["label"].to_pylist()], pa.int64())
+    known = table.append_column("store_label", column).filter(pc.field("store_label") != UNKNOWN)
+    kept = _share(known, fraction, seed)
     options = {"pictures": pictures, "allow_missing": allow_missing, "fraction": fraction, "seed": seed}
-    return ClarepStore(root, manifest["root_sha256"], kept, wanted, options)
+    return ClarepStore(root, manifest["root_sha256"], kept, found, options)
 
 
 def _share(table: pa.Table, fraction: float, seed: int) -> pa.Table:
@@ -153,9 +162,9 @@ def _share(table: pa.Table, fraction: float, seed: int) -> pa.Table:
         raise ValueError(f"fraction: {fraction!r} is not valid; valid: more than 0, at most 1")
     if fraction == 1:
         return table
-    by_class: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(table["class_name"].to_pylist()):
-        by_class[name].append(row)
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for row, label in enumerate(table["store_label"].to_pylist()):
+        by_class[label].append(row)
     keys = table["image_key"].to_pylist()
     kept: list[int] = []
     for rows in by_class.values():
@@ -213,14 +222,21 @@ def _check_pictures(root: Path, pictures: str, columns: Sequence[str]) -> None:
         raise ValueError(f"pictures: {pictures!r} is not in {str(root)!r}; valid: {', '.join(sorted(names))}")
 
 
-def _classes(root: Path, table: pa.Table) -> tuple[str, ...]:
-    """Return the class names of an extraction by number; ValueError where a name stands for two numbers."""
+def _classes(root: Path, table: pa.Table, numbered: bool) -> tuple[list[int], ClassList]:
+    """Return the label numbers of an extraction's classes, ascending, and the classes: by number, or by name.
+
+    Raises ValueError where a name stands for two numbers, or a number for two names.
+    """
     pairs = table.group_by(["label", "class_name"]).aggregate([]).sort_by("label")
+    labels: list[int] = pairs["label"].to_pylist()
     names: list[str] = pairs["class_name"].to_pylist()
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"{str(root)!r} has several classes of one name: {_first(twice)}; give the classes own names")
-    return tuple(names)
+    several = [name for label, name in zip(labels, names, strict=True) if labels.count(label) > 1]
+    if several:
+        raise ValueError(f"{str(root)!r} has several names for one class: {_first(several)}")
+    return labels, ClassList(tuple(map(str, labels)), named=False) if numbered else ClassList(tuple(names))
 
 
 def _member(pictures: str, suffix: str) -> str:
@@ -228,7 +244,7 @@ def _member(pictures: str, suffix: str) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(shown(name)[:40] for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _rows(rows: ArrayLike) -> NDArray[np.int64]:

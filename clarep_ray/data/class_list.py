@@ -8,21 +8,28 @@ order of their own. Label 3 of one is label 3 of another only by accident, so ev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from clarep_ray.data.records import shown
 
+IMAGENET_CLASSES = 1000
 UNKNOWN = -1
 """In place of a label: the other list has no such class."""
 LISTED = 3
 """Names that a message shows of a list."""
+SPACES = str.maketrans("_-", "  ")
+MAX_SHOWN = 80
+"""Characters of a name in a gallery or a table."""
 NUMBER, WNID = re.compile(r"[0-9]{1,9}"), re.compile(r"n[0-9]{8}")
 SAME_CLASS = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile"}
 """Other words for CIFAR-10's classes."""
+IN_ORDER = 0.5
+"""Share of a thousand names that must stand where ImageNet has them for its order to settle the doubtful ones."""
 
 
 class ClassMismatch(ValueError):
@@ -38,6 +45,8 @@ class ClassList:
 
     names: tuple[str, ...]
     named: bool = True
+    assumed: bool = False
+    """Nothing names the classes: their number alone says what they are (`by_convention`)."""
 
     def __post_init__(self) -> None:
         if not self.named and not all(NUMBER.fullmatch(name) for name in self.names):
@@ -52,13 +61,40 @@ class ClassList:
         return ClassList(tuple(map(str, range(count))), named=False)
 
     @staticmethod
+    def by_convention(count: int) -> ClassList:
+        """Return `count` classes that nothing names: a thousand are ImageNet-1k's in their usual order.
+
+        Released models of ImageNet seldom name their classes, and no other thousand is in use. Of ten, say, no such
+        thing holds: they have no names.
+        """
+        if count != IMAGENET_CLASSES:
+            return ClassList.of_count(count)
+        return ClassList(imagenet_wnids(), assumed=True)
+
+    @staticmethod
     def of_names(names: Sequence[object]) -> ClassList:
         """Return the list of a file that gives each label's name.
 
-        "0", "1", ... in their order are no names: libraries write them where nobody gave any.
+        "0", "1", ... or "LABEL_0", ... in their order are no names: libraries write them where nobody gave any.
         """
         given = tuple(map(str, names))
-        return ClassList(given, named=given != tuple(map(str, range(len(given)))))
+        numbers = tuple(map(str, range(len(given))))
+        if given in (numbers, tuple(f"LABEL_{number}" for number in numbers)):
+            return ClassList.of_count(len(given))
+        return ClassList(given)
+
+    @staticmethod
+    def of_labels(names: Mapping[Any, object]) -> ClassList:
+        """Return the list of a mapping {label: name}, as `id2label` of a config.json; labels may be text.
+
+        Raises ValueError where the labels are not 0 to n - 1.
+        """
+        try:
+            by_label = {int(label): name for label, name in names.items()}
+            return ClassList.of_names([by_label[label] for label in range(len(names))])
+        except (KeyError, TypeError, ValueError):
+            first = ", ".join(shown(repr(label))[:40] for label in list(names)[:LISTED])
+            raise ValueError(f"labels {first} are not 0 to {len(names) - 1}") from None
 
     @staticmethod
     def of_folders(folders: Iterable[str]) -> ClassList:
@@ -111,19 +147,26 @@ class ClassList:
 
     def _keys_of(self, label: int) -> tuple[str | None, ...]:
         exact, plain, wnid, same = _keys(self.names[label])
-        return exact, plain, wnid or self._imagenet_by_place(label), same
+        return exact, plain, self._imagenet_by_place(label, wnid), same
 
-    def _imagenet_by_place(self, label: int) -> str | None:
-        """Return the WordNet id of a name that two classes of ImageNet share ("crane"), by its place in their order."""
-        if len(self) != len(imagenet_wnids()) or not self._in_imagenet_order:
-            return None
-        wnid = imagenet_wnids()[label]
-        return wnid if _plain(self.names[label]) in _lemmas(wnid) else None
+    def _imagenet_by_place(self, label: int, wnid: str | None) -> str | None:
+        """Return the WordNet id of a name; of one that says it not alone, by its place in a list in ImageNet's order.
+
+        "crane" is two classes, "Cardigan" a dog and "cardigan" a garment, "crane bird" no name of ImageNet's.
+        """
+        if not self._in_imagenet_order:
+            return wnid
+        placed = imagenet_wnids()[label]
+        return placed if wnid is None or _plain(self.names[label]) in _lemmas(placed) else wnid
 
     @cached_property
     def _in_imagenet_order(self) -> bool:
-        known = [(_keys(name)[2], wnid) for name, wnid in zip(self.names, imagenet_wnids(), strict=True)]
-        return all(found in (None, wnid) for found, wnid in known) and any(found for found, _ in known)
+        wnids = imagenet_wnids() if len(self) == IMAGENET_CLASSES else ()
+        if not self.named or len(self) != len(wnids):
+            return False
+        pairs = zip(self.names, wnids, strict=True)
+        there = sum(name == wnid or _plain(name) in _lemmas(wnid) for name, wnid in pairs)
+        return there >= IN_ORDER * len(wnids)
 
 
 @dataclass(frozen=True)
@@ -158,30 +201,37 @@ class Match:
         total, found = len(self.labels), len(self.labels) - len(self.missing)
         if self.by == "number":
             return f"{total} classes matched by number: nothing names them on both sides"
-        order = "" if all(label in (UNKNOWN, i) for i, label in enumerate(self.labels)) else ", in another order"
-        return f"{found} of {total} classes matched by name{order}"
+        order = ", in another order" if any(one > other for one, other in pairwise(self._known)) else ""
+        assumed = self.theirs.assumed or self.ours.assumed
+        how = "; a thousand classes without names are taken for ImageNet's in their usual order" if assumed else ""
+        return f"{found} of {total} classes matched by name{order}{how}"
+
+    @property
+    def _known(self) -> tuple[int, ...]:
+        return tuple(label for label in self.labels if label != UNKNOWN)
 
 
 def match(theirs: ClassList, ours: ClassList, their_owner: str, our_owner: str) -> Match:
     """Return which label of `ours` each label of `theirs` is.
 
     Where both have names: by name, synonyms included (WordNet id and ImageNet name, plane and airplane). A class that
-    ours lacks is UNKNOWN. Where one has none: by number, which needs numbers that ours has, or equally many classes.
-    The owners are for messages, such as "data.path: '/data'" and "the diffusion model". Raises ClassMismatch where no
-    name is in both, where two classes of theirs would be one of ours, or where a number is outside.
+    ours lacks is UNKNOWN. Where one has none: by number, which needs numbers that ours has, or equally many classes;
+    entries that are the same numbers as text ("3" and "7" of digits) are the same classes. The owners are for
+    messages, such as "data.path: '/data'" and "the diffusion model". Raises ClassMismatch where no name is in both,
+    where two classes of theirs would be one of ours, or where a number is outside.
     """
-    found = ours.labels_of(theirs)
     named = theirs.named and ours.named
+    found = list(range(len(ours))) if theirs.names == ours.names else ours.labels_of(theirs)
     if named or UNKNOWN not in found:
         if all(label == UNKNOWN for label in found):
             raise ClassMismatch(f"{their_owner} has the classes {theirs}, {our_owner} has {ours}; none is in both")
         _refuse_doubled(theirs, ours, found, their_owner, our_owner)
-        return Match(tuple(found), "name", theirs, ours)
+        return Match(tuple(found), "name" if named else "number", theirs, ours)
     if theirs.named:
         if len(theirs) != len(ours):
             raise ClassMismatch(
                 f"{their_owner} has the classes {theirs}, {our_owner} has {len(ours)} classes without names; "
-                "valid: equally many classes, or class numbers"
+                "valid: equally many classes, class numbers, or names for both"
             )
         return Match(tuple(range(len(theirs))), "number", theirs, ours)
     numbers = tuple(map(int, theirs.names))
@@ -206,8 +256,10 @@ def match_all(theirs: ClassList, ours: ClassList, their_owner: str, our_owner: s
 
 
 def display_name(name: str) -> str:
-    """Return a class name for people: "tench (n01440764)" for a WordNet id of ImageNet, else the name."""
-    return f"{_lemma_list(name)[0]} ({name})" if WNID.fullmatch(name) and name in _imagenet() else name
+    """Return a class name for people, short and on one line: "tench (n01440764)" for a WordNet id of ImageNet."""
+    known = WNID.fullmatch(name) and name in _imagenet()
+    text = f"{_lemma_list(name)[0]} ({name})" if known else shown(name)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}\u2026"
 
 
 @cache
@@ -224,7 +276,7 @@ def _refuse_doubled(theirs: ClassList, ours: ClassList, found: Sequence[int], th
         if label != UNKNOWN and label in first:
             raise ClassMismatch(
                 f"{their_owner}: {shown(first[label])!r} and {shown(name)!r} are both "
-                f"{ours.names[label]!r} of {our_owner}"
+                f"{shown(ours.names[label])!r} of {our_owner}"
             )
         first[label] = name
 
@@ -238,7 +290,7 @@ def _keys(name: str) -> tuple[str | None, ...]:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", name).translate(SPACES).casefold().split())
 
 
 @cache

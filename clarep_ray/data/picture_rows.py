@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.manifest import select
+from clarep_ray.data.class_list import ClassList, Match
 from clarep_ray.data.records import RejectedImage, safe_key
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.units import decode_picture
 
@@ -31,8 +32,14 @@ class Pictures:
     rows: Sequence[Listed]
     decode: Callable[[Listed], NDArray[np.uint8]]
     size: int
-    class_names: tuple[str, ...]
+    classes: ClassList
     held: NDArray[np.uint8] | None
+    match: Match | None = None
+    """How the input's own classes became `classes`; None where these are its own, or nothing names its labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -61,29 +68,24 @@ class Pictures:
 
 
 def open_pictures(
-    config: DataConfig, size: int, class_names: Sequence[str] = (), name: str = "data", held_bytes: int = HELD_BYTES
+    config: DataConfig, size: int, known: ClassList | None = None, name: str = "data", held_bytes: int = HELD_BYTES
 ) -> Pictures:
     """Return the pictures a config selects, in their order.
 
-    `class_names` are the only classes there may be, in the order of their labels. Raises ValueError, naming the first,
-    for a picture of an unknown class, and, of those that are held, for one that cannot be read.
+    `known` are the only classes there may be; labels become theirs. Raises ValueError, naming the first, for a picture
+    of an unknown class, and, of those that are held, for one that cannot be read.
     """
-    source = open_source(config, tuple(class_names))
-    rows = select(source.rows(), config)
+    source = open_source(config, known, "the training set")
+    rows = select(source.rows(), config, source.classes)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
         raise ValueError(f"{name}: {unknown[0].id!r} has the unknown class {unknown[0].class_name!r}")
-    found = tuple(source.class_names) or tuple(map(str, range(max(row.label for row in rows) + 1)))
-    if class_names and found != tuple(class_names):
-        raise ValueError(
-            f"{name}: its classes are {', '.join(found[:3])}, ...; valid: {', '.join(class_names[:3])}, ..."
-        )
     decode = partial(_decode, source, size, config)
     held = None
     if len(rows) * size * size * 3 <= held_bytes:
         with ThreadPoolExecutor(2) as pool:
             held = np.stack(list(pool.map(decode, rows)))
-    return Pictures(rows, decode, size, found, held)
+    return Pictures(rows, decode, size, source.classes, held, source.match)
 
 
 def _decode(source: Source, size: int, config: DataConfig, row: Listed) -> NDArray[np.uint8]:

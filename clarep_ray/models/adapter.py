@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.model import DiffusionModel, NoiseSchedule
 from clarep_ray.clarid.sampling import eps_from_v, eps_from_x0
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_schedule import Prediction
@@ -33,8 +34,13 @@ class Adapter(DiffusionModel, Protocol):
         ...
 
     @property
+    def classes(self) -> ClassList:
+        """What the labels stand for."""
+        ...
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """What the labels stand for, in their order; empty where any name will do."""
+        """The names of `classes`."""
         ...
 
     @property
@@ -88,7 +94,7 @@ class NetworkAdapter(ABC):
         *,
         schedule: NoiseSchedule,
         prediction: Prediction,
-        class_names: Sequence[str],
+        classes: ClassList,
         latent_shape: tuple[int, int, int],
         feature_layers: Sequence[str],
         autoencoder: Autoencoder | None = None,
@@ -96,7 +102,7 @@ class NetworkAdapter(ABC):
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.schedule, self.prediction, self.autoencoder = schedule, prediction, autoencoder
-        self.class_names, self.feature_layers = tuple(class_names), tuple(feature_layers)
+        self.classes, self.feature_layers = classes, tuple(feature_layers)
         self.latent_shape, self.prompt_texts = latent_shape, tuple(prompt_texts)
         self.image_size = latent_shape[1] * (autoencoder.factor if autoencoder else 1)
 
@@ -116,12 +122,16 @@ class NetworkAdapter(ABC):
         return (self.network,)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.classes.names
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     @property
     def prompts_per_class(self) -> int:
-        return len(self.prompt_texts) // len(self.class_names) if self.prompt_texts else 1
+        return len(self.prompt_texts) // len(self.classes) if self.prompt_texts else 1
 
     @property
     def dtype(self) -> torch.dtype:

@@ -14,8 +14,8 @@ from clarep_ray.clarid.pipeline import OK, noised
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 from clarep_ray.dotted import override
-from clarep_ray.models.classifiers import load_classifiers
 from clarep_ray.models.extractor import UnitExtractor
+from clarep_ray.models.judges import load_judges
 from clarep_ray.seeding import torch_generator
 
 Arrays = dict[str, NDArray[Any]]
@@ -29,7 +29,7 @@ class Calibrator:
         self.extractor = UnitExtractor(config.extract_config(), device)
         self.model = self.extractor.model
         judged = any(part != "features" for part in config.parts)
-        self.classifiers = load_classifiers(config.classifiers if judged else (), self.model.device)
+        self.classifiers = load_judges(config.classifiers if judged else (), self.model.classes, self.model.device)
 
     def two_stage(self, labels: Sequence[int], keys: Sequence[str], switches: Sequence[float]) -> Arrays:
         """Return what the classifiers read in samples for every t_e of `switches`, and the pictures."""

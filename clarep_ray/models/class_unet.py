@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
-from clarep_ray.data.cifar10 import CIFAR10_NAMES
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
-from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.class_names import NAMES, read_classes
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
-
-NAMES = "class_names.json"
-"""Beside unet/ and scheduler/ in a folder trained here: what the labels stand for."""
 
 
 class ClassUnet(LabelledAdapter):
@@ -30,7 +27,7 @@ class ClassUnet(LabelledAdapter):
         network: Any,
         schedule: DiscreteSchedule,
         prediction: Prediction,
-        class_names: Sequence[str] | None = None,
+        classes: ClassList | None = None,
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
         if network.config.num_class_embeds is None:
@@ -40,7 +37,7 @@ class ClassUnet(LabelledAdapter):
             network,
             schedule=schedule,
             prediction=prediction,
-            class_names=class_names or default_names(self.num_classes),
+            classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
         )
@@ -61,39 +58,22 @@ def unet_layers(network: Any) -> list[str]:
     return [*down, "mid_block", *(f"up_blocks.{i}" for i in range(len(network.up_blocks)))]
 
 
-def default_names(num_classes: int) -> tuple[str, ...]:
-    """Return CIFAR-10's names for ten classes, else numbers."""
-    return CIFAR10_NAMES if num_classes == 10 else tuple(map(str, range(num_classes)))
-
-
 def build(config: ModelConfig) -> ClassUnet:
     """Return the model of a diffusers folder with unet/ and scheduler/.
 
-    `class_names.json`, which a training here writes, says what the labels stand for; without it ten classes are
-    CIFAR-10's. Raises ValueError naming what is missing or wrong.
+    `class_names.json`, which a training here writes, says what the labels stand for. Raises ValueError naming what is
+    missing or wrong.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     folder = Path(config.weights)
     schedule, prediction = read_schedule(folder / "scheduler")
     network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision)
-    names = _names(folder / NAMES, network.config.num_class_embeds)
+    classes = read_classes(folder, network.config.num_class_embeds)
     try:
-        return ClassUnet(network, schedule, prediction, names)
+        return ClassUnet(network, schedule, prediction, classes)
     except (TypeError, ValueError) as error:  # a size that is no number
         raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
-
-
-def _names(path: Path, num_classes: int | None) -> list[str] | None:
-    if not path.is_file():
-        return None
-    try:
-        names = [str(name) for name in read_json(path)]
-    except (ValueError, TypeError, OSError):
-        raise ValueError(f"model.weights: {str(path)!r} is not a JSON list") from None
-    if len(names) != num_classes:
-        raise ValueError(f"model.weights: {str(path)!r} names {len(names)} classes; valid: {num_classes}")
-    return names
 
 
 def make_network(sizes: UnetSizes, image_size: int, num_classes: int) -> nn.Module:

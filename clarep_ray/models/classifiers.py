@@ -1,61 +1,72 @@
-"""Pretrained classifiers that judge which class a picture shows: the shipped one, or timm models on disk."""
+"""Classifiers on disk: the shipped one, timm models, students trained here; and those that judge images.
+
+Each numbers its classes in an order of its own, which `classes_of` tells.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
+from clarep_ray.models.class_names import FILES, read_classes
+from clarep_ray.models.students import load_student, read_architecture
 from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
 from clarep_ray.models.weight_files import stored_shapes
 
 SHIPPED = "digits"
+Kind = Literal["shipped", "timm", "student"]
 
 
-@runtime_checkable
-class Classifier(Protocol):
-    """Reads the class of pictures."""
+class NormalisedClassifier(nn.Module):
+    """A network behind (images - mean) / std, for images in [0, 1]; mean and std have one entry per channel."""
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the label of each picture (n, h, w, 3)."""
-        ...
+    mean: Tensor
+    std: Tensor
 
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(list(values), dtype=torch.float32)[:, None, None], persistent=False)
 
-class TimmClassifier:
-    """A timm model with its own preprocessing, from a folder as the Hugging Face hub has it."""
-
-    def __init__(self, folder: Path, device: torch.device | str) -> None:
-        from timm.data.config import resolve_data_config
-        from timm.data.transforms_factory import create_transform
-
-        network: Any = load_timm(folder, "classifiers")
-        self.device = device
-        self._network = network.eval().requires_grad_(False).to(device)
-        self._transform: Any = create_transform(**resolve_data_config(model=network), is_training=False)
-
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        from PIL import Image
-
-        pixels: list[Tensor] = [self._transform(Image.fromarray(image)) for image in images]
-        with torch.no_grad():
-            logits: Tensor = self._network(torch.stack(pixels).to(self.device))
-        return logits.argmax(1).cpu().numpy()
+    def forward(self, images: Float[Tensor, " b c h w"]) -> Float[Tensor, " b classes"]:
+        return self.network((images - self.mean) / self.std)
 
 
-def load_classifiers(names: Sequence[str], device: torch.device | str = "cpu") -> list[Classifier]:
-    """Return the classifiers of `classifiers`; ValueError for a missing folder."""
-    return [
-        digit_classifier.load("digit") if name == SHIPPED else TimmClassifier(_folder(name), device) for name in names
-    ]
+def kind_of(name: str, field: str = "classifiers") -> Kind:
+    """Return what kind of classifier a name or a folder is; ValueError for a folder that lacks a file, or is none."""
+    if name == SHIPPED:
+        return "shipped"
+    for file in (CONFIG, WEIGHTS):
+        if not (Path(name) / file).is_file():
+            raise ValueError(
+                f"{field}: {name!r} has no {file}; valid: {SHIPPED}, or a folder of a timm model, as the Hugging Face "
+                f"hub has it, or of a student trained here, with {CONFIG} and {WEIGHTS}"
+            )
+    try:
+        return "timm" if read_architecture(name) is None else "student"
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{field}: {name!r} has no readable {CONFIG}: {error}") from None
+
+
+def classes_of(name: str, field: str = "classifiers") -> ClassList:
+    """Return what the labels of a classifier stand for, without reading weights; raises as `kind_of`."""
+    return _CLASSES[kind_of(name, field)](name, field)
+
+
+def load_classifier(name: str, device: torch.device | str = "cpu", field: str = "classifier.weights") -> nn.Module:
+    """Return a classifier of images in [0, 1], frozen, in eval mode; raises as `kind_of`, or where weights are none."""
+    return _LOADERS[kind_of(name, field)](name, field).eval().requires_grad_(False).to(device)
 
 
 def absolute_classifiers(names: Sequence[str]) -> tuple[str, ...]:
@@ -63,48 +74,22 @@ def absolute_classifiers(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(Path(name).absolute()) if Path(name).is_dir() else name for name in names)
 
 
-def check_classifiers(names: Sequence[str], class_names: Sequence[str]) -> None:
-    """Raise ValueError for a folder that is missing, or whose classes are not those of the diffusion model.
-
-    Reads no weights. Where a folder's config names its labels and these are the model's in another order, its
-    numbers would mean other classes.
-    """
-    for name in names:
-        known = list(CLASS_NAMES) if name == SHIPPED else _label_names(_folder(name))
-        if len(known) != len(class_names):
-            raise ValueError(
-                f"classifiers: {name!r} knows {len(known)} classes; the diffusion model has {len(class_names)}"
-            )
-        other = list(class_names) != known
-        if other and (name == SHIPPED or set(class_names) == set(known)):
-            raise ValueError(
-                f"classifiers: {name!r} has the classes {', '.join(known[:3])}, ...; the diffusion model has "
-                f"{', '.join(class_names[:3])}, ..."
-            )
-
-
-def _label_names(folder: Path) -> list[str]:
-    """Return what the labels of a timm model stand for, numbers where its config does not say."""
-    from timm.models._hub import load_model_config_from_path
-
-    check_timm_config(folder, "classifiers", len(stored_shapes(folder / WEIGHTS)))
-    try:
-        pretrained, _, arguments = load_model_config_from_path(folder)
-        count = int(arguments.get("num_classes") or pretrained.get("num_classes", 1000))
-        return [str(name) for name in pretrained.get("label_names") or range(count)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"classifiers: {str(folder / CONFIG)!r} is no config of a timm model: {error!r}") from None
-
-
-def classifiers_sha256(names: Sequence[str]) -> str:
+def classifiers_sha256(names: Sequence[str], field: str = "classifiers") -> str:
     """Return one sha256 over the classifiers' files; ValueError for a missing folder."""
     total = hashlib.sha256()
     for name in names:
-        total.update(f"{name if name == SHIPPED else ''}\0".encode())
+        total.update(f"{name if kind_of(name, field) == 'shipped' else ''}\0".encode())
         if name != SHIPPED:
-            for file in (CONFIG, WEIGHTS):
-                total.update(sha256_file(_folder(name) / file).encode())
+            total.update(folder_sha256(Path(name)).encode())
     return total.hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return one sha256 over a classifier's config, weights and whatever names its classes."""
+    names = [name for name in FILES if name != CONFIG and (folder / name).is_file()]
+    return hashlib.sha256(
+        "".join(sha256_file(folder / name) for name in (CONFIG, WEIGHTS, *names)).encode()
+    ).hexdigest()
 
 
 def classifier_name(name: str) -> str:
@@ -112,12 +97,44 @@ def classifier_name(name: str) -> str:
     return Path(name).name
 
 
-def _folder(name: str) -> Path:
+def _shipped(name: str, field: str) -> nn.Module:
+    return NormalisedClassifier(digit_classifier.load("digit"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _timm(name: str, field: str) -> nn.Module:
+    from timm.data.config import resolve_data_config
+
+    network: Any = load_timm(Path(name), field)
+    data = resolve_data_config(model=network)
+    return NormalisedClassifier(network, data["mean"], data["std"])
+
+
+def _timm_classes(name: str, field: str) -> ClassList:
+    from timm.models._hub import load_model_config_from_path
+
     folder = Path(name)
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise ValueError(
-                f"classifiers: {name!r} has no {file}; valid: {SHIPPED}, or a folder of a timm model with {CONFIG} and "
-                f"{WEIGHTS}, as the Hugging Face hub has it"
-            )
-    return folder
+    check_timm_config(folder, field, len(stored_shapes(folder / WEIGHTS)))
+    try:
+        pretrained, _, arguments = load_model_config_from_path(folder)
+        count = int(arguments.get("num_classes") or pretrained.get("num_classes", 1000))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{field}: {str(folder / CONFIG)!r} is no config of a timm model: {error!r}") from None
+    return read_classes(folder, count, field)
+
+
+def _student_classes(name: str, field: str) -> ClassList:
+    known = read_architecture(name)
+    assert known is not None, "its kind says that it is a student"
+    return known.classes
+
+
+_LOADERS: dict[Kind, Callable[[str, str], nn.Module]] = {
+    "shipped": _shipped,
+    "timm": _timm,
+    "student": lambda name, field: load_student(name),
+}
+_CLASSES: dict[Kind, Callable[[str, str], ClassList]] = {
+    "shipped": lambda name, field: ClassList(CLASS_NAMES),
+    "timm": _timm_classes,
+    "student": _student_classes,
+}

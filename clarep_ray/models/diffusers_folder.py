@@ -54,12 +54,3 @@ def load_component(kind: Any, weights: str, name: str, precision: str) -> nn.Mod
 def _empty(kind: Any, config: dict[str, Any]) -> nn.Module:
     """Return the network that a config describes: a diffusers class builds itself, a transformers one needs its own."""
     return kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
-
-
-def imagenet_names(num_classes: int) -> tuple[str, ...]:
-    """Return the sorted WordNet ids of ImageNet-1k for 1000 classes, else numbers."""
-    if num_classes != 1000:
-        return tuple(map(str, range(num_classes)))
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return tuple(ImageNetInfo().label_names())

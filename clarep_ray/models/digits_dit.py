@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clarep_ray import dotted
 from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
@@ -69,7 +70,7 @@ class DigitsDit(LabelledAdapter):
             network,
             schedule=linear_schedule(),
             prediction="v_prediction",
-            class_names=CLASS_NAMES,
+            classes=ClassList(CLASS_NAMES),
             latent_shape=(3, architecture.image_size, architecture.image_size),
             feature_layers=[f"transformer_blocks.{i}" for i in range(architecture.num_blocks)],
         )

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.diffusers_folder import imagenet_names, load_component
+from clarep_ray.models.class_names import read_classes
+from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
 FREQ_SHIFT = "_downscale_freq_shift"
@@ -27,7 +29,12 @@ class Dit(LabelledAdapter):
     """Timesteps 0..999, the label after the last class is the unconditional one, variance channels are dropped."""
 
     def __init__(
-        self, network: Any, autoencoder: Autoencoder, schedule: DiscreteSchedule, prediction: Prediction
+        self,
+        network: Any,
+        autoencoder: Autoencoder,
+        schedule: DiscreteSchedule,
+        prediction: Prediction,
+        classes: ClassList | None = None,
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
         self.num_classes = int(network.config.num_embeds_ada_norm)
@@ -35,7 +42,7 @@ class Dit(LabelledAdapter):
             network,
             schedule=schedule,
             prediction=prediction,
-            class_names=imagenet_names(self.num_classes),
+            classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(channels, size, size),
             feature_layers=[f"transformer_blocks.{i}" for i in range(len(network.transformer_blocks))],
             autoencoder=autoencoder,
@@ -56,11 +63,12 @@ def build(config: ModelConfig) -> Dit:
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
     schedule, prediction = read_schedule(Path(config.weights) / "scheduler")
-    network = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
+    network: Any = load_component(DiTTransformer2DModel, config.weights, "transformer", config.precision)
     _set_frequencies(network, config.weights)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
+    classes = read_classes(Path(config.weights), network.config.num_embeds_ada_norm)
     try:
-        return Dit(network, Autoencoder(vae), schedule, prediction)
+        return Dit(network, Autoencoder(vae), schedule, prediction, classes)
     except (TypeError, ValueError) as error:  # a size that is no number
         raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
 

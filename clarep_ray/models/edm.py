@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import SigmaSchedule
 from clarep_ray.config import ModelConfig
-from clarep_ray.data.cifar10 import CIFAR10_NAMES
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.models.adapter import READINGS, NetworkAdapter, checked_labels
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.diffusers_folder import imagenet_names
+from clarep_ray.models.class_names import read_classes
 from clarep_ray.models.edm_folder import GUIDE, cast_parameters, load_network, save_network
 from clarep_ray.models.edm_networks import EdmArchitecture, EdmNetwork
 
@@ -29,7 +29,11 @@ class Edm(NetworkAdapter):
     """
 
     def __init__(
-        self, network: nn.Module, guide: nn.Module | None = None, autoencoder: Autoencoder | None = None
+        self,
+        network: nn.Module,
+        guide: nn.Module | None = None,
+        autoencoder: Autoencoder | None = None,
+        classes: ClassList | None = None,
     ) -> None:
         sizes: Any = network.sizes
         self.sizes, self.num_classes = sizes, int(sizes.label_dim)
@@ -40,7 +44,7 @@ class Edm(NetworkAdapter):
             network,
             schedule=SigmaSchedule(),
             prediction="sample",
-            class_names=CIFAR10_NAMES if self.num_classes == 10 else imagenet_names(self.num_classes),
+            classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(sizes.img_channels, sizes.img_resolution, sizes.img_resolution),
             feature_layers=sizes.plan.layers(),
             autoencoder=autoencoder,
@@ -128,7 +132,8 @@ def build(config: ModelConfig) -> Edm:
     """
     folder = Path(config.weights)
     network = load_network(folder, EdmNetwork, EdmArchitecture, config.precision)
-    return Edm(network, load_guide(folder, EdmNetwork, EdmArchitecture, config.precision))
+    guide = load_guide(folder, EdmNetwork, EdmArchitecture, config.precision)
+    return Edm(network, guide, classes=read_classes(folder, network.sizes.label_dim))
 
 
 def save(model: Edm, folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clarep_ray.config import ModelConfig
 from clarep_ray.models.autoencoder import Autoencoder
+from clarep_ray.models.class_names import read_classes
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.edm import Edm, load_guide
 from clarep_ray.models.edm2_network import Edm2Architecture, Edm2Network
@@ -52,7 +53,8 @@ def build(config: ModelConfig) -> Edm2:
     folder = Path(config.weights)
     network = load_network(folder, Edm2Network, Edm2Architecture, config.precision)
     guide = load_guide(folder, Edm2Network, Edm2Architecture, config.precision)
-    return Edm2(network, guide, _autoencoder(config.weights, network.sizes))
+    classes = read_classes(folder, network.sizes.label_dim)
+    return Edm2(network, guide, _autoencoder(config.weights, network.sizes), classes)
 
 
 def _autoencoder(weights: str, sizes: Edm2Architecture) -> Edm2Autoencoder | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clarep_ray import dotted
 from clarep_ray.data.records import shown
+from clarep_ray.models.class_names import without_names
 from clarep_ray.models.weight_files import load_tensors, read_sizes
 
 GUIDE = "guide"
@@ -34,7 +35,7 @@ def load_network(folder: Path, kind: type[Network], sizes_kind: type[Any], preci
             )
     try:
         state = load_tensors(folder / WEIGHTS)
-        sizes = dotted.from_flat(sizes_kind, read_sizes(folder / CONFIG, len(state)))
+        sizes = dotted.from_flat(sizes_kind, without_names(read_sizes(folder / CONFIG, len(state))))
         network = empty_network(kind, sizes, state)
     except Exception as error:  # sizes that make no network fail in many ways
         raise ValueError(f"model.weights: {str(folder)!r} holds no {kind.__name__}: {shown(str(error))}") from None

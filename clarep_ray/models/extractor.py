@@ -20,7 +20,7 @@ from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 from clarep_ray.models.adapter import Adapter
-from clarep_ray.models.classifiers import load_classifiers
+from clarep_ray.models.judges import load_judges
 from clarep_ray.models.quality_gate import QualityGate
 
 Arrays = dict[str, NDArray[Any]]
@@ -37,7 +37,8 @@ class UnitExtractor:
         self.config = config
         self.device = torch.device(device)
         self.model = models.build(config.model).to(self.device)
-        self.classifiers = load_classifiers(config.gate.classifiers, device) if config.gate.enabled else []
+        judges = config.gate.classifiers if config.gate.enabled else ()
+        self.classifiers = load_judges(judges, self.model.classes, device)
 
     def configured(self, config: ExtractConfig) -> UnitExtractor:
         """Return an extractor with other settings that shares this one's model."""
@@ -65,7 +66,7 @@ class UnitExtractor:
         if not self.config.gate.enabled:
             return self._run(images, labels, keys, resumed)
         grid = self.model.schedule.times(self.config.inversion.num_steps)
-        gate = QualityGate(self.config, grid, len(self.model.class_names), self.classifiers)
+        gate = QualityGate(self.config, grid, len(self.model.classes), self.classifiers)
         return gate.run(lambda config, *rest: self.configured(config)._run(*rest), images, labels, keys, resumed)
 
     def _run(

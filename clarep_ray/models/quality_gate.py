@@ -14,7 +14,7 @@ from torch import Tensor
 from clarep_ray import dotted
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.units import OK, SPECTRUM_ARRAYS
-from clarep_ray.models.classifiers import Classifier
+from clarep_ray.models.judges import Classifier
 
 Arrays = dict[str, NDArray[Any]]
 Records = list[dict[str, Any]]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, scaled_linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.class_list import ClassList, imagenet_wnids
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json, read_json_object
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
@@ -72,7 +73,7 @@ class StableDiffusion(NetworkAdapter):
             network,
             schedule=schedule,
             prediction=prediction,
-            class_names=tuple(prompts_of_class),
+            classes=ClassList.of_names(tuple(prompts_of_class)),
             prompt_texts=[text for texts in zip(*prompts_of_class.values(), strict=True) for text in texts],
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
@@ -133,7 +134,7 @@ def read_prompts(config: ModelConfig) -> dict[str, tuple[str, ...]]:
 
     info = ImageNetInfo()
     template = config.prompt_template
-    return {name: (template.format(info.label_name_to_description(name)),) for name in info.label_names()}
+    return {name: (template.format(info.label_name_to_description(name)),) for name in imagenet_wnids()}
 
 
 def _read_prompt_file(path: str) -> dict[str, tuple[str, ...]]:

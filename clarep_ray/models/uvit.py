@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from clarep_ray import dotted
 from clarep_ray.clarid.schedule import scaled_linear_schedule
 from clarep_ray.config import ModelConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
-from clarep_ray.models.diffusers_folder import imagenet_names, load_component
+from clarep_ray.models.class_names import read_classes, without_names
+from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.edm_folder import empty_network
 from clarep_ray.models.weight_files import check_state, load_tensors, read_checkpoint, read_sizes
 
@@ -149,7 +151,7 @@ class Uvit(LabelledAdapter):
     The published scale s means eps_c + s (eps_c - eps_u); ours is w = 1 + s.
     """
 
-    def __init__(self, network: UvitNetwork, autoencoder: Autoencoder) -> None:
+    def __init__(self, network: UvitNetwork, autoencoder: Autoencoder, classes: ClassList | None = None) -> None:
         sizes = network.sizes
         self.num_classes = sizes.num_classes - 1
         half = sizes.depth // 2
@@ -157,7 +159,7 @@ class Uvit(LabelledAdapter):
             network,
             schedule=scaled_linear_schedule(first_timestep=1),
             prediction="epsilon",
-            class_names=imagenet_names(self.num_classes),
+            classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(sizes.in_chans, sizes.img_size, sizes.img_size),
             feature_layers=[
                 *(f"in_blocks.{i}" for i in range(half)),
@@ -198,13 +200,14 @@ def build(config: ModelConfig) -> Uvit:
     network = UvitNetwork(sizes)
     network.load_state_dict(state)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
-    return Uvit(network.to(getattr(torch, config.precision)), Autoencoder(vae))
+    classes = read_classes(folder, sizes.num_classes - 1)
+    return Uvit(network.to(getattr(torch, config.precision)), Autoencoder(vae), classes)
 
 
 def read_architecture(path: Path, num_tensors: int) -> UvitArchitecture:
     """Return the sizes of a config.json; ValueError naming an unknown one and the valid ones, or one too large."""
     try:
-        stored = read_sizes(path, num_tensors)
+        stored = without_names(read_sizes(path, num_tensors))
     except ValueError as error:
         raise ValueError(f"model.weights: {error}") from None
     valid = [item.name for item in fields(UvitArchitecture)]

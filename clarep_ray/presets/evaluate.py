@@ -99,7 +99,7 @@ def attacks_imagenet100() -> Preset[EvaluateConfig]:
     """ResNet50 on ImageNet100 (Tables 7, 13): ensemble4, which the paper calls AutoAttack; not run yet.
 
     The paper: vanilla 86.5 clean, 15.9 ensemble; CaDistill 87.5, 25.7. Its list of a hundred classes is not known, so
-    that the folder is the user's, and the classifier's classes must be those of its folders in order of their names.
+    that the folder is the user's; the classifier must know its classes, in whatever order.
     """
     imagenet = {"benchmarks.image_folder": "data/imagenet100/val", "benchmarks.names": ("image_folder",)}
     engine = {"engine.unit_size": 500, "engine.micro_batch": 100, "classifier.weights": "weights/resnet50_imagenet100"}

@@ -16,17 +16,16 @@ from clarep_ray.config import (
     AttackBenchmarkConfig,
     AttacksConfig,
     BenchmarksConfig,
-    ClassifierConfig,
     CwConfig,
     DigitsConfig,
     PgdConfig,
     SquareConfig,
 )
 from clarep_ray.measured import Cell, Spread, Table
+from clarep_ray.models.classifiers import SHIPPED, load_classifier
 from clarep_ray.robustness.attack import Attack
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import open_benchmark
-from clarep_ray.robustness.classifier import load_classifier
 from clarep_ray.robustness.evaluate import to_unit_range
 from clarep_ray.robustness.torchattacks_as_published import require_torchattacks
 
@@ -92,7 +91,7 @@ def _pictures(count: int) -> _Pictures:
     )
     rows = benchmark.rows("test")
     return _Pictures(
-        load_classifier(ClassifierConfig()),
+        load_classifier(SHIPPED),
         to_unit_range(np.stack([benchmark.read(row) for row in rows])),
         torch.tensor([row.labels[0] for row in rows]),
         [row.key for row in rows],

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from clarep_ray.analysis import gallery
+from clarep_ray.analysis.figures import contact_sheet
 from clarep_ray.analysis.gallery import write_extraction_page
 from clarep_ray.analysis.gallery.k_steps import k_step_folder
 from clarep_ray.analysis.gallery.samples import MODES
 from clarep_ray.analysis.gallery.thumbnails import Picture, ThumbnailSize, make_thumbnails, thumbnail_sizes
+from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import PROJECTION_MODES
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.pixels import encode_png
@@ -85,6 +87,20 @@ def test_the_page_leaves_the_output_as_verify_wants_it(tmp_path: Path) -> None:
     with_step(folder, 2, count=6)
     write_extraction_page(folder)
     assert verify(folder) == []
+
+
+def test_classes_are_named_for_people_and_notes_on_labels_stand_on_the_page(tmp_path: Path) -> None:
+    folder = made_output(tmp_path / "out", count=6, classes=("n01440764", "x" * 300, "cat"), rejected=[1])
+    note = "2 classes matched by number: nothing <b>names</b> them"
+    (folder / "summary.json").write_text(json.dumps({"input": [note], "metrics": {}}))
+    page = write_extraction_page(folder)
+    classes = data_of(page)["classes"]
+    assert classes == ["tench (n01440764)", f"{'x' * 79}\u2026", "cat"]
+    text = page.read_text()
+    assert "matched by number: nothing &lt;b&gt;names" in text
+    assert "x" * 100 not in text  # the reject's class too
+    sheet = contact_sheet(ExtractionOutput(folder))
+    assert [axis.get_ylabel() for axis in sheet.axes if axis.get_ylabel()] == classes
 
 
 def test_markup_in_names_stays_text(tmp_path: Path) -> None:

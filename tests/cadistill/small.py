@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_teacher
-from clarep_ray.cadistill.students import Architecture, make_student, save_student
 from clarep_ray.cadistill.training import AnyTeacher, Distiller
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.clarep_index import finish
@@ -18,6 +17,7 @@ from clarep_ray.data.shards import npy_bytes, shard_bytes
 from clarep_ray.data.spurious_digits import CLASS_NAMES, SpuriousDigits
 from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
+from clarep_ray.models.students import Architecture, make_student, save_student
 
 NUM_IMAGES, DIM = 48, 6
 HALF = (0.5, 0.5, 0.5)
@@ -86,7 +86,7 @@ def small_config(files: Path, method: str = "vanilla", **changes: Any) -> Distil
 def start(config: DistillConfig) -> tuple[Distiller, Opened, AnyTeacher]:
     """Return a training before its first step, with what it reads."""
     opened = open_inputs(config)
-    teacher = open_teacher(config, opened.class_names)
+    teacher = open_teacher(config, opened.classes)
     learner = make_learner(config, opened, teacher)
     return Distiller.start(learner, config, opened.inputs.steps_per_epoch(config.schedule.batch_size)), opened, teacher
 

@@ -11,6 +11,8 @@ from clarep_ray.cadistill.inputs import open_teacher
 from clarep_ray.cadistill.losses import loss_align, loss_cka, loss_separate, loss_supcon
 from clarep_ray.cadistill.methods import METHODS, Step, total
 from clarep_ray.config import LossConfig, ModelConfig, TeacherConfig
+from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.dotted import override
 from clarep_ray.models import build_tiny
 from tests.cadistill.small import small_config
@@ -85,7 +87,7 @@ def test_the_policy_moves_to_the_timestep_at_which_the_teacher_is_right(progress
 
 @pytest.fixture(scope="module")
 def teacher(files: Path) -> DiffusionTeacher:
-    found = open_teacher(small_config(files, "diffaug"), tuple("0123456789"))
+    found = open_teacher(small_config(files, "fitnet", teacher__source="diffusion"), ClassList(CLASS_NAMES))
     assert isinstance(found, DiffusionTeacher)
     return found
 
@@ -128,7 +130,7 @@ def test_a_model_without_an_unconditional_branch_cannot_teach_where_labels_would
     monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config: unet)
     config = override(small_config(files, "repfusion"), {"teacher.reading.layer": unet.feature_layers[0]})
     with pytest.raises(ValueError, match="unconditional"):
-        open_teacher(config, tuple(unet.class_names) or tuple("0123456789"))
+        open_teacher(config, unet.classes)
 
 
 def test_a_layer_that_a_model_does_not_have_is_named() -> None:

@@ -9,10 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from clarep_ray.cadistill import students
-from clarep_ray.cadistill.fan import ChannelAttention
-from clarep_ray.cadistill.students import Architecture, load_student, make_student, save_student
 from clarep_ray.cadistill.teachers import load_teacher, teacher_sha256
+from clarep_ray.models import students
+from clarep_ray.models.fan import ChannelAttention
+from clarep_ray.models.students import Architecture, load_student, make_student, save_student
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -228,7 +228,7 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
         assert not (tmp_path / "out").exists()
 
     pictures(tmp_path / "pictures", classes=2)
-    refused(r"'digits' cannot read the pictures \(16, 16, 3\) of image_folder: .*logits \(1, 10\) are not valid")
+    refused(r"image_folder has the classes 'c0', 'c1' \(2\), classifier.weights 'digits' has '0', .*none is in both")
     two = save_timm(tmp_path / "two", 2)
     refused("attacks.names: apgd_dlr needs 3 classes or more; image_folder has 2", classifier__weights=str(two))
     (two / "config.json").write_text("{")
@@ -238,7 +238,7 @@ def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: 
 @pytest.mark.usefixtures("without_ray")
 def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
     """Two folders called `last` are told apart by what they lie in; what MLflow is told does not depend on it."""
-    from clarep_ray.cadistill.students import Architecture, make_student, save_student
+    from clarep_ray.models.students import Architecture, make_student, save_student
 
     names, grey = tuple("0123456789"), (0.5, 0.5, 0.5)
     architecture = Architecture(name="small_cnn", class_names=names, image_size=16, mean=grey, std=grey)
@@ -271,8 +271,8 @@ def test_answers_that_are_not_the_logits_are_not_attacked(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_damaged_picture_is_in_no_figure(tmp_path: Path) -> None:
-    pictures(tmp_path / "pictures", classes=10, per_class=2)
-    damaged = tmp_path / "pictures" / "c3" / "1.png"
+    pictures(tmp_path / "pictures", classes=10, per_class=2, names=tuple("0123456789"))
+    damaged = tmp_path / "pictures" / "3" / "1.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     changes = {"benchmarks__names": ("image_folder",), "benchmarks__image_folder": str(tmp_path / "pictures")}
     changes |= {"benchmarks__image_size": 16, "benchmarks__resize": 16, "attacks__names": ("pgd",)}
@@ -280,9 +280,12 @@ def test_a_damaged_picture_is_in_no_figure(tmp_path: Path) -> None:
     assert sum(record["rejects"].values()) == 1
     assert {row["count"] for row in record["slices"]} == {19}
     rows = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pandas()
-    assert rows[rows.key == "c3/1.png"].right.isna().all()
+    assert rows[rows.key == "3/1.png"].right.isna().all()
     text = (tmp_path / "out" / "report.md").read_text()
     assert "could not be read" in text
+    assert record["labels"]["digits"]["image_folder"].startswith("10 classes matched by number")
+    assert "labels of digits on image_folder: 10 classes matched by number" in text
+    assert record["classes"][0]["class"] == "0"
     assert "No trust check was run" in text
 
 

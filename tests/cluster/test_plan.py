@@ -12,7 +12,7 @@ from clarep_ray.cluster.plan import make_plan, scan_images
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.cluster.workers import actors_per_device, worker_counts
 from clarep_ray.config import ExtractConfig
-from clarep_ray.data import manifest
+from clarep_ray.data import selection
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
@@ -82,7 +82,7 @@ def test_scan_finds_bad_pictures(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path, ("0", "1"), per_class=3)
     (root / "0" / "img_1.png").write_text("no picture")
     plan = make_plan(digits(data__source="image_folder", data__path=str(root)))
-    assert scan_images(plan, open_source(plan.config.data, plan.class_names)) == {"ok": 5, "not_an_image": 1}
+    assert scan_images(plan, open_source(plan.config.data, None)) == {"ok": 5, "not_an_image": 1}
 
 
 def test_fingerprint_holds_code_weights_input_and_versions() -> None:
@@ -105,7 +105,7 @@ def test_classes_of_a_file_are_fingerprinted_by_what_they_are(tmp_path: Path) ->
 
 
 def test_a_subset_keeps_its_name_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (3, 7))
+    monkeypatch.setitem(selection.CLASS_SUBSETS, "two", (3, 7))
     plan, listed = (make_plan(digits(data__classes=classes)) for classes in (("two",), ("3", "7")))
     assert plan.config.data.classes == ("two",), "its numbers would be taken for names"
     assert {row.label for row in plan.rows} == {3, 7}

@@ -12,6 +12,7 @@ from PIL import Image
 from clarep_ray.data import clarep_members, clarep_rows
 from clarep_ray.data.clarep_index import finish
 from clarep_ray.data.clarep_store import draw_partners, open_clareps
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import write_manifest
 from clarep_ray.data.parquet_files import check_written
 from clarep_ray.data.pixels import encode_png
@@ -119,6 +120,26 @@ def test_classes_go_by_name_and_never_by_number(output: Path) -> None:
         open_clareps(str(output), class_names=("ant", "ant"))
 
 
+def test_classes_go_by_synonym_and_a_list_without_names_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.data.test_clarep_store.CLASSES", ("n01443537", "tench", "n01514668"))
+    folder = str(write_output(tmp_path / "out"))
+    store = open_clareps(folder, class_names=ClassList(("hen", "cock", "goldfish", "n01440764")), allow_missing=True)
+    pairs = zip(store.source_keys, store.labels.tolist(), strict=True)
+    kinds = {int(key.removeprefix("image")) % 3: label for key, label in pairs}
+    assert kinds == {0: 2, 1: 3, 2: 1}
+    assert pickle.loads(pickle.dumps(store)).labels.tolist() == store.labels.tolist()
+    by_number = open_clareps(folder, class_names=ClassList.of_count(3))
+    assert (by_number.match.by, by_number.labels.tolist()) == ("number", [i % 3 for i in range(COUNT) if i != 5])
+    with pytest.raises(ValueError, match="none is in both"):
+        open_clareps(folder, class_names=("bus", "tram"), allow_missing=True)
+    monkeypatch.setattr("tests.data.test_clarep_store.CLASSES", ("n01440764", "tench", "hen"))
+    doubled = str(write_output(tmp_path / "doubled"))
+    with pytest.raises(ValueError, match="'n01440764' and 'tench' are both 'tench, Tinca tinca'"):
+        open_clareps(doubled, class_names=("hen", "tench, Tinca tinca"))
+
+
 def test_a_fraction_is_stratified_seeded_and_nested(output: Path) -> None:
     shares = [set(open_clareps(str(output), fraction=part, seed=3).source_keys) for part in (0.01, 0.4, 0.8, 1.0)]
     assert [len(share) for share in shares] == [3, 6, 11, COUNT - 1]  # the class of the reject has four
@@ -134,12 +155,14 @@ def test_a_fraction_is_stratified_seeded_and_nested(output: Path) -> None:
 
 def test_a_class_without_clareps_is_named_unless_allowed(output: Path) -> None:
     names = ("ant", *(f"bird{i}" for i in range(9)))
-    with pytest.raises(ValueError, match=r"9 of 10 classes .* bird0, bird1, bird2, bird3, bird4, \.\.\.; it has wolf"):
+    with pytest.raises(
+        ValueError, match=r"9 of 10 classes .* bird0, bird1, bird2, bird3, bird4, \.\.\.; it has 'wolf'"
+    ):
         open_clareps(str(output), class_names=names)
     store = open_clareps(str(output), class_names=names, allow_missing=True)
     with pytest.raises(ValueError, match=r"1 classes of the batch have no CLARep in .*: bird3"):
         draw_partners(store, [0, 4], (), "random", rng())
-    with pytest.raises(ValueError, match="1 of 1 classes"):
+    with pytest.raises(ValueError, match="none is in both"):
         open_clareps(str(output), class_names=("bird",), allow_missing=True)
 
 

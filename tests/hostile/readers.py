@@ -54,12 +54,13 @@ def containers() -> dict[str, Reader]:
 def inputs(source: str, path: Path) -> None:
     """Freeze the folder that holds `path` and decode its rows, as planning and the decode stage do."""
     from clarep_ray.config import DataConfig
-    from clarep_ray.data.manifest import freeze, select
+    from clarep_ray.data.manifest import freeze
+    from clarep_ray.data.selection import select
     from clarep_ray.data.sources import open_source
     from clarep_ray.data.units import decode_unit
 
     config = DataConfig(source=source, path=str(path.parent))  # type: ignore[arg-type]
-    opened = open_source(config, ())
+    opened = open_source(config, None)
     decode_unit(opened, freeze(opened, select(opened.rows(), config)), 8, config)
 
 
@@ -75,8 +76,8 @@ def weights() -> dict[str, Reader]:
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
     from clarep_ray import models
-    from clarep_ray.cadistill.students import load_student
     from clarep_ray.config import ModelConfig
+    from clarep_ray.models.students import load_student
     from clarep_ray.models.timm_folder import load_timm
 
     def family(name: str) -> Reader:

@@ -48,7 +48,7 @@ def stable_diffusion(folder: Path) -> None:
 
 
 def student(folder: Path) -> None:
-    from clarep_ray.cadistill.students import Architecture, make_student, save_student
+    from clarep_ray.models.students import Architecture, make_student, save_student
 
     names = tuple(str(i) for i in range(10))
     made = Architecture(name="small_cnn", class_names=names, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig, DigitsConfig
+from clarep_ray.data.class_list import imagenet_wnids
 from clarep_ray.robustness.benchmarks import BENCHMARKS, Benchmark, open_benchmark
 from clarep_ray.robustness.benchmarks.corruptions import ALEXNET_ERRORS, CORRUPTIONS, mean_corruption_error
 from clarep_ray.robustness.benchmarks.labels import (
     BACKGROUND_CLASSES,
     IMAGENET_A,
     background_answers,
-    imagenet_wnids,
 )
 
 
@@ -119,7 +119,10 @@ def test_imagenet(imagenet: Path) -> None:
     with pytest.raises(ValueError, match="lacks 998 class folders, first: 'n01443537'"):
         open_benchmark("imagenet", config(imagenet=str(imagenet), partial=False))
     (imagenet / "tench").mkdir()
-    with pytest.raises(ValueError, match="has the folder 'tench', none of its 1000 classes"):
+    with pytest.raises(ValueError, match="'n01440764' and 'tench' are both 'n01440764'"):
+        open_benchmark("imagenet", config(imagenet=str(imagenet)))
+    (imagenet / "tench").rename(imagenet / "unicorn")
+    with pytest.raises(ValueError, match="has the folder 'unicorn', none of its 1000 classes"):
         open_benchmark("imagenet", config(imagenet=str(imagenet)))
 
 

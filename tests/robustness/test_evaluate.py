@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from clarep_ray.config import BenchmarksConfig, ClassifierConfig, DigitsConfig
+from clarep_ray.config import BenchmarksConfig, DigitsConfig
+from clarep_ray.models.classifiers import NormalisedClassifier, load_classifier
 from clarep_ray.presets import EVALUATE
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import Row, open_benchmark
 from clarep_ray.robustness.benchmarks.digits import SpuriousDigitsVariants
-from clarep_ray.robustness.classifier import NormalisedClassifier, load_classifier
 from clarep_ray.robustness.evaluate import attack_columns, chosen_rows, clean_columns, require_attackable
 
 
@@ -20,7 +20,7 @@ def digits(count: int = 24) -> SpuriousDigitsVariants:
 
 
 def test_the_shipped_classifier_reads_pictures_in_the_unit_range() -> None:
-    model, benchmark = load_classifier(ClassifierConfig()), digits()
+    model, benchmark = load_classifier("digits"), digits()
     rows = benchmark.rows("test")
     images = np.stack([benchmark.read(row) for row in rows])
     columns = clean_columns(model, benchmark, rows, images)
@@ -29,7 +29,7 @@ def test_the_shipped_classifier_reads_pictures_in_the_unit_range() -> None:
     assert columns["key"][3] == "test-000003"
     assert not model.training
     with pytest.raises(ValueError, match=r"classifier.weights: 'x' has no config.json; valid: digits"):
-        load_classifier(ClassifierConfig(weights="x"))
+        load_classifier("x")
 
 
 def test_a_timm_folder_brings_its_own_normalisation(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_timm_folder_brings_its_own_normalisation(tmp_path: Path) -> None:
 
     network = timm.create_model("resnet18", num_classes=10)
     save_for_hf(network, tmp_path, safe_serialization=True)
-    model = load_classifier(ClassifierConfig(weights=str(tmp_path)))
+    model = load_classifier(str(tmp_path))
     assert isinstance(model, NormalisedClassifier)
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     images = torch.rand(2, 3, 64, 64)
@@ -48,7 +48,10 @@ def test_a_timm_folder_brings_its_own_normalisation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in EVALUATE if name.endswith("_smoke")])
 def test_presets_run_on_the_embedded_data(name: str) -> None:
     config = EVALUATE[name]().config
-    model, benchmark = load_classifier(config.classifier), open_benchmark(config.benchmarks.names[0], config.benchmarks)
+    model, benchmark = (
+        load_classifier(config.classifier.weights),
+        open_benchmark(config.benchmarks.names[0], config.benchmarks),
+    )
     rows = benchmark.rows("test")
     images = np.stack([benchmark.read(row) for row in rows])
     clean = clean_columns(model, benchmark, rows, images)

@@ -17,6 +17,7 @@ from clarep_ray.analysis.report import metric_rows
 from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.class_list import display_name
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN
 from clarep_ray.data.untrusted import read_json_object
@@ -125,7 +126,7 @@ def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mappi
         "columns": [{"name": name, "meaning": samples.picture_meaning(name, scale)} for name in columns],
         "own": own,
         "steps": list(steps),
-        "classes": classes,
+        "classes": list(map(display_name, classes)),
         "flags": {name: {"title": title, "meaning": meaning} for name, (title, meaning) in samples.FLAGS.items()},
         "numbers": {name: {"title": title, "meaning": meaning} for name, (title, meaning) in samples.NUMBERS.items()},
         "samples": samples.sample_rows(output, classes),
@@ -144,6 +145,7 @@ def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, A
         "name": output.folder.resolve().name,
         "fingerprint": run["fingerprint"],
         "preset": summary.get("preset"),
+        "notes": summary.get("input", ()),
         "settings": [(title, config[field]) for field, title in SHOWN_SETTINGS.items() if field in config],
         "config": config,
         "num_ok": output.index.num_rows,

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.class_list import display_name
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import GATE_FIELDS
 from clarep_ray.models.quality_gate import FLAGGED, RETRIED
@@ -141,4 +142,5 @@ def rejects(output: ExtractionOutput) -> dict[str, Any]:
         (reason, REJECTS.get(RejectReason(reason), reason.replace("_", " ")), count)
         for reason, count in counts.most_common()
     ]
-    return {"num": rows.num_rows, "reasons": meant, "listed": rows.slice(0, MAX_LISTED).to_pylist()}
+    listed = [row | {"class_name": display_name(row["class_name"])} for row in rows.slice(0, MAX_LISTED).to_pylist()]
+    return {"num": rows.num_rows, "reasons": meant, "listed": listed}

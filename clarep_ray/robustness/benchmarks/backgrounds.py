@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from clarep_ray.config import BenchmarksConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.robustness.benchmarks.benchmark import Row, folder_of
 from clarep_ray.robustness.benchmarks.imagenet import ImageNetPictures
 from clarep_ray.robustness.benchmarks.labels import BACKGROUND_CLASSES, background_answers, class_folders
@@ -37,6 +38,10 @@ class Backgrounds(ImageNetPictures):
     def answers(self) -> tuple[int, ...]:
         return background_answers()
 
+    @property
+    def answer_classes(self) -> ClassList:
+        return ClassList(BACKGROUND_CLASSES)
+
     def slices(self) -> tuple[str, ...]:
         return tuple(VARIANTS)
 
@@ -45,5 +50,4 @@ class Backgrounds(ImageNetPictures):
 
     def _read(self, variant: str) -> list[Row]:
         folder = folder_of(str(self.root / variant / "val"), "backgrounds")
-        known = {name: number for number, name in enumerate(BACKGROUND_CLASSES)}
-        return self.folder_rows(class_folders(folder, known, self.name, self.config.partial))
+        return self.folder_rows(class_folders(folder, self.answer_classes, self.name, self.config.partial))

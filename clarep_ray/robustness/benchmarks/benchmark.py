@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGENET_CLASSES = 1000
+from clarep_ray.data.class_list import ClassList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,19 @@ class Row:
 
 
 class Benchmark(ABC):
-    """A test set in slices. `num_classes` are the logits it expects; making one checks its files and label map."""
+    """A test set in slices. `classes` are the logits it expects; making one checks its files and label map."""
 
     name: str
-    num_classes: int
+    classes: ClassList
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def answer_classes(self) -> ClassList:
+        """What the labels of rows, and answers, stand for."""
+        return self.classes
 
     @abstractmethod
     def slices(self) -> tuple[str, ...]:

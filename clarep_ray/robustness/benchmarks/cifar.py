@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import BenchmarksConfig
-from clarep_ray.data.cifar10 import Cifar10Files
+from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.robustness.benchmarks.benchmark import Benchmark, Row, folder_of, require_count
 from clarep_ray.robustness.benchmarks.corruptions import (
     CORRUPTIONS,
@@ -20,13 +21,13 @@ from clarep_ray.robustness.benchmarks.corruptions import (
     corruption_summary,
 )
 
-CLASSES, TEST_IMAGES, SIDE = 10, 10_000, 32
+TEST_IMAGES, SIDE = 10_000, 32
 
 
 class Cifar10Test(Benchmark):
     """CIFAR-10's test split from its python batches, one slice."""
 
-    name, num_classes = "cifar10", CLASSES
+    name, classes = "cifar10", ClassList(CIFAR10_NAMES)
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self._files = Cifar10Files(folder_of(config.cifar10, "cifar10"), "test")
@@ -51,7 +52,7 @@ class Cifar10Test(Benchmark):
 class Cifar10C(Benchmark):
     """Fifteen corruptions in five severities, the rows of a severity in one block of each file."""
 
-    name, num_classes = "cifar10_c", CLASSES
+    name, classes = "cifar10_c", ClassList(CIFAR10_NAMES)
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self.root = folder_of(config.cifar10_c, "cifar10_c")
@@ -112,7 +113,7 @@ def _load(path: Path) -> NDArray[Any]:
 
 
 def _require_labels(labels: NDArray[np.integer], name: str) -> None:
-    if labels.min() < 0 or labels.max() >= CLASSES:
+    if labels.min() < 0 or labels.max() >= len(CIFAR10_NAMES):
         raise ValueError(
-            f"{name}: labels from {labels.min()} to {labels.max()} are not valid; valid: 0 to {CLASSES - 1}"
+            f"{name}: labels from {labels.min()} to {labels.max()} are not valid; valid: 0 to {len(CIFAR10_NAMES) - 1}"
         )

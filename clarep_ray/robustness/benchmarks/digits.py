@@ -6,14 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import BenchmarksConfig
-from clarep_ray.data.spurious_digits import NUM_CLASSES, Split, SpuriousDigits
+from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.spurious_digits import CLASS_NAMES, Split, SpuriousDigits
 from clarep_ray.robustness.benchmarks.benchmark import Benchmark, Row
 
 
 class SpuriousDigitsVariants(Benchmark):
     """Each split of `benchmarks.digits_splits` is a slice, whatever `benchmarks.digits.split` says."""
 
-    name, num_classes = "spurious_digits", NUM_CLASSES
+    name, classes = "spurious_digits", ClassList(CLASS_NAMES)
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self._pictures = {split: _pictures(config, split) for split in config.digits_splits}

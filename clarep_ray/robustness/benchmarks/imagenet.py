@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig
+from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, imagenet_wnids
 from clarep_ray.data.pixels import open_rgb
 from clarep_ray.data.records import RejectedImage, RejectReason
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
-    IMAGENET_CLASSES,
     Benchmark,
     Row,
     folder_of,
@@ -30,7 +30,7 @@ from clarep_ray.robustness.benchmarks.corruptions import (
     corruption_summary,
     mean_corruption_error,
 )
-from clarep_ray.robustness.benchmarks.labels import IMAGENET_A, class_folders, wnid_labels
+from clarep_ray.robustness.benchmarks.labels import IMAGENET_A, class_folders
 
 VALIDATION_IMAGES, IMAGENET_A_IMAGES = 50_000, 7_500
 GROUPS = ("blur", "digital", "noise", "weather")
@@ -47,11 +47,10 @@ class ImageNetPictures(Benchmark):
     stored at their final size are left alone where the model takes that size.
     """
 
-    num_classes = IMAGENET_CLASSES
     stored_at_final_size = False
 
     def __init__(self, config: BenchmarksConfig, root: Path) -> None:
-        self.root, self.config = root, config
+        self.root, self.config, self.classes = root, config, ClassList(imagenet_wnids())
 
     def read(self, row: Row) -> NDArray[np.uint8]:
         picture = open_rgb((self.root / row.source).read_bytes())
@@ -75,17 +74,20 @@ class ImageNetPictures(Benchmark):
 
 
 class ClassFolders(ImageNetPictures):
-    """Any pictures with a folder per class, one slice: a hundred classes of ImageNet, for one."""
+    """Any pictures with a folder per class, one slice: a hundred classes of ImageNet, for one.
+
+    Where a classifier knows more classes, the logits of the folders' alone compete.
+    """
 
     name = "image_folder"
 
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.image_folder, "image_folder"))
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
-        self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(names))
+        names = [path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != "."]
+        self.classes = ClassList.of_folders(names)
+        self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(self.classes.names))
         if not self._rows:
             raise ValueError(f"image_folder: {str(self.root)!r} has no pictures; valid: CLASS/PICTURE")
-        self.num_classes = len(names)
 
     def slices(self) -> tuple[str, ...]:
         return ("all",)
@@ -102,7 +104,7 @@ class ImageNetValidation(ImageNetPictures):
 
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.imagenet, "imagenet"))
-        self._rows = self.folder_rows(class_folders(self.root, wnid_labels(), self.name, config.partial))
+        self._rows = self.folder_rows(class_folders(self.root, self.classes, self.name, config.partial))
         require_count(self.name, len(self._rows), VALIDATION_IMAGES, config.partial)
 
     def slices(self) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ class ImageNetA(ImageNetPictures):
 
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.imagenet_a, "imagenet_a"))
-        self._rows = self.folder_rows(class_folders(self.root, wnid_labels(IMAGENET_A), self.name, config.partial))
+        self._rows = self.folder_rows(class_folders(self.root, self.classes, self.name, config.partial, IMAGENET_A))
         require_count(self.name, len(self._rows), IMAGENET_A_IMAGES, config.partial)
 
     @cached_property
@@ -176,7 +178,7 @@ class ImageNetC(ImageNetPictures):
 
     def rows(self, part: str) -> list[Row]:
         if part not in self._cached:
-            known = class_folders(self._folders[self.part_of(part)], wnid_labels(), self.name, self.config.partial)
+            known = class_folders(self._folders[self.part_of(part)], self.classes, self.name, self.config.partial)
             rows = self.folder_rows(known)
             require_count(f"{self.name} {part}", len(rows), VALIDATION_IMAGES, self.config.partial)
             self._cached = {part: rows}  # one slice at a time: 75 of 50,000 rows would be gigabytes

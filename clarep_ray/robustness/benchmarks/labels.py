@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Collection
 from pathlib import Path
 
-from clarep_ray.robustness.benchmarks.benchmark import IMAGENET_CLASSES
+from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, match
+from clarep_ray.data.records import shown
 
 _IMAGENET_A = """
 6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113 124 125 130 132 143 144
@@ -56,30 +56,27 @@ def background_answers() -> tuple[int, ...]:
     return tuple(answers)
 
 
-@cache
-def imagenet_wnids() -> tuple[str, ...]:
-    """Return the 1000 wnids in the order of their labels, which is that of their names."""
-    from timm.data.imagenet_info import ImageNetInfo
+def class_folders(
+    root: Path, classes: ClassList, name: str, partial: bool, labels: Collection[int] | None = None
+) -> list[tuple[Path, int]]:
+    """Return the class folders below `root` and their labels among `classes`, in the order of the folders.
 
-    return tuple(ImageNetInfo().label_names())
-
-
-def wnid_labels(labels: Iterable[int] = range(IMAGENET_CLASSES)) -> dict[str, int]:
-    """Return {wnid: label} of some ImageNet labels."""
-    names = imagenet_wnids()
-    return {names[label]: label for label in labels}
-
-
-def class_folders(root: Path, known: Mapping[str, int], name: str, partial: bool) -> list[tuple[Path, int]]:
-    """Return the class folders below `root` and their labels, in order of their names.
-
-    Raises ValueError for a folder that is no class, or for missing ones where not a part was asked for.
+    Folders are WordNet ids, names or label numbers; `labels` are those that the benchmark has, None for all. Raises
+    ValueError for a folder that is no class, or for missing ones where not a part was asked for.
     """
-    found = {path.name: path for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
-    strange = sorted(found.keys() - known.keys())
+    folders = {path.name: path for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    known = set(range(len(classes)) if labels is None else labels)
+    if not folders:
+        raise ValueError(f"{name}: {str(root)!r} has no class folders; valid: {len(known)}, such as {classes}")
+    found = match(ClassList.of_folders(folders), classes, f"{name}: {str(root)!r}", "the benchmark")
+    pairs = list(zip(found.theirs.names, found.labels, strict=True))
+    strange = [folder for folder, label in pairs if label not in known]
     if strange:
-        raise ValueError(f"{name}: {str(root)!r} has the folder {strange[0]!r}, none of its {len(known)} classes")
-    missing = sorted(known.keys() - found.keys())
+        raise ValueError(
+            f"{name}: {str(root)!r} has the folder {shown(strange[0])!r}, none of its {len(known)} classes"
+        )
+    missing = sorted(known - set(found.labels))
     if missing and not partial:
-        raise ValueError(f"{name}: {str(root)!r} lacks {len(missing)} class folders, first: {missing[0]!r}")
-    return [(path, known[key]) for key, path in sorted(found.items())]
+        first = classes.names[missing[0]]
+        raise ValueError(f"{name}: {str(root)!r} lacks {len(missing)} class folders, first: {first!r}")
+    return [(folders[folder], label) for folder, label in pairs]

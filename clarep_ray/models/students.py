@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clarep_ray import dotted
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.durable import new_folder
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
@@ -39,6 +40,13 @@ class Architecture:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     drop_path: float = 0.0
+    named: bool = True
+    """False where nothing named the classes of its training: `class_names` are numbers then."""
+
+    @property
+    def classes(self) -> ClassList:
+        """What its labels stand for."""
+        return ClassList(self.class_names, self.named)
 
 
 class SmallCnn(nn.Module):
@@ -79,7 +87,7 @@ def _resnet18_cifar(architecture: Architecture) -> nn.Module:
 
 
 def _fan_tiny(architecture: Architecture) -> nn.Module:
-    from clarep_ray.cadistill.fan import Fan
+    from clarep_ray.models.fan import Fan
 
     return Fan(len(architecture.class_names), architecture.image_size, drop=architecture.drop_path)
 
@@ -198,6 +206,7 @@ def read_architecture(folder: str | Path) -> Architecture | None:
     try:
         made = Architecture(**values)
         dotted.check_types(made)
+        made.classes  # noqa: B018  (raises where names are said to be numbers and are none)
     except (TypeError, ValueError) as error:
         raise ValueError(f"student: {str(path)!r} describes no student: {error}") from None
     if not 0 < made.image_size <= MAX_SIDE or not made.class_names or len(made.mean) != 3 or len(made.std) != 3:
