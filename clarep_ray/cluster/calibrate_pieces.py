@@ -128,8 +128,6 @@ def _decode(
     context: CalibrationContext, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[NDArray[np.uint8], list[int], list[str]]:
     config = context.calibrate_config.data
-    blob = decode_unit(
-        cached_source(config, context.class_names), [InputRow(**row) for row in rows], context.image_size, config
-    )
+    blob = decode_unit(cached_source(config), [InputRow(**row) for row in rows], context.image_size, config)
     good = [record for record in blob.records if record["status"] == OK]
     return blob.arrays["images"], [record["label"] for record in good], [record["key"] for record in good]

@@ -57,7 +57,7 @@ def _plain_loop(config: ExtractConfig, scratch: Path) -> float:
 
     plan = make_plan(config)
     manifest = write_manifest(plan.rows, scratch / "input.parquet", config.engine.unit_size)
-    source = open_source(config.data, plan.class_names)
+    source = open_source(config.data, None)
     extractor = UnitExtractor(config, "cuda" if torch.cuda.is_available() else "cpu")  # where the actor will be
     began, images = 0.0, 0
     for unit in range(manifest.num_units):

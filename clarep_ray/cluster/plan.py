@@ -20,6 +20,7 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import (
     digest_of,
     expand_classes,
@@ -113,9 +114,10 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         raise ValueError(f"data.digits.image_size: {side} is not what the model takes; valid: {model.image_size}")
     if config.gate.enabled:
         check_classifiers(config.gate.classifiers, model.class_names)
-    source = open_source(config.data, model.class_names)
+    known = ClassList(tuple(model.class_names)) if model.class_names else None
+    source = open_source(config.data, known, "the diffusion model")
     known_hashes = unchanged_hashes(open_store(config.output.path), config.data.path)
-    chosen = select(source.rows(), config.data, source.class_names)
+    chosen = select(source.rows(), config.data, source.classes.names)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     config = _with_batch(config, choose)
@@ -123,7 +125,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     fields = dotted.fingerprint_fields(config) | environment_fields()
     fields["weights_sha256"] = models.weights_sha256(config.model)
     fields["input_sha256"] = digest_of(rows)
-    fields["label_map_sha256"] = names_sha256(source.class_names)
+    fields["label_map_sha256"] = names_sha256(source.classes.names)
     classes = sorted(set(expand_classes(config.data.classes)))
     fields["classes_sha256"] = names_sha256(classes) if classes else None
     fields["gate_classifiers_sha256"] = classifiers_sha256(config.gate.classifiers) if config.gate.enabled else None
@@ -132,7 +134,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     return Plan(
         config=config,
         rows=rows,
-        class_names=tuple(source.class_names),
+        class_names=source.classes.names,
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
@@ -251,7 +253,7 @@ def describe(plan: Plan) -> str:
     done = sum(1 for _ in store.each_committed(to_the_byte=False)) if resumes else 0
     num_actors = default_actors(plan.config, torch.cuda.device_count(), os.cpu_count() or 1)
     cost = estimate_cost(plan)
-    scanned = scan_images(plan, open_source(plan.config.data, plan.class_names))
+    scanned = scan_images(plan, open_source(plan.config.data, None))
     count, rows = len(plan.rows), plan.config.engine.rows_per_call
     place = "cuda" if torch.cuda.is_available() else "cpu"
     memory, _ = probe_memory(plan.config, place)

@@ -199,7 +199,7 @@ def _results_of_one_unit(extract: ExtractConfig) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         with open_extraction(_config(extract, 1, 1, Path(scratch)), _silent) as extraction:
             plan, rows = extraction.plan, extraction.manifest.unit_rows(0)
-        decoded = decode_unit(open_source(plan.config.data, plan.class_names), rows, plan.image_size, plan.config.data)
+        decoded = decode_unit(open_source(plan.config.data, None), rows, plan.image_size, plan.config.data)
         labels, keys = [row.label for row in rows], [row.image_key for row in rows]
         arrays, records = UnitExtractor(plan.config).run(decoded.arrays["images"], labels, keys)
     return UnitBlob(arrays, records).to_bytes()

@@ -77,7 +77,7 @@ def _decode(table: pa.Table, context: RunContext) -> pa.Table:
     unit = table["unit"][0].as_py()
     config = context.extract_config
     rows = _manifest(context.output, context.run_id, context.input_file_sha256).unit_rows(unit)
-    source = cached_source(config.data, context.class_names)
+    source = cached_source(config.data)
 
     def decode(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
         some = [rows[row] for row in sorted(attempt.rows)] if attempt.probe else rows
@@ -106,9 +106,9 @@ def _manifest(output: str, run_id: str, sha256: str) -> InputManifest:
 
 
 @lru_cache(maxsize=2)
-def cached_source(config: DataConfig, class_names: tuple[str, ...]) -> Source:
-    """Return the source, opened once in each worker process."""
-    return open_source(config, class_names)
+def cached_source(config: DataConfig) -> Source:
+    """Return the source, opened once in each worker process; it reads images, whose labels the manifest has."""
+    return open_source(config, None)
 
 
 class ExtractStage:

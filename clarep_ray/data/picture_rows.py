@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import select
 from clarep_ray.data.records import RejectedImage, safe_key
 from clarep_ray.data.sources import Listed, Source, open_source
@@ -68,22 +69,17 @@ def open_pictures(
     `class_names` are the only classes there may be, in the order of their labels. Raises ValueError, naming the first,
     for a picture of an unknown class, and, of those that are held, for one that cannot be read.
     """
-    source = open_source(config, tuple(class_names))
-    rows = select(source.rows(), config)
+    source = open_source(config, ClassList(tuple(class_names)) if class_names else None, "the training set")
+    rows = select(source.rows(), config, source.classes.names)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
         raise ValueError(f"{name}: {unknown[0].id!r} has the unknown class {unknown[0].class_name!r}")
-    found = tuple(source.class_names) or tuple(map(str, range(max(row.label for row in rows) + 1)))
-    if class_names and found != tuple(class_names):
-        raise ValueError(
-            f"{name}: its classes are {', '.join(found[:3])}, ...; valid: {', '.join(class_names[:3])}, ..."
-        )
     decode = partial(_decode, source, size, config)
     held = None
     if len(rows) * size * size * 3 <= held_bytes:
         with ThreadPoolExecutor(2) as pool:
             held = np.stack(list(pool.map(decode, rows)))
-    return Pictures(rows, decode, size, found, held)
+    return Pictures(rows, decode, size, source.classes.names, held)
 
 
 def _decode(source: Source, size: int, config: DataConfig, row: Listed) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import select
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.sources import Listed, Source, open_source
@@ -33,21 +34,15 @@ def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[s
     Raises ValueError naming the first picture that cannot be read or has no known class: a training on what is
     left would be another one.
     """
-    source = open_source(config, known_classes)
-    if known_classes and source.class_names and tuple(source.class_names) != tuple(known_classes):
-        raise ValueError(
-            f"data.source: {config.source!r} has the classes {', '.join(source.class_names[:3])}, ...; "
-            f"valid for this network: {', '.join(known_classes)}"
-        )
-    rows = select(source.rows(), config, source.class_names)
+    source = open_source(config, ClassList(tuple(known_classes)) if known_classes else None, "the network")
+    rows = select(source.rows(), config, source.classes.names)
     images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
     for number, row in enumerate(rows):
         images[number] = _read(source, row, image_size, config)
     labels = np.array([row.label for row in rows], dtype=np.int64)
-    names = source.class_names or tuple(map(str, range(int(labels.max()) + 1)))
     digest = hashlib.sha256(images.data)
     digest.update(labels.data)
-    return LabelledPictures(images, labels, tuple(names), digest.hexdigest())
+    return LabelledPictures(images, labels, source.classes.names, digest.hexdigest())
 
 
 def _read(source: Source, row: Listed, image_size: int, config: DataConfig) -> NDArray[np.uint8]:

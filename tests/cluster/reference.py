@@ -68,7 +68,7 @@ def plain_loop(config: ExtractConfig, scratch: Path) -> dict[int, dict[str, str]
     """Return {unit: {"shards": sha256, ...}} computed one unit after another in this process."""
     plan: Plan = make_plan(config)
     manifest = write_manifest(plan.rows, scratch / "input.parquet", config.engine.unit_size)
-    source = open_source(config.data, plan.class_names)
+    source = open_source(config.data, None)
     extractor = UnitExtractor(config)
     hashes: dict[int, dict[str, str]] = {}
     for unit in range(manifest.num_units):

@@ -82,7 +82,7 @@ def test_scan_finds_bad_pictures(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path, ("0", "1"), per_class=3)
     (root / "0" / "img_1.png").write_text("no picture")
     plan = make_plan(digits(data__source="image_folder", data__path=str(root)))
-    assert scan_images(plan, open_source(plan.config.data, plan.class_names)) == {"ok": 5, "not_an_image": 1}
+    assert scan_images(plan, open_source(plan.config.data, None)) == {"ok": 5, "not_an_image": 1}
 
 
 def test_fingerprint_holds_code_weights_input_and_versions() -> None:

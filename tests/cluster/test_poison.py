@@ -31,6 +31,7 @@ from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data import units
 from clarep_ray.data.clarep_index import read_index
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import freeze, select
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.shards import read_shard
@@ -308,7 +309,7 @@ def calibrated(folder: Path, key: str | None) -> Callable[[], Any]:
     pictures = trees.image_folder(folder / "in", ("0", "1"), per_class=4)
     config = override(CALIBRATE["digits_smoke"]().config, {"output": str(folder)})
     config = override(config, {"data.source": "image_folder", "data.path": str(pictures)})
-    source = open_source(config.data, ("0", "1"))
+    source = open_source(config.data, ClassList(("0", "1")))
     rows = [asdict(row) for row in freeze(source, select(source.rows(), config.data))]
     stage = CalibrateStage.__new__(CalibrateStage)
     stage.context = CalibrationContext(dotted.flatten(config), str(folder), 8, ("0", "1"), "run")

@@ -20,17 +20,17 @@ from tests.data import trees
 def test_batches_give_pictures_labels_and_names(tmp_path: Path, inside: bool) -> None:
     trees.cifar10(tmp_path)
     path = tmp_path / "cifar-10-batches-py" if inside else tmp_path
-    source = open_source(DataConfig(source="cifar10", path=str(path)), ())
+    source = open_source(DataConfig(source="cifar10", path=str(path)), None)
     rows = list(source.rows())
     assert len(rows) == 20
     assert rows[4].id == "data_batch_2/00000"
     stored = pickle.loads((tmp_path / "cifar-10-batches-py" / "data_batch_2").read_bytes())
     assert rows[6].label == stored[b"labels"][2]
-    assert rows[6].class_name == source.class_names[rows[6].label]
+    assert rows[6].class_name == source.classes.names[rows[6].label]
     picture = Image.open(io.BytesIO(source.read(rows[6].source, rows[6].offset, 0)), formats=("PNG",))
     planes = stored[b"data"][2].reshape(3, 32, 32)
     np.testing.assert_array_equal(np.asarray(picture), planes.transpose(1, 2, 0))
-    test = open_source(DataConfig(source="cifar10", path=str(path), split="test"), ())
+    test = open_source(DataConfig(source="cifar10", path=str(path), split="test"), None)
     assert {Path(row.source).name for row in test.rows()} == {"test_batch"}
     assert all((path / row.source).is_file() for row in rows)
 
@@ -66,7 +66,7 @@ def test_a_missing_batch_is_named(tmp_path: Path) -> None:
     trees.cifar10(tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
     with pytest.raises(ValueError, match=r"has no data_batch_3; valid: the folder cifar-10-batches-py"):
-        open_source(DataConfig(source="cifar10", path=str(tmp_path)), ())
+        open_source(DataConfig(source="cifar10", path=str(tmp_path)), None)
 
 
 def test_class_subsets_and_files(tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ def test_class_subsets_and_files(tmp_path: Path) -> None:
         expand_classes(["imagenet100"])
     trees.cifar10(tmp_path, per_batch=30)
     config = DataConfig(source="cifar10", path=str(tmp_path), classes=(f"@{listed}",))
-    assert {row.class_name for row in select(open_source(config, ()).rows(), config)} == {"cat", "horse"}
+    assert {row.class_name for row in select(open_source(config, None).rows(), config)} == {"cat", "horse"}

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clarep_ray.config import DataConfig, DigitsConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes, write_manifest, write_stamps
 from clarep_ray.data.pictures import read_pictures
 from clarep_ray.data.records import safe_key
@@ -18,7 +19,7 @@ from tests.data import trees
 
 
 def rows_of(config: DataConfig, known: tuple[str, ...] = ()):
-    source = open_source(config, known)
+    source = open_source(config, ClassList(known) if known else None)
     return freeze(source, select(source.rows(), config))
 
 
@@ -44,7 +45,7 @@ def test_files_are_listed_in_the_order_of_path_components(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "b" / "link.png").symlink_to("x.png")
     os.mkfifo(tmp_path / "b" / "pipe.png")
-    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), None)
     expected = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert [row.id for row in source.rows()] == [str(path) for path in expected if path.name[0] != "."]
 
@@ -72,10 +73,10 @@ def test_a_name_that_is_no_text_and_a_file_nobody_may_open_are_rejects(
     assert frozen.digest() == digest_of(rows) == digest_of(rows_of(config)), "the same on every listing"
     assert list(frozen.rows()) == rows
     monkeypatch.undo()
-    decoded = decode_unit(open_source(config, ("0",)), rows, 8, config)
+    decoded = decode_unit(open_source(config, None), rows, 8, config)
     reasons = [record["reason"] for record in decoded.records]
     assert reasons == [None, *(row.reason for row in rows[1:])], "decided when the input was frozen"
-    source = open_source(config, ())
+    source = open_source(config, None)
     again = freeze(source, select(source.rows(), config), unchanged_hashes(tmp_path, str(root)))
     assert again[1].sha256, "what was unreadable is tried again on resume"
     assert digest_of(again) != digest_of(rows)
@@ -99,7 +100,7 @@ def test_a_link_to_a_folder_below_a_class_folder_is_one_reject(tmp_path: Path) -
         ("dog/pipe", "unreadable_file", False),
         ("dog/self", "unreadable_file", False),
     ]
-    records = decode_unit(open_source(config, ()), rows, 8, config).records
+    records = decode_unit(open_source(config, None), rows, 8, config).records
     assert [record["reason"] for record in records] == [None, None, *["unreadable_file"] * 3]
     with pytest.raises(ValueError, match="data: 'dog/more' is no usable picture: unreadable_file"):
         read_pictures(config, 8)
@@ -132,8 +133,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str, fault: OSError) -> None:
 
 def test_a_class_folder_whose_name_is_no_text_is_listed_escaped(tmp_path: Path) -> None:
     trees.image_folder(tmp_path, ("cat", os.fsdecode(b"\xff")), per_class=1)
-    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), ())
-    assert source.class_names == ("cat", "\\xff")
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), None)
+    assert source.classes.names == ("\\xff", "cat")
     assert [(row.id, row.reason) for row in source.rows()][1] == ("\\xff/img_0.png", "name_not_utf8")
 
 
@@ -141,7 +142,7 @@ def test_a_parquet_row_without_an_image_is_an_empty_file(tmp_path: Path) -> None
     column = [{"bytes": trees.picture_bytes(0), "path": None}, {"bytes": None, "path": "elsewhere.png"}, None]
     pq.write_table(pa.table({"image": column, "label": [0, 1, 1]}), tmp_path / "a.parquet")
     config = DataConfig(source="parquet", path=str(tmp_path))
-    source = open_source(config, ())
+    source = open_source(config, None)
     assert [source.read(row.source, row.offset, row.size) for row in rows_of(config)][1:] == [b"", b""]
 
 
@@ -157,7 +158,7 @@ def test_containers_give_each_image_and_label(tmp_path: Path, kind: str) -> None
     config = DataConfig(source=kind, path=str(tmp_path))  # type: ignore[arg-type]
     rows = rows_of(config, known=("0", "1", "2"))
     assert [row.label for row in rows] == [2, 0, 1, -1, 1]
-    source = open_source(config, ())
+    source = open_source(config, None)
     suffix = "JPEG" if kind == "webdataset" else "PNG"
     for i, row in enumerate(rows):
         assert source.read(row.source, row.offset, row.size) == trees.picture_bytes(i, suffix)
@@ -166,7 +167,7 @@ def test_containers_give_each_image_and_label(tmp_path: Path, kind: str) -> None
 def test_parquet_with_plain_binary(tmp_path: Path) -> None:
     trees.parquet(tmp_path, nested=False)
     config = DataConfig(source="parquet", path=str(tmp_path))
-    assert open_source(config, ()).read("train-00000-of-00001.parquet", 3, 0) == trees.picture_bytes(3)
+    assert open_source(config, None).read("train-00000-of-00001.parquet", 3, 0) == trees.picture_bytes(3)
 
 
 @pytest.mark.parametrize(

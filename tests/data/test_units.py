@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import freeze, select
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import InputChanged, UnitBlob, decode_unit, merge_results
@@ -30,7 +31,7 @@ def folder_rows(tmp_path):
     root = trees.image_folder(tmp_path / "in", ("0", "1", "zebra"), per_class=2)
     (root / "0" / "img_1.png").write_text("no picture")
     config = DataConfig(source="image_folder", path=str(root))
-    source = open_source(config, ("0", "1"))
+    source = open_source(config, ClassList(("0", "1")))
     return source, freeze(source, select(source.rows(), config)), config, root
 
 

@@ -59,7 +59,7 @@ def inputs(source: str, path: Path) -> None:
     from clarep_ray.data.units import decode_unit
 
     config = DataConfig(source=source, path=str(path.parent))  # type: ignore[arg-type]
-    opened = open_source(config, ())
+    opened = open_source(config, None)
     decode_unit(opened, freeze(opened, select(opened.rows(), config)), 8, config)
 
 

@@ -5,18 +5,19 @@ A source lists `Listed` rows without reading images, and reads the bytes of one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import UNKNOWN, ClassList
 from clarep_ray.data.sources.folders import FlatFolder, ImageFolder
-from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source
+from clarep_ray.data.sources.listed import Listed, Source
 from clarep_ray.data.sources.numbered import Cifar10, EmbeddedDigits, Noise
 from clarep_ray.data.sources.parquet import Parquet
 from clarep_ray.data.sources.webdataset import WebDataset
 
 __all__ = ["SOURCES", "UNKNOWN", "Listed", "Source", "open_source"]
 
-SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
+SOURCES: dict[str, Callable[[DataConfig, ClassList | None, str], Source]] = {
     "spurious_digits": EmbeddedDigits,
     "image_folder": ImageFolder,
     "flat_folder": FlatFolder,
@@ -27,6 +28,10 @@ SOURCES: dict[str, Callable[[DataConfig, Sequence[str]], Source]] = {
 }
 
 
-def open_source(config: DataConfig, known_classes: Sequence[str]) -> Source:
-    """Return the source of a config; `known_classes` are the model's class names, empty if it has none."""
-    return SOURCES[config.source](config, known_classes)
+def open_source(config: DataConfig, known: ClassList | None, reader: str = "the model") -> Source:
+    """Return the source of a config, its labels those of `known`: a model's classes, or a training set's.
+
+    None: its own. `reader` is whose they are, for messages. Raises ValueError where the input cannot be used. Its
+    `labels` and `rows` raise ClassMismatch where its classes and `known` cannot be matched.
+    """
+    return SOURCES[config.source](config, known, reader)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources.image_labels import read_image_labels
-from clarep_ray.data.sources.listed import UNKNOWN, Listed, Source, root_folder
+from clarep_ray.data.sources.listed import UNKNOWN, Labels, Listed, Source, root_folder
 
 
 class FolderSource(Source):
@@ -53,18 +54,21 @@ class ImageFolder(FolderSource):
     a link, and so may a file; a link to a folder below a class folder is not followed and becomes one reject.
     """
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
         super().__init__(config)
         self._folders = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
         if not self._folders:
             raise ValueError(f"data.path: {config.path!r} has no class folders; valid: root/<class>/<image>")
-        self.class_names = tuple(known_classes) or tuple(map(as_text, self._folders))
+        self._names = {as_text(name): name for name in self._folders}
+        self._known, self._reader = known, reader
+
+    def find_labels(self) -> Labels:
+        return Labels.of(ClassList.of_folders(self._names), self._known, f"data.path: {str(self.root)!r}", self._reader)
 
     def rows(self) -> Iterator[Listed]:
-        numbers = {name: number for number, name in enumerate(self.class_names)}
+        numbers = {name: number for number, name in enumerate((self.labels.own or self.classes).names)}
         for name in self._folders:
-            class_name = as_text(name)
-            label = numbers.get(class_name, UNKNOWN)
+            label, class_name = self.labels(numbers[as_text(name)])
             for entry, path in _files_below(self.root, name):
                 yield self._listed(entry, path, class_name, label)
 
@@ -75,18 +79,23 @@ class FlatFolder(FolderSource):
     An image that the file does not name has an unknown class.
     """
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
         super().__init__(config)
         self._labels, self._path = read_image_labels(config.labels_file), config.path
-        self.class_names = tuple(known_classes) or tuple(sorted(set(self._labels.classes.values())))
+        self._known, self._reader, self._file = known, reader, config.labels_file
+
+    def find_labels(self) -> Labels:
+        own = ClassList.of_folders(set(self._labels.classes.values()))
+        return Labels.of(own, self._known, f"data.labels_file: {self._file!r}", self._reader)
 
     def rows(self) -> Iterator[Listed]:
         entries = [entry for entry in _sorted_entries(self.root) if _is_input(entry)]
         self._check_names({Path(entry.name).stem for entry in entries})
-        numbers = {name: number for number, name in enumerate(self.class_names)}
+        numbers = {name: number for number, name in enumerate((self.labels.own or self.classes).names)}
         for entry in entries:
-            name = self._labels.classes.get(Path(entry.name).stem, "")
-            yield self._listed(entry, entry.name, name, numbers.get(name, UNKNOWN))
+            name = self._labels.classes.get(Path(entry.name).stem)
+            label, class_name = (UNKNOWN, "") if name is None else self.labels(numbers[name])
+            yield self._listed(entry, entry.name, class_name, label)
 
     def _check_names(self, found: set[str]) -> None:
         """Raise ValueError where an image that has a class is missing, or one that should have a class has none."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import UNKNOWN, ClassList, Match, match
 from clarep_ray.data.untrusted import check_plain_file
-
-UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +31,37 @@ class Listed:
     reason: str = ""
 
 
-class Source(Protocol):
-    """Where inputs come from. `class_names` is what label numbers stand for; empty where nothing says so."""
+class Source(ABC):
+    """Where inputs come from.
 
-    class_names: tuple[str, ...]
+    `classes` is what the labels of its rows stand for: those it was opened with, else its own. `match` says how the
+    input's own classes became them: None where it has none (label numbers alone), or was opened with none.
+    """
 
+    @cached_property
+    def labels(self) -> Labels:
+        """How the input's labels become those of its rows; raises as `find_labels`."""
+        return self.find_labels()
+
+    @property
+    def classes(self) -> ClassList:
+        return self.labels.classes
+
+    @property
+    def match(self) -> Match | None:
+        return self.labels.match
+
+    @abstractmethod
+    def find_labels(self) -> Labels:
+        """Read what the input's labels stand for; ValueError where nothing says so, ClassMismatch as `match`."""
+
+    @abstractmethod
     def rows(self) -> Iterator[Listed]:
         """List every input in a fixed order; ValueError where the input cannot be used at all."""
-        ...
 
+    @abstractmethod
     def read(self, source: str, offset: int, size: int) -> bytes:
         """Return the encoded image of one row."""
-        ...
 
     def sha256(self, source: str, offset: int, size: int) -> str:
         """Return the sha256 of the bytes of one row."""
@@ -70,12 +89,29 @@ def files_below(root: Path, suffix: str) -> list[Path]:
     return found
 
 
-def known_label(label: int, class_names: Sequence[str]) -> int:
-    """Return the label, or UNKNOWN where it stands for none of the classes."""
-    outside = label < 0 or (bool(class_names) and label >= len(class_names))
-    return UNKNOWN if outside else label
+@dataclass(frozen=True)
+class Labels:
+    """How the label numbers of an input, and the names of their classes, become those of its rows.
 
+    `own` is None for an input of numbers that nothing names.
+    """
 
-def class_of(label: int, class_names: Sequence[str]) -> str:
-    """Return the class of a label, or its number where nothing says what it stands for."""
-    return class_names[label] if 0 <= label < len(class_names) else sys.intern(str(label))
+    classes: ClassList
+    own: ClassList | None = None
+    match: Match | None = None
+
+    @staticmethod
+    def of(own: ClassList, known: ClassList | None, owner: str, reader: str) -> Labels:
+        """Return how an input's own classes become known ones; raises as `class_list.match` does."""
+        if known is None:
+            return Labels(own, own)
+        return Labels(known, own, match(own, known, owner, reader))
+
+    def __call__(self, number: int) -> tuple[int, str]:
+        """Return (label, class name) of a label number of the input; UNKNOWN where there is no such class."""
+        if number < 0 or number >= len(self.own or self.classes):
+            return UNKNOWN, sys.intern(str(number))
+        label = number if self.match is None else self.match.labels[number]
+        if label == UNKNOWN or (self.own is not None and self.own.named and not self.classes.named):
+            return label, (self.own or self.classes).names[number]
+        return label, self.classes.names[label]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.pixels import encode_png
-from clarep_ray.data.sources.listed import Listed, Source, class_of, known_label, root_folder
+from clarep_ray.data.sources.listed import Labels, Listed, Source, root_folder
 from clarep_ray.data.spurious_digits import CLASS_NAMES, SpuriousDigits
 
 
 class EmbeddedDigits(Source):
     """The embedded `spurious_digits` pictures; their bytes are the raw uint8 pixels."""
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
-        self.class_names = CLASS_NAMES
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        self._known, self._reader = known, reader
         digits = config.digits
         self.pictures = SpuriousDigits(
             split=digits.split,
@@ -28,16 +29,19 @@ class EmbeddedDigits(Source):
             seed=digits.seed,
         )
 
+    def find_labels(self) -> Labels:
+        return Labels.of(ClassList(CLASS_NAMES), self._known, "data.source: 'spurious_digits'", self._reader)
+
     def rows(self) -> Iterator[Listed]:
         for number in range(len(self.pictures)):
-            label = self.pictures[number].label
+            label, class_name = self.labels(self.pictures[number].label)
             yield Listed(
                 id=f"{self.pictures.split}-{number:06d}",
                 source="spurious_digits",
                 offset=number,
                 size=0,
                 label=label,
-                class_name=CLASS_NAMES[label],
+                class_name=class_name,
             )
 
     def read(self, source: str, offset: int, size: int) -> bytes:
@@ -47,20 +51,24 @@ class EmbeddedDigits(Source):
 class Cifar10(Source):
     """CIFAR-10's python batches; the bytes of a row are its picture as PNG."""
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
-        self.class_names = CIFAR10_NAMES
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        self._known, self._reader = known, reader
         self.root = root_folder(config)
         self._files = Cifar10Files(self.root, config.split)
 
+    def find_labels(self) -> Labels:
+        return Labels.of(ClassList(CIFAR10_NAMES), self._known, "data.source: 'cifar10'", self._reader)
+
     def rows(self) -> Iterator[Listed]:
-        for name, number, label in self._files.labels():
+        for name, number, stored in self._files.labels():
+            label, class_name = self.labels(stored)
             yield Listed(
                 id=f"{name}/{number:05d}",
                 source=(self._files.root / name).relative_to(self.root).as_posix(),
                 offset=number,
                 size=0,
-                label=known_label(label, CIFAR10_NAMES),
-                class_name=class_of(label, CIFAR10_NAMES),
+                label=label,
+                class_name=class_name,
             )
 
     def read(self, source: str, offset: int, size: int) -> bytes:
@@ -70,16 +78,18 @@ class Cifar10(Source):
 class Noise(Source):
     """No pictures: `data.per_class` numbers of every class the model knows, each of which becomes a fresh sample."""
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
-        if not known_classes:
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        self._known, self._per_class = known, config.per_class or 0
+
+    def find_labels(self) -> Labels:
+        if self._known is None:
             raise ValueError(
                 "data.source: 'noise' needs a model that says which classes it knows, and this one does not"
             )
-        self.class_names = tuple(known_classes)
-        self._per_class = config.per_class or 0
+        return Labels(self._known)
 
     def rows(self) -> Iterator[Listed]:
-        for label, name in enumerate(self.class_names):
+        for label, name in enumerate(self.classes.names):
             for number in range(self._per_class):
                 yield Listed(
                     id=f"{name}-{number:06d}", source="noise", offset=number, size=0, label=label, class_name=name

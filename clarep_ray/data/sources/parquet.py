@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.parquet_files import check_footers, leaves, open_parquet, read_group
 from clarep_ray.data.records import shown
-from clarep_ray.data.sources.listed import Listed, Source, class_of, files_below, known_label, root_folder
+from clarep_ray.data.sources.listed import Labels, Listed, Source, files_below, root_folder
 
 
 class Parquet(Source):
     """Parquet files below the root with encoded images and integer labels (Hugging Face layout or plain binary)."""
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
         self.root = root_folder(config)
-        self.class_names = tuple(known_classes)
+        self._known = known
         self.image_column, self.label_column = config.image_column, config.label_column
         self._lock = threading.Lock()  # images are hashed by several threads
         self._last_file: tuple[Path, pq.ParquetFile] | None = None
@@ -29,6 +30,15 @@ class Parquet(Source):
 
     def files(self) -> list[Path]:
         return files_below(self.root, ".parquet")
+
+    def find_labels(self) -> Labels:
+        if self._known is not None:
+            return Labels(self._known)
+        files = self.files()
+        check_footers(files)
+        return Labels(
+            ClassList.of_count(1 + max((label or 0 for path in files for label in self._labels(path)), default=-1))
+        )
 
     def rows(self) -> Iterator[Listed]:
         files = self.files()
@@ -38,14 +48,9 @@ class Parquet(Source):
             for number, label in enumerate(self._labels(path)):
                 if label is None:
                     raise ValueError(f"{str(path)!r}: row {number} has no {self.label_column}")
-                yield Listed(
-                    id=f"{source}/{number:08d}",
-                    source=source,
-                    offset=number,
-                    size=0,
-                    label=known_label(label, self.class_names),
-                    class_name=class_of(label, self.class_names),
-                )
+                label, class_name = self.labels(label)
+                identity = f"{source}/{number:08d}"
+                yield Listed(id=identity, source=source, offset=number, size=0, label=label, class_name=class_name)
 
     def read(self, source: str, offset: int, size: int) -> bytes:
         """Return the image of a row, empty where it has none (a null, or a path to a file elsewhere)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data.sources.listed import Listed, Source, class_of, files_below, known_label, root_folder
+from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.sources.listed import Labels, Listed, Source, files_below, root_folder
 from clarep_ray.data.tar_index import Member, tar_index
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -15,12 +16,23 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 class WebDataset(Source):
     """Plain .tar files below the root; a sample is a run of members that share a key: KEY.jpg|png|webp, KEY.cls."""
 
-    def __init__(self, config: DataConfig, known_classes: Sequence[str]) -> None:
+    def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
         self.root = root_folder(config)
-        self.class_names = tuple(known_classes)
+        self._known = known
 
     def files(self) -> list[Path]:
         return files_below(self.root, ".tar")
+
+    def find_labels(self) -> Labels:
+        if self._known is not None:
+            return Labels(self._known)
+        numbers = (
+            _class_number(self._slice(path, members[".cls"]), f"{str(path)!r}: sample {key!r}")
+            for path in self.files()
+            for key, members in _samples(path)
+            if ".cls" in members
+        )
+        return Labels(ClassList.of_count(1 + max(numbers, default=-1)))
 
     def rows(self) -> Iterator[Listed]:
         for path in self.files():
@@ -29,14 +41,16 @@ class WebDataset(Source):
                 image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
                 if image is None or ".cls" not in members:
                     raise ValueError(f"{str(path)!r}: sample {key!r} lacks an image (.jpg .png .webp) or .cls")
-                label = _class_number(self._slice(path, members[".cls"]), f"{str(path)!r}: sample {key!r}")
+                label, class_name = self.labels(
+                    _class_number(self._slice(path, members[".cls"]), f"{str(path)!r}: sample {key!r}")
+                )
                 yield Listed(
                     id=f"{source}/{key}",
                     source=source,
                     offset=image.offset,
                     size=image.size,
-                    label=known_label(label, self.class_names),
-                    class_name=class_of(label, self.class_names),
+                    label=label,
+                    class_name=class_name,
                 )
 
     def read(self, source: str, offset: int, size: int) -> bytes:
