@@ -10,9 +10,10 @@ from clarep_ray import dotted, tracking
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_student, start_students
-from clarep_ray.config import DataConfig, DistillConfig
+from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
+from clarep_ray.data.sources import absolute_data
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
 
@@ -88,19 +89,10 @@ def with_absolute_paths(config: DistillConfig) -> DistillConfig:
         path = dotted.flatten(config)[name]
         changes[name] = str(Path(path).absolute()) if path else path
     for name in ("data", "val"):
-        changes |= _absolute_data(getattr(config, name), name)
+        changes |= absolute_data(getattr(config, name), name)
     if config.teacher.source == "diffusion":
         changes["teacher.diffusion.weights"] = absolute_weights(config.teacher.diffusion)
     return dotted.override(config, changes)
-
-
-def _absolute_data(data: DataConfig, name: str) -> dict[str, Any]:
-    paths = {f"{name}.path": data.path, f"{name}.labels_file": data.labels_file}
-    changes: dict[str, Any] = {field: str(Path(path).absolute()) for field, path in paths.items() if path}
-    changes[f"{name}.classes"] = tuple(
-        f"@{Path(each[1:]).absolute()}" if each.startswith("@") else each for each in data.classes
-    )
-    return changes
 
 
 def tell_student(run: tracking.Run, config: DistillConfig, result: Mapping[str, Any]) -> None:

@@ -134,6 +134,8 @@ def extract(
     todo = tuple(unit for unit in range(manifest.num_units) if unit not in done)
     progress = Progress(total=sum(manifest.unit_size(unit) for unit in todo))
     workers = {"num_actors": 0}
+    for note in plan.notes:
+        say(f"input: {note}")
     if todo:
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         context = run_context(plan, store, manifest)
@@ -152,6 +154,7 @@ def extract(
         "output": store.where,
         "fingerprint": plan.fingerprint,
         **{name: root[name] for name in ("num_inputs", "num_ok", "rejects", "num_units", "root_sha256")},
+        "input": list(plan.notes),
         "reject_rate": 1 - root["num_ok"] / root["num_inputs"],
         "units_resumed": len(done),
         "wall_s": progress.elapsed if todo else 0.0,
@@ -181,7 +184,7 @@ def _open_output(store: Store, plan: Plan) -> InputManifest:
     manifest = write_manifest(plan.rows, store.desk / MANIFEST, plan.config.engine.unit_size)
     store.upload(MANIFEST)
     if plan.config.data.path is not None:
-        write_stamps(store.desk, plan.config.data.path, (row.source for row in plan.rows), manifest.sha256)
+        write_stamps(store.desk, plan.input_root, (row.source for row in plan.rows), manifest.sha256)
         store.upload(STAMPS)
     return manifest
 

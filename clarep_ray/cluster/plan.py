@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,16 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.class_list import UNKNOWN, ClassList
 from clarep_ray.data.manifest import (
     digest_of,
-    expand_classes,
     freeze,
     names_sha256,
-    read_class_files,
-    select,
     unchanged_hashes,
 )
-from clarep_ray.data.records import InputRow, RejectedImage
-from clarep_ray.data.sources import Source, open_source
+from clarep_ray.data.records import InputRow, RejectedImage, shown
+from clarep_ray.data.selection import check_images, expand_classes, read_class_files, select
+from clarep_ray.data.sources import Source, absolute_data, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
@@ -53,6 +52,10 @@ class Plan:
     image_size: int
     latent_size: int
     fields: dict[str, Any]
+    input_root: str = ""
+    """Folder that the rows' sources are relative to, where they are files."""
+    notes: tuple[str, ...] = ()
+    """What the reader chose by itself, passed over or could not place, and how classes were matched."""
 
     @property
     def fingerprint(self) -> str:
@@ -116,8 +119,9 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         check_classifiers(config.gate.classifiers, model.class_names)
     known = ClassList(tuple(model.class_names)) if model.class_names else None
     source = open_source(config.data, known, "the diffusion model")
-    known_hashes = unchanged_hashes(open_store(config.output.path), config.data.path)
-    chosen = select(source.rows(), config.data, source.classes.names)
+    chosen = select(source.rows(), config.data, source.classes)
+    warning = check_images(source, chosen) if config.data.path else None
+    known_hashes = unchanged_hashes(open_store(config.output.path), str(source.root) if config.data.path else None)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     config = _with_batch(config, choose)
@@ -138,7 +142,26 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
         fields=fields,
+        input_root=str(source.root),
+        notes=tuple(_notes(source, rows) + ([warning] if warning else [])),
     )
+
+
+def _notes(source: Source, rows: Sequence[InputRow]) -> list[str]:
+    """Return what a user should know of how an input was read, one short line each."""
+    notes = source.listing.lines()
+    if source.match is not None:
+        notes.append(source.match.describe())
+    elif source.labels.own is None and rows and rows[0].source != "noise":
+        notes.append(
+            f"labels are numbers of the model's {len(source.classes)} classes: nothing in the input names them"
+        )
+    unknown = Counter(row.class_name for row in rows if row.label == UNKNOWN and not row.reason)
+    if unknown:
+        first = ", ".join(f"{shown(name)!r} ({count})" for name, count in unknown.most_common(3))
+        more = ", ..." if len(unknown) > 3 else ""
+        notes.append(f"{unknown.total()} images of {len(unknown)} classes that the model does not know: {first}{more}")
+    return notes
 
 
 def _with_batch(config: ExtractConfig, choose: Choose) -> ExtractConfig:
@@ -162,14 +185,13 @@ def self_contained(config: ExtractConfig) -> ExtractConfig:
     paths = {
         "output.path": config.output.path,
         "output.from_spectrum": config.output.from_spectrum,
-        "data.path": config.data.path,
-        "data.labels_file": config.data.labels_file,
         "model.prompts": config.model.prompts,
     }
     absolute = {name: path if is_url(path) else str(Path(path).absolute()) for name, path in paths.items() if path}
     return dotted.override(
         config,
         absolute
+        | absolute_data(config.data, "data")
         | {
             "model.weights": models.absolute_weights(config.model),
             "data.classes": tuple(read_class_files(config.data.classes)),
@@ -262,6 +284,7 @@ def describe(plan: Plan) -> str:
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
+        *(f"             {note}" for note in plan.notes),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",
         f"units        {plan.num_units} of up to {plan.config.engine.unit_size} images, one shard each",

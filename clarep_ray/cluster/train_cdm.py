@@ -12,6 +12,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_cdm
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.owner import owned
+from clarep_ray.data.sources import absolute_data
 
 METRICS = "metrics.jsonl"
 
@@ -60,13 +61,7 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
 def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:
     """Return the config with paths as every process finds them: a worker has a working directory of its own."""
-    data = config.data
-    paths = {"data.path": data.path, "data.labels_file": data.labels_file}
-    changes: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in paths.items() if path}
-    changes["data.classes"] = tuple(
-        f"@{Path(name[1:]).absolute()}" if name.startswith("@") else name for name in data.classes
-    )
-    return dotted.override(config, changes)
+    return dotted.override(config, absolute_data(config.data, "data"))
 
 
 def _result(path: Path) -> dict[str, Any]:

@@ -82,16 +82,20 @@ class DataConfig:
     source: Source = "spurious_digits"
     """Embedded set, folder per class, one folder and a CSV, WebDataset, Parquet, CIFAR-10's batches, or no image."""
     path: str | None = field(default=None, metadata=EXECUTION)
-    """Root folder of the input, fingerprinted by content; not used by the embedded set."""
+    """Root folder of the input, fingerprinted by content; webdataset and parquet also take one file, a pattern
+    (train-{000..127}.tar, "*.parquet") or @FILE, one path a line."""
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     labels_file: str | None = field(default=None, metadata=EXECUTION)
     """flat_folder: CSV of name and class (Kaggle's LOC_val_solution.csv), or ImageNet's devkit; by content."""
     image_column: str = "image"
     """Parquet column with encoded images: binary, or a struct with a `bytes` field (Hugging Face layout)."""
     label_column: str = "label"
-    """Parquet column with integer labels."""
-    split: Literal["train", "test"] = "train"
-    """Which part of CIFAR-10."""
+    """Parquet column with label numbers, or with class names as text."""
+    split: Literal["train", "val", "test"] | None = None
+    """Which part of an input that has parts: folders train/CLASS/IMAGE, or tars and Parquet files whose names say one.
+
+    None takes the only one; of CIFAR-10, train.
+    """
     classes: tuple[str, ...] = ()
     """Keep only these class names, or label numbers where no class is called so; also @FILE, one a line.
 

@@ -1,4 +1,4 @@
-"""Freeze the input of a run into a manifest: selection, hashes, keys; one Parquet row group per work unit."""
+"""Freeze the input of a run into a manifest: hashes, keys; one Parquet row group per work unit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,15 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clarep_ray.config import DataConfig
 from clarep_ray.data.durable import replace_file, whole_or_gone
 from clarep_ray.data.parquet_files import check_written, open_parquet
-from clarep_ray.data.records import InputRow, RejectReason, prompt_id, safe_key
+from clarep_ray.data.records import InputRow, RejectedImage, RejectReason, prompt_id, safe_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Listed, Source
 from clarep_ray.data.store import Store, as_store
-from clarep_ray.data.untrusted import read_text
-from clarep_ray.seeding import draw_rank
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
@@ -36,15 +32,6 @@ HASHING_CHUNK, HASHED_TOGETHER = 4096, 32
 WRITTEN_TOGETHER = 4096
 """Rows that are handed to Parquet at a time, which cuts them into units: each hand-over costs as much as 30 rows."""
 Row = TypeVar("Row")
-CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
-    "imagenet20": (
-        *(15, 95, 146, 151, 211, 242, 281, 294, 385, 404),
-        *(407, 409, 440, 444, 499, 544, 579, 717, 765, 814),
-    )
-}
-"""Label numbers of named subsets; ImageNet20 as in the paper's Sec. 3.2.1."""
-UNPUBLISHED_SUBSETS = ("imagenet100",)
-"""Named in the paper without their classes."""
 SCHEMA = pa.schema(
     [(f.name, {"int": pa.int64(), "str": pa.string()}[str(f.type)]) for f in fields(InputRow)]
 )  # the annotations are strings here
@@ -97,104 +84,22 @@ def names_sha256(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
-def select(rows: Iterable[Listed], config: DataConfig, class_names: Sequence[str] = ()) -> list[Listed]:
-    """Return the rows a config asks for, in their order: classes, then per class and fraction, then the limit.
-
-    `class_names` is what the source's label numbers stand for: names that are numbers win, with or without rows.
-    `fraction` and `per_class` are stratified; which rows they take follows from the seed and the row's id, so
-    adding or removing other files does not reshuffle the choice. Raises ValueError for an unknown class or an
-    empty result.
-    """
-    stratified = config.per_class is not None or config.fraction < 1
-    if config.classes:
-        chosen = _of_classes(rows, read_class_files(config.classes), class_names)
-    else:
-        chosen = list(rows if stratified else islice(rows, config.limit))
-    chosen = (_stratified(chosen, config) if stratified else chosen)[: config.limit]
-    if not chosen:
-        raise ValueError("data: no image is left after the selection")
-    return chosen
-
-
-def _of_classes(rows: Iterable[Listed], classes: Sequence[str], class_names: Sequence[str]) -> list[Listed]:
-    """Return the rows of some classes: by name where there is such a class, else, as a subset's, by label number."""
-    numbers = {str(number) for name in classes for number in CLASS_SUBSETS.get(name, ())}
-    wanted = set(classes) - CLASS_SUBSETS.keys()
-    names, labels, found = set[str](), set[str](), list[Listed]()
-    for row in rows:
-        number = str(row.label)
-        names.add(row.class_name)
-        labels.add(number)
-        if row.class_name in wanted or number in wanted or number in numbers:
-            found.append(row)
-    numbers |= wanted - names - set(class_names)
-    unknown = sorted((wanted - names - numbers) | (numbers - labels))
-    if unknown:
-        valid = ", ".join(sorted(names | labels))
-        raise ValueError(f"data.classes: {unknown[0]!r} is not in the input; valid: {valid}")
-    return [row for row in found if row.class_name in wanted or str(row.label) in numbers]
-
-
-def expand_classes(classes: Sequence[str]) -> list[str]:
-    """Return the classes with named subsets and files of classes put in place; raises as `read_class_files` does."""
-    return [str(each) for name in read_class_files(classes) for each in CLASS_SUBSETS.get(name, (name,))]
-
-
-def read_class_files(classes: Sequence[str]) -> list[str]:
-    """Return the classes with files of classes (@FILE, one a line, # comments) put in place.
-
-    Raises ValueError for a file that cannot be read, or a subset whose classes nobody published.
-    """
-    expanded: list[str] = []
-    for name in classes:
-        if name in UNPUBLISHED_SUBSETS:
-            raise ValueError(
-                f"data.classes: {name!r} is not valid, for the paper does not list its classes; valid: @FILE with one "
-                "WordNet id a line, such as imagenet100.txt of Tian et al. (2020), https://github.com/HobbitLong/CMC"
-            )
-        expanded += _lines(name) if name.startswith("@") else [name]
-    return expanded
-
-
-def _lines(name: str) -> list[str]:
-    try:
-        lines = read_text(Path(name[1:])).splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
-    listed = [text for line in lines if (text := line.partition("#")[0].strip())]
-    if not listed:  # no classes would mean all classes
-        raise ValueError(f"data.classes: {name!r} names no class; valid: one a line")
-    return listed
-
-
-def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:
-    by_class: dict[str, list[Listed]] = defaultdict(list)
-    for row in rows:
-        by_class[row.class_name].append(row)
-    kept: set[str] = set()
-    for members in by_class.values():
-        count = max(1, round(config.fraction * len(members)))
-        count = min(count, config.per_class or count)
-        kept |= {row.id for row in sorted(members, key=lambda row: draw_rank(config.seed, row.id))[:count]}
-    return [row for row in rows if row.id in kept]
-
-
 def freeze(
     source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str] | None = None, num_prompts: int = 1
 ) -> list[InputRow]:
     """Return the rows with the sha256 of their image bytes and their keys: all with the first prompt, then the next.
 
-    `known` maps (source, offset) to hashes that need not be computed again. A file without permission becomes a
-    reject. Raises ValueError for ids that are equal up to case or Unicode form, which many file systems could not
-    keep apart, and for a file that another fault keeps from being read.
+    `known` maps (source, offset) to hashes that need not be computed again. A file without permission, or a row without
+    bytes, becomes a reject. Raises ValueError for ids that are equal up to case or Unicode form, which many file
+    systems could not keep apart, and for a file that another fault keeps from being read.
     """
     _refuse_collisions([prompt_id(row.id, prompt) for prompt in range(num_prompts) for row in listed])
     hashes = list(_hashes(source, listed, known or {}))
-    frozen = ((prompt, row, sha) for prompt in range(num_prompts) for row, sha in zip(listed, hashes, strict=True))
+    frozen = ((prompt, row, *found) for prompt in range(num_prompts) for row, found in zip(listed, hashes, strict=True))
     return [_input_row(ordinal, *values) for ordinal, values in enumerate(frozen)]
 
 
-def _input_row(ordinal: int, prompt: int, row: Listed, sha: str) -> InputRow:
+def _input_row(ordinal: int, prompt: int, row: Listed, sha: str, reason: str) -> InputRow:
     identity = prompt_id(row.id, prompt)
     return InputRow(
         ordinal=ordinal,
@@ -206,25 +111,30 @@ def _input_row(ordinal: int, prompt: int, row: Listed, sha: str) -> InputRow:
         sha256=sha,
         label=row.label,
         class_name=row.class_name,
-        reason=row.reason if sha or row.reason else RejectReason.UNREADABLE_FILE.value,
+        reason=reason,
         prompt=prompt,
     )
 
 
-def _hashes(source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str]) -> Iterator[str]:
-    """Yield the sha256 of every row's bytes, empty for one that cannot be read."""
+def _hashes(
+    source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the sha256 of every row's bytes and "", or "" and why it has none."""
 
-    def digest(row: Listed) -> str:
+    def digest(row: Listed) -> tuple[str, str]:
         if row.reason:
-            return ""
+            return "", row.reason
         try:
-            return known.get((row.source, row.offset)) or source.sha256(row.source, row.offset, row.size)
+            found = known.get((row.source, row.offset)) or source.sha256(row.source, row.offset, row.size)
         except PermissionError:
-            return ""
+            return "", RejectReason.UNREADABLE_FILE.value
+        except RejectedImage as rejected:
+            return "", rejected.reason.value
         except OSError as error:
             raise ValueError(f"data: {row.source!r} cannot be read: {error.strerror}") from None
+        return found, ""
 
-    def digests(rows: Sequence[Listed]) -> list[str]:
+    def digests(rows: Sequence[Listed]) -> list[tuple[str, str]]:
         return [digest(row) for row in rows]
 
     with ThreadPoolExecutor(HASHING_THREADS) as pool:

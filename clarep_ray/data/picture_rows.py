@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import select
 from clarep_ray.data.records import RejectedImage, safe_key
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.units import decode_picture
 
@@ -70,7 +70,7 @@ def open_pictures(
     for a picture of an unknown class, and, of those that are held, for one that cannot be read.
     """
     source = open_source(config, ClassList(tuple(class_names)) if class_names else None, "the training set")
-    rows = select(source.rows(), config, source.classes.names)
+    rows = select(source.rows(), config, source.classes)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
         raise ValueError(f"{name}: {unknown[0].id!r} has the unknown class {unknown[0].class_name!r}")

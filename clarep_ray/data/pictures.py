@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import select
 from clarep_ray.data.records import RejectedImage
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.units import decode_picture
 
@@ -35,7 +35,7 @@ def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[s
     left would be another one.
     """
     source = open_source(config, ClassList(tuple(known_classes)) if known_classes else None, "the network")
-    rows = select(source.rows(), config, source.classes.names)
+    rows = select(source.rows(), config, source.classes)
     images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
     for number, row in enumerate(rows):
         images[number] = _read(source, row, image_size, config)

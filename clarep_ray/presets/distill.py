@@ -245,6 +245,7 @@ SMOKE_DATA: dict[str, Any] = {
     "data.digits.count": 64,
     "val.source": "spurious_digits",
     "val.path": None,
+    "val.split": None,
     "val.digits.count": 40,
     "augment.source_size": 16,
     "student.image_size": 16,

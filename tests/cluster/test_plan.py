@@ -12,7 +12,7 @@ from clarep_ray.cluster.plan import make_plan, scan_images
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.cluster.workers import actors_per_device, worker_counts
 from clarep_ray.config import ExtractConfig
-from clarep_ray.data import manifest
+from clarep_ray.data import selection
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
@@ -105,7 +105,7 @@ def test_classes_of_a_file_are_fingerprinted_by_what_they_are(tmp_path: Path) ->
 
 
 def test_a_subset_keeps_its_name_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (3, 7))
+    monkeypatch.setitem(selection.CLASS_SUBSETS, "two", (3, 7))
     plan, listed = (make_plan(digits(data__classes=classes)) for classes in (("two",), ("3", "7")))
     assert plan.config.data.classes == ("two",), "its numbers would be taken for names"
     assert {row.label for row in plan.rows} == {3, 7}

@@ -32,8 +32,9 @@ from clarep_ray.config import ExtractConfig
 from clarep_ray.data import units
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import freeze, select
+from clarep_ray.data.manifest import freeze
 from clarep_ray.data.records import safe_key
+from clarep_ray.data.selection import select
 from clarep_ray.data.shards import read_shard
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore

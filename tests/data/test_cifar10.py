@@ -11,7 +11,7 @@ from PIL import Image
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.cifar10 import read_batch
-from clarep_ray.data.manifest import expand_classes, select
+from clarep_ray.data.selection import expand_classes, select
 from clarep_ray.data.sources import open_source
 from tests.data import trees
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from clarep_ray.config import DataConfig
-from clarep_ray.data import manifest
+from clarep_ray.data import manifest, selection
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import digest_of, freeze, select
+from clarep_ray.data.manifest import digest_of, freeze
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.sources.listed import Labels
 
@@ -21,7 +22,8 @@ import resource, sys
 from pathlib import Path
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import digest_of, freeze, select, write_manifest, write_stamps
+from clarep_ray.data.manifest import digest_of, freeze, write_manifest, write_stamps
+from clarep_ray.data.selection import select
 from tests.data.test_manifest import Numbered
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = Numbered(1_280_000, 1000)
@@ -94,7 +96,7 @@ def numbered_folders(folder: Path) -> Source:
 
 
 def chosen_names(source: Source, *classes: str) -> set[str]:
-    return {row.class_name for row in select(source.rows(), DataConfig(classes=classes), source.classes.names)}
+    return {row.class_name for row in select(source.rows(), DataConfig(classes=classes), source.classes)}
 
 
 def test_a_class_of_that_name_wins_over_a_label_number(tmp_path: Path) -> None:
@@ -104,17 +106,20 @@ def test_a_class_of_that_name_wins_over_a_label_number(tmp_path: Path) -> None:
     assert chosen_names(source, "10") == {"10"}
     assert chosen_names(source, "0", "10") == {"1", "10"}, "no class is called 0"
     (tmp_path / "10" / "a.png").unlink()
-    with pytest.raises(ValueError, match=r"'10' is not in the input; valid: 0, 1"):
+    with pytest.raises(ValueError, match="the class folder '10' has no file"):
+        chosen_names(source, "2")
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), source.classes)
+    with pytest.raises(ValueError, match=r"'10' is not in the input \(the class has no image\); valid: 1, 2"):
         chosen_names(source, "10")
 
 
 def test_a_named_subset_means_label_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (1, 10))
+    monkeypatch.setitem(selection.CLASS_SUBSETS, "two", (1, 10))
     source = numbered_folders(tmp_path)
-    assert chosen_names(source, "two") == {"2", "11"}
-    assert chosen_names(source, "two", "1") == {"2", "11", "1"}
-    monkeypatch.setitem(manifest.CLASS_SUBSETS, "two", (1, 12))
-    with pytest.raises(ValueError, match="'12' is not in the input"):
+    assert chosen_names(source, "two") == {"1", "10"}
+    assert chosen_names(source, "two", "3") == {"1", "10", "3"}
+    monkeypatch.setitem(selection.CLASS_SUBSETS, "two", (1, 13))
+    with pytest.raises(ValueError, match="class 13 of ImageNet and one of 'two', is not in the input"):
         chosen_names(source, "two")
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from clarep_ray.config import DataConfig, DigitsConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import digest_of, freeze, select, unchanged_hashes, write_manifest, write_stamps
+from clarep_ray.data.manifest import digest_of, freeze, unchanged_hashes, write_manifest, write_stamps
 from clarep_ray.data.pictures import read_pictures
 from clarep_ray.data.records import safe_key
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import decode_unit
 from tests.data import trees
@@ -47,7 +48,8 @@ def test_files_are_listed_in_the_order_of_path_components(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "b" / "pipe.png")
     source = open_source(DataConfig(source="image_folder", path=str(tmp_path)), None)
     expected = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert [row.id for row in source.rows()] == [str(path) for path in expected if path.name[0] != "."]
+    assert [row.id for row in source.rows()] == [str(path) for path in expected if "/." not in str(path)]
+    assert source.listing.passed_over == {"hidden": 2, "neither file nor folder": 1}
 
 
 def test_a_name_that_is_no_text_and_a_file_nobody_may_open_are_rejects(
@@ -138,12 +140,13 @@ def test_a_class_folder_whose_name_is_no_text_is_listed_escaped(tmp_path: Path) 
     assert [(row.id, row.reason) for row in source.rows()][1] == ("\\xff/img_0.png", "name_not_utf8")
 
 
-def test_a_parquet_row_without_an_image_is_an_empty_file(tmp_path: Path) -> None:
+def test_a_parquet_row_without_an_image_says_why(tmp_path: Path) -> None:
     column = [{"bytes": trees.picture_bytes(0), "path": None}, {"bytes": None, "path": "elsewhere.png"}, None]
     pq.write_table(pa.table({"image": column, "label": [0, 1, 1]}), tmp_path / "a.parquet")
     config = DataConfig(source="parquet", path=str(tmp_path))
-    source = open_source(config, None)
-    assert [source.read(row.source, row.offset, row.size) for row in rows_of(config)][1:] == [b"", b""]
+    assert [row.reason for row in rows_of(config)] == ["", "image_elsewhere", ""]
+    records = decode_unit(open_source(config, None), rows_of(config), 8, config).records
+    assert [record["reason"] for record in records] == [None, "image_elsewhere", "empty_file"]
 
 
 def test_image_folder_marks_classes_the_model_does_not_know(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Untrusted tars: what is plain is indexed, everything else is refused quickly."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,10 +88,54 @@ def test_hostile_headers_are_refused_at_once(tmp_path: Path, block: bytes) -> No
     assert time.monotonic() - began < 1
 
 
-def test_pax_headers_that_rename_are_refused(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "a.tar", {"x" * 300 + ".png": b"1"}, format=tarfile.PAX_FORMAT)
-    with pytest.raises(DamagedTar, match="renames or resizes"):
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "k\u00e4tzchen.png", "d" * 120 + "/" + "f" * 120 + ".png"])
+def test_long_names_of_gnu_and_pax_are_those_of_tarfile(tmp_path: Path, kind: int, name: str) -> None:
+    path = make_tar(tmp_path / "a.tar", {name: b"1", "b.png": b"2"}, format=kind)
+    assert [(member.name, member.size) for member in tar_index(path)] == [(name, 1), ("b.png", 1)]
+
+
+def pax_header(body: bytes) -> bytes:
+    return header_with(f"{len(body):011o}\0".encode(), kind=b"x") + body + b"\0" * (-len(body) % 512)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (pax_header(b"20 path=/etc/passwd\n"), "leaves the tar"),
+        (pax_header(b"16 path=a/../b\n"), "malformed header"),
+        (pax_header(b"15 path=a/../b\n"), "leaves the tar"),
+        (pax_header(b"9 size=9\n"), "resizes"),
+        (pax_header(b"22 GNU.sparse.major=1\n"), "resizes"),
+        (pax_header(b"no record"), "malformed header"),
+        (pax_header(b"12 path=x\0y\n"), "without a name"),
+        (header_with(b"00000000013\0", kind=b"L") + b"/etc/passwd".ljust(512, b"\0"), "leaves the tar"),
+    ],
+)
+def test_a_header_that_renames_is_checked_as_a_name(tmp_path: Path, header: bytes, words: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(header + header_with(b"00000000000\0") + b"\0" * 1024)
+    with pytest.raises(DamagedTar, match=words):
         tar_index(path)
+
+
+def test_content_behind_the_end_mark_is_refused(tmp_path: Path) -> None:
+    one = make_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    (tmp_path / "two.tar").write_bytes(one + one)
+    with pytest.raises(DamagedTar, match=r"more behind the end mark at byte .*--ignore-zeros"):
+        tar_index(tmp_path / "two.tar")
+    (tmp_path / "long.tar").write_bytes(one + bytes(100_000))
+    assert tar_index(tmp_path / "long.tar") == tar_index(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("compress", "kind"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")]
+)
+def test_a_compressed_tar_is_named_as_such(tmp_path: Path, compress: Callable[[bytes], bytes], kind: str) -> None:
+    data = make_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    (tmp_path / "a.tar").write_bytes(compress(data))
+    with pytest.raises(DamagedTar, match=f"is no plain tar but {kind}; unpack it first"):
+        tar_index(tmp_path / "a.tar")
 
 
 def test_a_flipped_header_bit_is_noticed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.manifest import freeze, select
+from clarep_ray.data.manifest import freeze
+from clarep_ray.data.selection import select
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import InputChanged, UnitBlob, decode_unit, merge_results
 from tests.data import trees

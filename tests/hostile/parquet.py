@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,14 @@ def written(table: pa.Table, **options: Any) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     return buffer.getvalue()
+
+
+def named(feature: dict[str, Any], behind: bytes = b"") -> pa.Table:
+    """Return a table with what Hugging Face's libraries say of its label."""
+    about = json.dumps({"info": {"features": {"label": feature}}}).encode()
+    return pa.table({"image": [picture_bytes(0)], "label": [0]}).replace_schema_metadata(
+        {"huggingface": behind + about}
+    )
 
 
 def good() -> bytes:
@@ -74,7 +83,9 @@ def corpus() -> dict[str, Callable[[], bytes]]:
         "image is a list": lambda: written(pa.table({"image": [[b"x"]], "label": [1]})),
         "image without bytes": lambda: written(pa.table({"image": [{"path": "/etc/passwd"}], "label": [1]})),
         "image within images": lambda: written(pa.table({"image": [{"bytes": {"bytes": b"x"}}], "label": [1]})),
-        "label is text": lambda: written(pa.table({"image": image, "label": ["1"]})),
+        "label is an empty text": lambda: written(pa.table({"image": image, "label": [""]})),
+        "class names are no list": lambda: written(named({"names": "cat", "_type": "ClassLabel"})),
+        "class names are deep": lambda: written(named({"names": ["cat"]}, b"[" * 100_000)),
         "label is a fraction": lambda: written(pa.table({"image": image, "label": [1.5]})),
         "label is missing": lambda: written(pa.table({"image": image, "label": pa.array([None], pa.int64())})),
         "label is a decimal": lambda: written(pa.table({"image": image, "label": pa.array([1], pa.decimal128(20, 0))})),

@@ -54,7 +54,8 @@ def containers() -> dict[str, Reader]:
 def inputs(source: str, path: Path) -> None:
     """Freeze the folder that holds `path` and decode its rows, as planning and the decode stage do."""
     from clarep_ray.config import DataConfig
-    from clarep_ray.data.manifest import freeze, select
+    from clarep_ray.data.manifest import freeze
+    from clarep_ray.data.selection import select
     from clarep_ray.data.sources import open_source
     from clarep_ray.data.units import decode_unit
 

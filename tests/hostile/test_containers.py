@@ -12,7 +12,7 @@ from clarep_ray.data.sources import open_source
 from tests.hostile import parquet, tars
 from tests.hostile.judge import Verdict, judge
 
-READ_BY_INDEX = {"label only", "picture only", "label is text", "sample in two places", "member twice"}
+READ_BY_INDEX = {"label only", "picture only", "sample in two places", "member twice"}
 """Plain tars that only their meaning as a data set spoils."""
 
 

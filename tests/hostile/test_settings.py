@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clarep_ray import cli
-from clarep_ray.data.manifest import read_class_files
+from clarep_ray.data.selection import read_class_files
 from clarep_ray.data.store import RUN, OutputStore
 from tests.hostile.settings import CORRUPT
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clarep_ray.config import DataConfig
+from clarep_ray.config.checks import require
 from clarep_ray.data.class_list import UNKNOWN, ClassList
+from clarep_ray.data.sources.files import SPLIT_NAMES, absolute_data
 from clarep_ray.data.sources.folders import FlatFolder, ImageFolder
 from clarep_ray.data.sources.listed import Listed, Source
 from clarep_ray.data.sources.numbered import Cifar10, EmbeddedDigits, Noise
 from clarep_ray.data.sources.parquet import Parquet
 from clarep_ray.data.sources.webdataset import WebDataset
 
-__all__ = ["SOURCES", "UNKNOWN", "Listed", "Source", "open_source"]
+__all__ = ["SOURCES", "UNKNOWN", "Listed", "Source", "absolute_data", "open_source"]
 
 SOURCES: dict[str, Callable[[DataConfig, ClassList | None, str], Source]] = {
     "spurious_digits": EmbeddedDigits,
@@ -34,4 +36,8 @@ def open_source(config: DataConfig, known: ClassList | None, reader: str = "the 
     None: its own. `reader` is whose they are, for messages. Raises ValueError where the input cannot be used. Its
     `labels` and `rows` raise ClassMismatch where its classes and `known` cannot be matched.
     """
+    splits = {"cifar10": ("train", "test"), "spurious_digits": (), "noise": (), "flat_folder": ()}
+    valid = (None, *splits.get(config.source, tuple(SPLIT_NAMES)))
+    there = f"{', '.join(map(str, valid))} (data.source is {config.source})"
+    require(config.split in valid, "data.split", config.split, there)
     return SOURCES[config.source](config, known, reader)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import UNKNOWN, ClassList, Match, match
-from clarep_ray.data.untrusted import check_plain_file
+from clarep_ray.data.sources.files import Listing
+
+NO_LABEL = -1
+"""A label of an input that is none: Hugging Face's, in test splits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +35,16 @@ class Listed:
 
 
 class Source(ABC):
-    """Where inputs come from.
+    """Where inputs come from; `root` is the folder that sources of its rows are relative to, where they are files.
 
     `classes` is what the labels of its rows stand for: those it was opened with, else its own. `match` says how the
     input's own classes became them: None where it has none (label numbers alone), or was opened with none.
     """
+
+    root = Path()
+
+    def __init__(self) -> None:
+        self.listing = Listing()
 
     @cached_property
     def labels(self) -> Labels:
@@ -63,6 +71,10 @@ class Source(ABC):
     def read(self, source: str, offset: int, size: int) -> bytes:
         """Return the encoded image of one row."""
 
+    def head(self, source: str, offset: int, size: int) -> bytes:
+        """Return the first bytes of one row, enough to see that it is no image."""
+        return self.read(source, offset, size)[:16]
+
     def sha256(self, source: str, offset: int, size: int) -> str:
         """Return the sha256 of the bytes of one row."""
         return hashlib.sha256(self.read(source, offset, size)).hexdigest()
@@ -74,19 +86,6 @@ def root_folder(config: DataConfig) -> Path:
     if not root.is_dir():
         raise ValueError(f"data.path: {config.path!r} is not a folder")
     return root.absolute()
-
-
-def files_below(root: Path, suffix: str) -> list[Path]:
-    """Return the files below `root` with a suffix, in order; folders may have it too (Spark's do) and are not read.
-
-    Raises ValueError where there is none, or naming one that is neither: a pipe, or a link that leads nowhere.
-    """
-    found = [path for path in sorted(root.rglob(f"*{suffix}")) if not path.is_dir()]
-    for path in found:
-        check_plain_file(path)
-    if not found:
-        raise ValueError(f"data.path: {str(root)!r} has no {suffix} files")
-    return found
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class EmbeddedDigits(Source):
     """The embedded `spurious_digits` pictures; their bytes are the raw uint8 pixels."""
 
     def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        super().__init__()
         self._known, self._reader = known, reader
         digits = config.digits
         self.pictures = SpuriousDigits(
@@ -52,9 +53,12 @@ class Cifar10(Source):
     """CIFAR-10's python batches; the bytes of a row are its picture as PNG."""
 
     def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        super().__init__()
         self._known, self._reader = known, reader
         self.root = root_folder(config)
-        self._files = Cifar10Files(self.root, config.split)
+        self._files = Cifar10Files(self.root, config.split or "train")
+        if config.split is None:
+            self.listing.chosen.append("split 'train', the default of cifar10")
 
     def find_labels(self) -> Labels:
         return Labels.of(ClassList(CIFAR10_NAMES), self._known, "data.source: 'cifar10'", self._reader)
@@ -79,6 +83,7 @@ class Noise(Source):
     """No pictures: `data.per_class` numbers of every class the model knows, each of which becomes a fresh sample."""
 
     def __init__(self, config: DataConfig, known: ClassList | None, reader: str) -> None:
+        super().__init__()
         self._known, self._per_class = known, config.per_class or 0
 
     def find_labels(self) -> Labels:
