@@ -17,7 +17,7 @@ from clarep_ray.cadistill.methods import MAP_SIDE, METHODS
 from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, teacher_sha256
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
-from clarep_ray.data.picture_rows import Pictures, open_pictures
+from clarep_ray.data.picture_rows import Pictures, check_apart, open_pictures
 from clarep_ray.models import build, weights_sha256
 
 
@@ -49,6 +49,7 @@ def open_inputs(config: DistillConfig) -> Opened:
     teacher_hash = _check_teacher(config)
     images = open_pictures(config.data, size)
     val = open_pictures(config.val, size, images.class_names, "val")
+    check_apart(images, val)
     store = _open_store(config, images.class_names)
     inputs = Inputs(
         images,

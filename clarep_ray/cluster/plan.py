@@ -149,13 +149,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
 
 def _notes(source: Source, rows: Sequence[InputRow]) -> list[str]:
     """Return what a user should know of how an input was read, one short line each."""
-    notes = source.listing.lines()
-    if source.match is not None:
-        notes.append(source.match.describe())
-    elif source.labels.own is None and rows and rows[0].source != "noise":
-        notes.append(
-            f"labels are numbers of the model's {len(source.classes)} classes: nothing in the input names them"
-        )
+    notes = source.notes()
     unknown = Counter(row.class_name for row in rows if row.label == UNKNOWN and not row.reason)
     if unknown:
         first = ", ".join(f"{shown(name)!r} ({count})" for name, count in unknown.most_common(3))

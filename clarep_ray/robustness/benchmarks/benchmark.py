@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clarep_ray.data.sources.files import Listing, image_files
 
 IMAGENET_CLASSES = 1000
 
@@ -109,6 +111,6 @@ def require_count(name: str, found: int, published: int, partial: bool) -> None:
         )
 
 
-def images_below(folder: Path, suffixes: Sequence[str] = (".jpeg", ".jpg", ".png")) -> list[Path]:
-    """Return the image files of a folder in order of their names; hidden files are none."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files below a folder, by the rule that sources and trainings list theirs by."""
+    return [folder.parent / path for _, path in image_files(folder.parent, folder.name, Listing())]

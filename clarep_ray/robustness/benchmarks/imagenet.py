@@ -15,6 +15,7 @@ from PIL import Image
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.pixels import open_rgb
 from clarep_ray.data.records import RejectedImage, RejectReason
+from clarep_ray.data.sources.files import Listing, folder_names, only_split
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
     IMAGENET_CLASSES,
@@ -81,10 +82,13 @@ class ClassFolders(ImageNetPictures):
 
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.image_folder, "image_folder"))
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != ".")
+        self.root = only_split(self.root, "benchmarks.image_folder")
+        names = folder_names(self.root, Listing())
         self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(names))
         if not self._rows:
-            raise ValueError(f"image_folder: {str(self.root)!r} has no pictures; valid: CLASS/PICTURE")
+            raise ValueError(f"image_folder: {str(self.root)!r} has no images; valid: CLASS/IMAGE")
+        if empty := sorted(set(range(len(names))) - {row.labels[0] for row in self._rows}):
+            raise ValueError(f"image_folder: the class folder {names[empty[0]]!r} has no file; remove it")
         self.num_classes = len(names)
 
     def slices(self) -> tuple[str, ...]:

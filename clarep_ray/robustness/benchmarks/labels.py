@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
+from clarep_ray.data.sources.files import Listing, folder_names
 from clarep_ray.robustness.benchmarks.benchmark import IMAGENET_CLASSES
 
 _IMAGENET_A = """
@@ -75,7 +76,7 @@ def class_folders(root: Path, known: Mapping[str, int], name: str, partial: bool
 
     Raises ValueError for a folder that is no class, or for missing ones where not a part was asked for.
     """
-    found = {path.name: path for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    found = {each: root / each for each in folder_names(root, Listing())}
     strange = sorted(found.keys() - known.keys())
     if strange:
         raise ValueError(f"{name}: {str(root)!r} has the folder {strange[0]!r}, none of its {len(known)} classes")
