@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList, ClassMismatch, imagenet_wnids
 from clarep_ray.data.manifest import freeze
+from clarep_ray.data.picture_rows import check_apart, open_pictures
+from clarep_ray.data.pictures import read_pictures
 from clarep_ray.data.selection import check_images, select
 from clarep_ray.data.sources import Listed, Source, absolute_data, open_source
 from clarep_ray.data.sources.files import split_of
@@ -414,6 +417,31 @@ def test_a_name_that_fits_two_images_is_refused_and_numbers_are_labels(tmp_path:
     ]
     (tmp_path / "in" / "README").write_text("x")
     assert listed(**given | {"path": str(tmp_path / "in")})[1][0].reason == "unlabelled"
+
+
+def test_trainings_read_what_sources_list(tmp_path: Path) -> None:
+    trees.image_folder(tmp_path / "in" / "train", ("cat", "dog", "__MACOSX"), per_class=2)
+    trees.image_folder(tmp_path / "in" / "val", ("dog", "cat"), per_class=1)
+    config = DataConfig(source="image_folder", path=str(tmp_path / "in"), split="train")
+    images = open_pictures(config, 8)
+    assert (images.class_names, images.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
+    assert images.notes == ("passed over: 1 of the operating system",)
+    assert read_pictures(config, 8).class_names == ("cat", "dog")
+    check_apart(images, open_pictures(replace(config, split="val"), 8))
+    part = DataConfig(source="image_folder", path=str(tmp_path / "in" / "train"), limit=1)
+    with pytest.raises(
+        ValueError, match=r"val\.path: 1 of its 1 images are those of data\.path, first: 'cat/img_0\.png'"
+    ):
+        check_apart(images, open_pictures(part, 8))
+    with pytest.raises(ValueError, match="holds the splits train, val"):
+        open_pictures(replace(config, split=None), 8)
+    hf(tmp_path / "hf" / "a.parquet", [0, 1, -1], ["dog", "cat"])
+    shards = DataConfig(source="parquet", path=str(tmp_path / "hf"))
+    with pytest.raises(ValueError, match=r"'a\.parquet/00000002' has no label"):
+        read_pictures(shards, 8)
+    with pytest.raises(ValueError, match=r"val: 'a\.parquet/00000002' has no label \(1 of 3 images\)"):
+        open_pictures(shards, 8, name="val")
+    assert open_pictures(replace(shards, limit=2), 8, ("cat", "dog")).labels.tolist() == [1, 0]
 
 
 UNDER_C = """
