@@ -277,7 +277,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
-        f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
+        f"input        {count} images in {len({row.class_name for row in plan.rows if row.class_name})} classes",
         *(f"             {note}" for note in plan.notes),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",

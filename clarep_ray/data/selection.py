@@ -87,12 +87,11 @@ def _label(name: str, classes: ClassList) -> int | None:
 
 
 def _imagenet_label(number: int, classes: ClassList, subset: str) -> int:
-    """Return the label of one of ImageNet's classes: by name where the input's classes have names."""
+    """Return the label of one of ImageNet's classes: by name, or by number where the input's classes are numbers."""
     wnid = imagenet_wnids()[number]
-    if classes.named:
-        found = classes.find(wnid)
-    else:
-        found = next((label for label, entry in enumerate(classes.names) if int(entry) == number), None)
+    found = classes.find(wnid)
+    if all(NUMBER.fullmatch(name) for name in classes.names):
+        found = next((label for label, name in enumerate(classes.names) if int(name) == number), None)
     if found is None:
         what = f"{display_name(wnid)!r}, class {number} of ImageNet and one of {subset!r},"
         raise ValueError(f"data.classes: {what} is not in the input; valid: {classes}")

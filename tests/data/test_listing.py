@@ -183,6 +183,8 @@ def test_shards_by_file_pattern_and_list(tmp_path: Path) -> None:
         (f"{folder}/{{a,b}}{{0..99}}{{0..99}}{{0..99}}.tar", "names more than 100000 files"),
         (f"{folder}/s-{{000}}.tar", "valid: {a,b} or {000..127}"),
         (f"{folder}/none.tar", "is not a folder or a file"),
+        ("https://host/s-{000..002}.tar", "is no local file"),
+        ("pipe:curl https://host/s.tar", "is no local file"),
         (f"@{tmp_path}/none.txt", "cannot be read"),
     ):
         refused(words, source="webdataset", path=path)

@@ -152,6 +152,7 @@ def test_class_folders_list_what_a_source_lists(tmp_path: Path) -> None:
     expected = [(row.id, (row.label,)) for row in source.rows()]
     assert len(expected) == 5
     assert [(row.key, row.labels) for row in benchmark.rows("all")] == expected
+    assert benchmark.notes() == ["passed over: 1 hidden, 2 of the operating system"]
     (tmp_path / "in" / "owl").mkdir()
     with pytest.raises(ValueError, match="the class folder 'owl' has no file"):
         open_benchmark("image_folder", config(image_folder=str(tmp_path / "in")))

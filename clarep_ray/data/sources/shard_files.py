@@ -27,6 +27,8 @@ def shard_root(text: str, suffix: str) -> Path:
     deepest folder that holds all files of a list.
     """
     path = Path(text).absolute()
+    if re.match(r"[a-z0-9]+://|pipe:", text):
+        raise ValueError(f"data.path: {text!r} is no local file; valid: files that every node sees")
     if text.startswith("@"):
         return Path(os.path.commonpath([path.parent for path in _listed_in(text)]))
     if path.is_dir():

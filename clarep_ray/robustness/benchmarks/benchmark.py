@@ -48,6 +48,10 @@ class Benchmark(ABC):
     def read(self, row: Row) -> NDArray[np.uint8]:
         """Return a picture (h, w, 3). Raises RejectedImage for a damaged one."""
 
+    def notes(self) -> list[str]:
+        """Return what was passed over when the files were listed, a short line each."""
+        return []
+
     @cached_property
     def answers(self) -> tuple[int, ...]:
         """The answer that each logit stands for; -1 for one that is wrong in any case."""
@@ -111,6 +115,6 @@ def require_count(name: str, found: int, published: int, partial: bool) -> None:
         )
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path, listing: Listing) -> list[Path]:
     """Return the image files below a folder, by the rule that sources and trainings list theirs by."""
-    return [folder.parent / path for _, path in image_files(folder.parent, folder.name, Listing())]
+    return [folder.parent / path for _, path in image_files(folder.parent, folder.name, listing)]

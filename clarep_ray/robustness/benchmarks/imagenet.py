@@ -52,7 +52,10 @@ class ImageNetPictures(Benchmark):
     stored_at_final_size = False
 
     def __init__(self, config: BenchmarksConfig, root: Path) -> None:
-        self.root, self.config = root, config
+        self.root, self.config, self.listing = root, config, Listing()
+
+    def notes(self) -> list[str]:
+        return self.listing.lines()
 
     def read(self, row: Row) -> NDArray[np.uint8]:
         picture = open_rgb((self.root / row.source).read_bytes())
@@ -71,7 +74,7 @@ class ImageNetPictures(Benchmark):
                 source=path.relative_to(self.root).as_posix(),
             )
             for folder, label in folders
-            for path in images_below(folder)
+            for path in images_below(folder, self.listing)
         ]
 
 
@@ -83,7 +86,7 @@ class ClassFolders(ImageNetPictures):
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.image_folder, "image_folder"))
         self.root = only_split(self.root, "benchmarks.image_folder")
-        names = folder_names(self.root, Listing())
+        names = folder_names(self.root, self.listing)
         self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(names))
         if not self._rows:
             raise ValueError(f"image_folder: {str(self.root)!r} has no images; valid: CLASS/IMAGE")
