@@ -18,7 +18,7 @@ from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
 from clarep_ray.data.class_list import ClassList, ClassMismatch, Match, match
 from clarep_ray.data.manifest import names_sha256
-from clarep_ray.data.picture_rows import Pictures, open_pictures
+from clarep_ray.data.picture_rows import Pictures, check_apart, open_pictures
 from clarep_ray.data.records import shown
 from clarep_ray.models import build, students, weights_sha256
 
@@ -53,6 +53,7 @@ def open_inputs(config: DistillConfig) -> Opened:
     teacher_hash = _check_teacher(config)
     images = open_pictures(config.data, size)
     val = open_pictures(config.val, size, images.classes, "val")
+    check_apart(images, val)
     store = _open_store(config, images.classes)
     inputs = Inputs(
         images,

@@ -37,6 +37,9 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
     config = with_absolute_paths(config)
     output = Path(config.output)
     opened, mark, finished = prepare(config)
+    for name, images in (("data", opened.inputs.images), ("val", opened.val)):
+        for note in images.notes:
+            print(f"{name}: {note}")
     with (
         start_student(config, mark, opened.sha256, parent) as run,
         tracking.following(run, output / METRICS, "epoch"),

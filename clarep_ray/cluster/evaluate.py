@@ -235,6 +235,9 @@ def _treatments(config: EvaluateConfig, benchmark: str) -> Iterator[tuple[str, i
 
 def run_units(session: Session, units: Sequence[Unit], say: Callable[[str], None]) -> dict[str, float]:
     """Do the units whose files are not on disk yet; return pictures and seconds."""
+    for name, benchmark in session.benchmarks.items():
+        for note in benchmark.notes():
+            say(f"{name}: {note}")
     done = session.context.parts.names()
     todo = [unit for unit in units if unit.name not in done]
     if not todo:

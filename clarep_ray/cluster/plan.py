@@ -151,13 +151,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
 
 def _notes(source: Source, rows: Sequence[InputRow]) -> list[str]:
     """Return what a user should know of how an input was read, one short line each."""
-    notes = source.listing.lines()
-    if source.match is not None:
-        notes.append(source.match.describe())
-    elif source.labels.own is None and rows and rows[0].source != "noise":
-        notes.append(
-            f"labels are numbers of the model's {len(source.classes)} classes: nothing in the input names them"
-        )
+    notes = source.notes()
     unknown = Counter(row.class_name for row in rows if row.label == UNKNOWN and not row.reason)
     if unknown:
         first = ", ".join(f"{shown(name)!r} ({count})" for name, count in unknown.most_common(3))
@@ -285,7 +279,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
-        f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
+        f"input        {count} images in {len({row.class_name for row in plan.rows if row.class_name})} classes",
         *(f"             {note}" for note in plan.notes),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",

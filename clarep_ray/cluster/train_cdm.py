@@ -36,6 +36,8 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
     output = Path(config.output).absolute()
     data = training_set(config)
+    for note in data.notes:
+        print(f"data: {note}")
     mark, data_sha256, class_names = fingerprint(config, data), data.sha256, data.class_names
     del data  # the workers read it again
     check_checkpoints(output / "checkpoints", mark)

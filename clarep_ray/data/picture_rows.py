@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList, Match
-from clarep_ray.data.records import RejectedImage, safe_key
+from clarep_ray.data.records import RejectedImage, RejectReason, safe_key, shown
 from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.units import decode_picture
@@ -36,6 +37,10 @@ class Pictures:
     held: NDArray[np.uint8] | None
     match: Match | None = None
     """How the input's own classes became `classes`; None where these are its own, or nothing names its labels."""
+    root: Path | None = None
+    """Folder that the rows' sources are relative to, None for images that are no files."""
+    notes: tuple[str, ...] = ()
+    """What the reader chose by itself and passed over, and how classes were matched."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,13 +84,31 @@ def open_pictures(
     rows = select(source.rows(), config, source.classes)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
-        raise ValueError(f"{name}: {unknown[0].id!r} has the unknown class {unknown[0].class_name!r}")
+        row, count = unknown[0], len(unknown)
+        what = "no label" if row.reason == RejectReason.UNLABELLED else f"the unknown class {shown(row.class_name)!r}"
+        raise ValueError(
+            f"{name}: {row.id!r} has {what} ({count} of {len(rows)} images); {name}.classes chooses others"
+        )
     decode = partial(_decode, source, size, config)
     held = None
     if len(rows) * size * size * 3 <= held_bytes:
         with ThreadPoolExecutor(2) as pool:
             held = np.stack(list(pool.map(decode, rows)))
-    return Pictures(rows, decode, size, source.classes, held, source.match)
+    root = source.root if config.path else None
+    return Pictures(rows, decode, size, source.classes, held, source.match, root, tuple(source.notes()))
+
+
+def check_apart(images: Pictures, val: Pictures) -> None:
+    """Raise ValueError where images to measure accuracy on are files that are trained on."""
+    if images.root is None or val.root is None:
+        return
+    trained = {(str(images.root / row.source), row.offset) for row in images.rows}
+    shared = [row for row in val.rows if (str(val.root / row.source), row.offset) in trained]
+    if shared:
+        raise ValueError(
+            f"val.path: {len(shared)} of its {len(val)} images are those of data.path, first: {shared[0].id!r}; "
+            "valid: other files, or another val.split"
+        )
 
 
 def _decode(source: Source, size: int, config: DataConfig, row: Listed) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.records import RejectedImage
+from clarep_ray.data.records import RejectedImage, RejectReason
 from clarep_ray.data.selection import select
 from clarep_ray.data.sources import Listed, Source, open_source
 from clarep_ray.data.units import decode_picture
@@ -25,6 +25,8 @@ class LabelledPictures:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
+    """What the reader chose by itself and passed over, and how classes were matched."""
 
 
 def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[str] = ()) -> LabelledPictures:
@@ -42,10 +44,12 @@ def read_pictures(config: DataConfig, image_size: int, known_classes: Sequence[s
     labels = np.array([row.label for row in rows], dtype=np.int64)
     digest = hashlib.sha256(images.data)
     digest.update(labels.data)
-    return LabelledPictures(images, labels, source.classes.names, digest.hexdigest())
+    return LabelledPictures(images, labels, source.classes.names, digest.hexdigest(), tuple(source.notes()))
 
 
 def _read(source: Source, row: Listed, image_size: int, config: DataConfig) -> NDArray[np.uint8]:
+    if row.reason == RejectReason.UNLABELLED:
+        raise ValueError(f"data: {row.id!r} has no label")
     if row.label < 0:
         raise ValueError(f"data: {row.id!r} has the unknown class {row.class_name!r}")
     if row.reason:

@@ -87,12 +87,11 @@ def _label(name: str, classes: ClassList) -> int | None:
 
 
 def _imagenet_label(number: int, classes: ClassList, subset: str) -> int:
-    """Return the label of one of ImageNet's classes: by name where the input's classes have names."""
+    """Return the label of one of ImageNet's classes: by name, or by number where the input's classes are numbers."""
     wnid = imagenet_wnids()[number]
-    if classes.named:
-        found = classes.find(wnid)
-    else:
-        found = next((label for label, entry in enumerate(classes.names) if int(entry) == number), None)
+    found = classes.find(wnid)
+    if all(NUMBER.fullmatch(name) for name in classes.names):
+        found = next((label for label, name in enumerate(classes.names) if int(name) == number), None)
     if found is None:
         what = f"{display_name(wnid)!r}, class {number} of ImageNet and one of {subset!r},"
         raise ValueError(f"data.classes: {what} is not in the input; valid: {classes}")
@@ -159,7 +158,7 @@ def _stratified(rows: Sequence[Listed], config: DataConfig) -> list[Listed]:
 def check_images(source: Source, rows: Sequence[Listed]) -> str | None:
     """Look at the first bytes of a spread of rows; return a warning where most begin as no image, else None.
 
-    Raises ValueError where not one does: such an input is something else.
+    Raises ValueError where fewer than one in eight does: such an input is something else.
     """
     readable = [row for row in rows if not row.reason and row.label != UNKNOWN]
     tried = readable[:: max(1, len(readable) // LOOKED_AT)][:LOOKED_AT]
@@ -168,9 +167,10 @@ def check_images(source: Source, rows: Sequence[Listed]) -> str | None:
         return None
     row, reason = others[0]
     first = f"first: {shown(row.id)!r} ({reason})"
-    if len(others) < len(tried):
+    if len(others) < 7 / 8 * len(tried):
         return f"{len(others)} of {len(tried)} files looked at are no images, {first}"
-    raise ValueError(f"data.path: not one of {len(tried)} files looked at is an image, {first}; valid: JPEG, PNG, WebP")
+    count = len(tried) - len(others) or "not one"
+    raise ValueError(f"data.path: {count} of {len(tried)} files looked at is an image; no image, {first}")
 
 
 def _why_no_image(source: Source, row: Listed) -> str:

@@ -14,7 +14,13 @@ MAX_HEADER_BYTES = 64 * 2**10
 """Of a pax or GNU header that names a member."""
 REGULAR = b"\0", b"0"
 FOLDER, PAX, LONG_NAME = b"5", b"x", b"L"
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 """First bytes of what is no plain tar."""
 
 
@@ -44,7 +50,7 @@ def tar_index(path: Path) -> list[Member]:
         while True:
             file.seek(position)
             header = file.read(BLOCK)
-            if position == 0:
+            if position == 0 and header[257:262] != b"ustar":
                 _refuse_compressed(header, path)
             if len(header) < BLOCK:
                 raise DamagedTar(f"{str(path)!r}: no end mark at byte {position}: the tar is truncated")

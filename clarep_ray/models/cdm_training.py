@@ -33,13 +33,14 @@ class TrainingSet:
     labels: Tensor
     class_names: tuple[str, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def read(config: TrainCdmConfig, known_classes: Sequence[str]) -> TrainingSet:
         """Return the pictures of a config; ValueError where one cannot be read or has no known class."""
         found = read_pictures(config.data, config.image_size, known_classes)
         images = torch.from_numpy(found.images).permute(0, 3, 1, 2)
-        return TrainingSet(images, torch.from_numpy(found.labels), found.class_names, found.sha256)
+        return TrainingSet(images, torch.from_numpy(found.labels), found.class_names, found.sha256, found.notes)
 
 
 @dataclass

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clarep_ray.config import BenchmarksConfig, DigitsConfig
+from clarep_ray.config import BenchmarksConfig, DataConfig, DigitsConfig
 from clarep_ray.data.class_list import imagenet_wnids
+from clarep_ray.data.sources import open_source
 from clarep_ray.robustness.benchmarks import BENCHMARKS, Benchmark, open_benchmark
 from clarep_ray.robustness.benchmarks.corruptions import ALEXNET_ERRORS, CORRUPTIONS, mean_corruption_error
 from clarep_ray.robustness.benchmarks.labels import (
@@ -140,6 +141,34 @@ def test_any_class_folders(imagenet: Path) -> None:
     benchmark = open_benchmark("image_folder", config(image_folder=str(imagenet)))
     assert benchmark.num_classes == 2
     assert [row.labels for row in benchmark.rows("all")] == [(0,), (0,), (1,)]
+
+
+def test_class_folders_list_what_a_source_lists(tmp_path: Path) -> None:
+    for name in ("a.webp", "b", "sub/c.JPG", "._d.png", "Thumbs.db", "e.png"):
+        picture(tmp_path / "in" / "cat" / f"{name}.png")
+        (tmp_path / "in" / "cat" / f"{name}.png").rename(tmp_path / "in" / "cat" / name)
+    picture(tmp_path / "in" / "dog" / "a.png")
+    (tmp_path / "in" / "dog" / "a.png").rename(tmp_path / "in" / "dog" / "a.webp")
+    picture(tmp_path / "in" / "__MACOSX" / "a.png")
+    benchmark = open_benchmark("image_folder", config(image_folder=str(tmp_path / "in")))
+    source = open_source(DataConfig(source="image_folder", path=str(tmp_path / "in")), None)
+    expected = [(row.id, (row.label,)) for row in source.rows()]
+    assert len(expected) == 5
+    assert [(row.key, row.labels) for row in benchmark.rows("all")] == expected
+    assert benchmark.notes() == ["passed over: 1 hidden, 2 of the operating system"]
+    (tmp_path / "in" / "owl").mkdir()
+    with pytest.raises(ValueError, match="the class folder 'owl' has no file"):
+        open_benchmark("image_folder", config(image_folder=str(tmp_path / "in")))
+
+
+def test_splits_are_no_classes_of_a_benchmark(tmp_path: Path) -> None:
+    picture(tmp_path / "val" / "cat" / "a.png")
+    assert open_benchmark("image_folder", config(image_folder=str(tmp_path))).rows("all")[0].key == "cat/a.png"
+    picture(tmp_path / "train" / "cat" / "a.png")
+    with pytest.raises(
+        ValueError, match=r"image_folder: '.*' holds the splits train, val; valid: one, such as '.*/train'"
+    ):
+        open_benchmark("image_folder", config(image_folder=str(tmp_path)))
 
 
 def test_real_leaves_pictures_without_a_label_out(imagenet: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ LABEL_COLUMNS = (
 KAGGLE = ["imageid", "predictionstring"]
 BOXES = re.compile(r"(n[0-9]{8})(?: +-?[0-9.]+){4}( .*)?")
 """Kaggle's PredictionString: a WordNet id, a box, and so on."""
+MAX_FIRST_LINE = 100_000
+"""Characters of the first line that say what separates columns."""
 DELIMITERS = ",\t;"
 
 
@@ -164,7 +166,7 @@ def _read_csv(path: str | None, where: str) -> ImageLabels:
 
 def _delimiter(text: str) -> str:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    tried = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in DELIMITERS}
+    tried = {delimiter: next(csv.reader([first[:MAX_FIRST_LINE]], delimiter=delimiter), []) for delimiter in DELIMITERS}
     headers = [
         delimiter for delimiter, row in tried.items() if len(row) > 1 and NAME_COLUMNS & {row[0].strip().lower()}
     ]

@@ -59,6 +59,15 @@ class Source(ABC):
     def match(self) -> Match | None:
         return self.labels.match
 
+    def notes(self) -> list[str]:
+        """Return what the listing chose by itself and passed over, and how classes were matched, a short line each."""
+        if self.match is not None:
+            return [*self.listing.lines(), self.match.describe()]
+        if self.labels.own is None:
+            count = len(self.classes)
+            return [*self.listing.lines(), f"labels are numbers, 0 to {count - 1}: nothing in the input names them"]
+        return self.listing.lines()
+
     @abstractmethod
     def find_labels(self) -> Labels:
         """Read what the input's labels stand for; ValueError where nothing says so, ClassMismatch as `match`."""

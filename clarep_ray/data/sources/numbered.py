@@ -86,6 +86,9 @@ class Noise(Source):
         super().__init__()
         self._known, self._per_class = known, config.per_class or 0
 
+    def notes(self) -> list[str]:
+        return []
+
     def find_labels(self) -> Labels:
         if self._known is None:
             raise ValueError(

@@ -15,8 +15,9 @@ from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import UNKNOWN, ClassList
 from clarep_ray.data.parquet_files import check_footers, leaves, open_parquet, read_group
 from clarep_ray.data.records import RejectedImage, RejectReason, shown
-from clarep_ray.data.sources.files import Listing, shard_files, shard_root
+from clarep_ray.data.sources.files import Listing
 from clarep_ray.data.sources.listed import NO_LABEL, Labels, Listed, Source
+from clarep_ray.data.sources.shard_files import shard_files, shard_root
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json
 
 SUFFIX = ".parquet"

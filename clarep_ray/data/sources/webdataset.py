@@ -11,8 +11,9 @@ from typing import Any
 from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import UNKNOWN, ClassList
 from clarep_ray.data.records import RejectReason, shown
-from clarep_ray.data.sources.files import Listing, shard_files, shard_root
+from clarep_ray.data.sources.files import Listing
 from clarep_ray.data.sources.listed import NO_LABEL, Labels, Listed, Source
+from clarep_ray.data.sources.shard_files import shard_files, shard_root
 from clarep_ray.data.tar_index import Member, tar_index
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 

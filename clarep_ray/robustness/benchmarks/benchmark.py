@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.sources.files import Listing, image_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,10 @@ class Benchmark(ABC):
     @abstractmethod
     def read(self, row: Row) -> NDArray[np.uint8]:
         """Return a picture (h, w, 3). Raises RejectedImage for a damaged one."""
+
+    def notes(self) -> list[str]:
+        """Return what was passed over when the files were listed, a short line each."""
+        return []
 
     @cached_property
     def answers(self) -> tuple[int, ...]:
@@ -118,6 +123,6 @@ def require_count(name: str, found: int, published: int, partial: bool) -> None:
         )
 
 
-def images_below(folder: Path, suffixes: Sequence[str] = (".jpeg", ".jpg", ".png")) -> list[Path]:
-    """Return the image files of a folder in order of their names; hidden files are none."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+def images_below(folder: Path, listing: Listing) -> list[Path]:
+    """Return the image files below a folder, by the rule that sources and trainings list theirs by."""
+    return [folder.parent / path for _, path in image_files(folder.parent, folder.name, listing)]

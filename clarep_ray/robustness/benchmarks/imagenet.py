@@ -16,6 +16,7 @@ from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, imagenet_wnids
 from clarep_ray.data.pixels import open_rgb
 from clarep_ray.data.records import RejectedImage, RejectReason
+from clarep_ray.data.sources.files import Listing, folder_names, only_split
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
     Benchmark,
@@ -51,6 +52,10 @@ class ImageNetPictures(Benchmark):
 
     def __init__(self, config: BenchmarksConfig, root: Path) -> None:
         self.root, self.config, self.classes = root, config, ClassList(imagenet_wnids())
+        self.listing = Listing()
+
+    def notes(self) -> list[str]:
+        return self.listing.lines()
 
     def read(self, row: Row) -> NDArray[np.uint8]:
         picture = open_rgb((self.root / row.source).read_bytes())
@@ -69,7 +74,7 @@ class ImageNetPictures(Benchmark):
                 source=path.relative_to(self.root).as_posix(),
             )
             for folder, label in folders
-            for path in images_below(folder)
+            for path in images_below(folder, self.listing)
         ]
 
 
@@ -83,11 +88,14 @@ class ClassFolders(ImageNetPictures):
 
     def __init__(self, config: BenchmarksConfig) -> None:
         super().__init__(config, folder_of(config.image_folder, "image_folder"))
-        names = [path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != "."]
-        self.classes = ClassList.of_folders(names)
-        self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(self.classes.names))
+        self.root = only_split(self.root, "benchmarks.image_folder")
+        self.classes = ClassList.of_folders(folder_names(self.root, self.listing))
+        names = self.classes.names
+        self._rows = self.folder_rows((self.root / name, label) for label, name in enumerate(names))
         if not self._rows:
-            raise ValueError(f"image_folder: {str(self.root)!r} has no pictures; valid: CLASS/PICTURE")
+            raise ValueError(f"image_folder: {str(self.root)!r} has no images; valid: CLASS/IMAGE")
+        if empty := sorted(set(range(len(names))) - {row.labels[0] for row in self._rows}):
+            raise ValueError(f"image_folder: the class folder {names[empty[0]]!r} has no file; remove it")
 
     def slices(self) -> tuple[str, ...]:
         return ("all",)

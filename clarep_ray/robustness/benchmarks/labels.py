@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, match
 from clarep_ray.data.records import shown
+from clarep_ray.data.sources.files import Listing, folder_names
 
 _IMAGENET_A = """
 6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113 124 125 130 132 143 144
@@ -64,7 +65,7 @@ def class_folders(
     Folders are WordNet ids, names or label numbers; `labels` are those that the benchmark has, None for all. Raises
     ValueError for a folder that is no class, or for missing ones where not a part was asked for.
     """
-    folders = {path.name: path for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    folders = {each: root / each for each in folder_names(root, Listing())}
     known = set(range(len(classes)) if labels is None else labels)
     if not folders:
         raise ValueError(f"{name}: {str(root)!r} has no class folders; valid: {len(known)}, such as {classes}")
