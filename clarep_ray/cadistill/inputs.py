@@ -109,6 +109,8 @@ def open_teacher(config: DistillConfig, class_names: tuple[str, ...]) -> Teacher
         raise ValueError(f"teacher.diffusion: it knows the classes {', '.join(model.class_names[:3])}, ...")
     if config.method in ("repfusion", "diffaug"):
         model.null_cond(1)  # raises where there is no unconditional branch
+    elif "label" not in model.readings:
+        raise ValueError(f"teacher.diffusion: it has no classes, and {config.method} reads it with labels")
     return DiffusionTeacher(model, config.teacher)
 
 

@@ -1,58 +1,75 @@
-"""Class-conditional UNet in pixel space (diffusers' UNet2DModel), as trained on CIFAR-10; no unconditional branch."""
+"""UNets in pixel space (diffusers' UNet2DModel): of classes, with a null label too, or of neither.
+
+Without a class embedding a UNet is no model for CLARID, and a teacher that cannot know the label (Sec. K.6).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
-from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
 
 NAMES = "class_names.json"
-"""Beside unet/ and scheduler/ in a folder trained here: what the labels stand for."""
+"""Beside unet/ and scheduler/: what the labels stand for, and whether one of them is the unconditional one."""
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue in grey [ITU-R BT.601, as Pillow]."""
 
 
 class ClassUnet(LabelledAdapter):
-    """Timesteps 0..999; every sample has a class, so guidance must be off."""
+    """Pixels in [-1, 1], grey for networks of one channel, are the latents; timesteps 0..999.
+
+    `labels` are numbers, without an unconditional branch, where nothing says what they are. Raises ValueError for
+    networks that are not called with labels alone.
+    """
 
     def __init__(
-        self,
-        network: Any,
-        schedule: DiscreteSchedule,
-        prediction: Prediction,
-        class_names: Sequence[str] | None = None,
+        self, network: Any, schedule: DiscreteSchedule, prediction: Prediction, labels: CdmLabels | None = None
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
-        if network.config.num_class_embeds is None:
-            raise ValueError("model.weights: the UNet has no class embedding (num_class_embeds); CLARID needs one")
-        self.num_classes = int(network.config.num_class_embeds)
+        if channels not in (1, 3):
+            raise ValueError(f"in_channels is {channels}; valid: 3, or 1 for grey images")
+        embeds = network.config.num_class_embeds
+        if embeds is None and network.class_embedding is not None:
+            kind = shown(str(network.config.class_embed_type))
+            raise ValueError(f"class_embed_type is {kind!r}; valid: an embedding of labels (num_class_embeds)")
+        labels = labels or CdmLabels(class_names=tuple(map(str, range(embeds or 0))), label_dropout=0.0)
+        if labels.num_embeddings != embeds:
+            more = " and the unconditional label (label_dropout)" if labels.null_branch else ""
+            named = f"{len(labels.class_names)} classes{more}"
+            raise ValueError(f"{NAMES} names {named}; valid: {embeds or 0} labels (num_class_embeds)")
+        self.num_classes, self.null_branch = len(labels.class_names), labels.null_branch or embeds is None
         super().__init__(
             network,
             schedule=schedule,
             prediction=prediction,
-            class_names=class_names or default_names(self.num_classes),
+            class_names=labels.class_names,
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
         )
 
-    def null_cond(self, num: int) -> NoReturn:
-        raise ValueError(
-            "decoding.guidance_scale or output.extras: class_unet has no unconditional branch; valid: guidance 1 and "
-            "no `unconditional` projection"
-        )
-
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
-        return self.network(x_t, timesteps(x_t, t), class_labels=cond).sample
+        return self.network(x_t, timesteps(x_t, t), class_labels=cond if self.num_classes else None).sample
+
+    def encode(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b *latent"]:
+        """Return the pixels, as grey where the network has one channel."""
+        if self.latent_shape[0] == 3:
+            return super().encode(pixels)
+        return (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+    def decode(self, latents: Float[Tensor, " b *latent"]) -> Float[Tensor, " b 3 h w"]:
+        return super().decode(latents.expand(-1, 3, -1, -1))
 
 
 def unet_layers(network: Any) -> list[str]:
@@ -61,43 +78,38 @@ def unet_layers(network: Any) -> list[str]:
     return [*down, "mid_block", *(f"up_blocks.{i}" for i in range(len(network.up_blocks)))]
 
 
-def default_names(num_classes: int) -> tuple[str, ...]:
-    """Return CIFAR-10's names for ten classes, else numbers."""
-    return CIFAR10_NAMES if num_classes == 10 else tuple(map(str, range(num_classes)))
-
-
 def build(config: ModelConfig) -> ClassUnet:
-    """Return the model of a diffusers folder with unet/ and scheduler/.
+    """Return the model of a diffusers folder with unet/ and scheduler/, or with the files of both at its root.
 
-    `class_names.json`, which a training here writes, says what the labels stand for; without it ten classes are
-    CIFAR-10's. Raises ValueError naming what is missing or wrong.
+    `class_names.json`, which a training here writes, says what the labels stand for: an object (CdmLabels), or a list
+    of names where no label is the unconditional one. Without it labels are numbers. Raises ValueError naming what is
+    missing or wrong.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     folder = Path(config.weights)
-    schedule, prediction = read_schedule(folder / "scheduler")
-    network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision)
-    names = _names(folder / NAMES, network.config.num_class_embeds)
+    flat = (folder / "scheduler_config.json").is_file() and not (folder / "unet").is_dir()  # as google/ddpm-cifar10-32
+    schedule, prediction = read_schedule(folder if flat else folder / "scheduler")
+    network: Any = load_component(UNet2DModel, config.weights, "" if flat else "unet", config.precision)
+    labels = _read_labels(folder / NAMES)
     try:
-        return ClassUnet(network, schedule, prediction, names)
+        return ClassUnet(network, schedule, prediction, labels)
     except (TypeError, ValueError) as error:  # a size that is no number
         raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
 
 
-def _names(path: Path, num_classes: int | None) -> list[str] | None:
+def _read_labels(path: Path) -> CdmLabels | None:
     if not path.is_file():
         return None
     try:
-        names = [str(name) for name in read_json(path)]
-    except (ValueError, TypeError, OSError):
-        raise ValueError(f"model.weights: {str(path)!r} is not a JSON list") from None
-    if len(names) != num_classes:
-        raise ValueError(f"model.weights: {str(path)!r} names {len(names)} classes; valid: {num_classes}")
-    return names
+        found = read_json(path)
+        return CdmLabels.parse({"class_names": found, "label_dropout": 0.0} if isinstance(found, list) else found)
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"model.weights: {str(path)!r} names no classes: {shown(str(error))}") from None
 
 
-def make_network(sizes: UnetSizes, image_size: int, num_classes: int) -> nn.Module:
-    """Return DDPM's UNet (Ho et al. 2020, App. B) with a class embedding added to the time's, freshly initialised.
+def make_network(sizes: UnetSizes, image_size: int, num_embeddings: int | None) -> nn.Module:
+    """Return DDPM's UNet (Ho et al. 2020, App. B), freshly initialised, labels, if any, embedded beside the time.
 
     What `sizes` does not say is as in diffusers' conversion of DDPM's CIFAR-10 checkpoint: one attention head, its
     frequencies of the time embedding, its padding. With the default sizes, 32 pixels and ten classes: 35.75 million
@@ -120,15 +132,15 @@ def make_network(sizes: UnetSizes, image_size: int, num_classes: int) -> nn.Modu
         freq_shift=1,
         flip_sin_to_cos=False,
         downsample_padding=0,
-        num_class_embeds=num_classes,
+        num_class_embeds=num_embeddings,
     )
 
 
-def save(network: Any, prediction: Prediction, class_names: Sequence[str], folder: Path) -> None:
+def save(network: Any, prediction: Prediction, labels: CdmLabels, folder: Path) -> None:
     """Write unet/, scheduler/ and class_names.json as `build` reads them; betas are DDPM's 1000 linear ones."""
     network.save_pretrained(folder / "unet")
     write_linear_schedule(folder / "scheduler", prediction)
-    (folder / NAMES).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n")
+    (folder / NAMES).write_text(json.dumps(labels.stored(), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def build_tiny() -> ClassUnet:
