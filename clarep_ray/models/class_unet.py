@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
@@ -17,14 +16,13 @@ from clarep_ray.config import ModelConfig, UnetSizes
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.autoencoder import GreyImages
 from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
 
 NAMES = "class_names.json"
 """Beside unet/ and scheduler/: what the labels stand for, and whether one of them is the unconditional one."""
-LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue in grey [ITU-R BT.601, as Pillow]."""
 
 
 class ClassUnet(LabelledAdapter):
@@ -57,19 +55,11 @@ class ClassUnet(LabelledAdapter):
             class_names=labels.class_names,
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
+            autoencoder=GreyImages() if channels == 1 else None,
         )
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, timesteps(x_t, t), class_labels=cond if self.num_classes else None).sample
-
-    def encode(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b *latent"]:
-        """Return the pixels, as grey where the network has one channel."""
-        if self.latent_shape[0] == 3:
-            return super().encode(pixels)
-        return (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-    def decode(self, latents: Float[Tensor, " b *latent"]) -> Float[Tensor, " b 3 h w"]:
-        return super().decode(latents.expand(-1, 3, -1, -1))
 
 
 def unet_layers(network: Any) -> list[str]:

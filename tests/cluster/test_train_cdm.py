@@ -81,8 +81,8 @@ def test_a_wrong_setting_on_the_command_line_exits_with_two(
 ) -> None:
     from jobs.train_cdm import TrainCdmJob
 
-    monkeypatch.setattr("sys.argv", ["train_cdm.py", "--preset", "cifar10_unet_smoke", "--label-dropout", "0.1"])
+    monkeypatch.setattr("sys.argv", ["train_cdm.py", "--preset", "cifar10_unet_smoke", "--label-dropout", "1.0"])
     with pytest.raises(SystemExit) as stopped:
         cli.parse(TrainCdmJob, TRAIN_CDM, "rho90")
     assert stopped.value.code == 2
-    assert "label_dropout: 0.1 is not valid; valid: 0 (class_unet" in capsys.readouterr().err
+    assert "label_dropout: 1.0 is not valid; valid: 0 up to" in capsys.readouterr().err
