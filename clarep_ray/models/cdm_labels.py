@@ -51,10 +51,12 @@ class CdmLabels:
     @staticmethod
     def parse(stored: Mapping[str, Any]) -> CdmLabels:
         """Return what JSON says; ValueError, or TypeError for fields that are missing or unknown."""
-        lists = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
-        if "pixel_range" in lists:
-            lists["pixel_range"] = tuple(map(float, lists["pixel_range"]))
-        return CdmLabels(**{**stored, **lists})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        if "pixel_range" in fields:
+            fields["pixel_range"] = tuple(map(float, fields["pixel_range"]))
+        return CdmLabels(**fields)
 
     def stored(self) -> dict[str, Any]:
         """Return what `parse` reads."""

@@ -53,7 +53,7 @@ def _write_own(family: str, folder: Path) -> None:
 
     config: Any = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 8}
     config |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "layers_per_block": 1, "num_class_embeds": 4}
-    grey = {"in_channels": 1, "out_channels": 1, "sample_size": 8}
+    grey: Any = {"in_channels": 1, "out_channels": 1, "sample_size": 8}
     network = UNet2DModel(block_out_channels=(8, 16), norm_num_groups=4, **config, **grey)
     class_unet.save(network, "v_prediction", labels, folder)
 
