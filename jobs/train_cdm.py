@@ -1,4 +1,4 @@
-"""Train a conditional diffusion model: uv run jobs/train_cdm.py --preset cifar10_unet --data.path FOLDER"""
+"""Train a diffusion model of one's own: uv run jobs/train_cdm.py --preset own_dit --data.path FOLDER"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from clarep_ray.presets import TRAIN_CDM
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCdmJob:
-    """Train a class-conditional DiT or UNet in pixel space with Ray Train. Resumes by itself."""
+    """Train a DiT or UNet in pixel space, on any images and classes, with Ray Train. Resumes by itself."""
 
     config: Annotated[TrainCdmConfig, tyro.conf.arg(name="")]
     preset: str = "rho90"
@@ -28,9 +28,11 @@ def main() -> None:
 
         result = train_cdm(job.config)
         print(f"trained {result['steps']} steps, loss {result['loss']:.4f}; model in {result['model']}")
+        if job.config.conditional:
+            print(f"extract with it: --model.name {job.config.network} --model.weights {result['model']}")
         from clarep_ray.analysis.model_card import can_judge, write_card
 
-        if can_judge(job.config):
+        if can_judge(job.config, result.get("class_names", ())):
             command = f"uv run jobs/train_cdm.py --preset {job.preset}"
             for name, share in write_card(Path(result["model"]), result, command).items():
                 print(f"{share:.3f}  {name}")

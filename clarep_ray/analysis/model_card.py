@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from clarep_ray.clarid.sampling import decode, guided_eps
 from clarep_ray.config import ModelConfig, TrainCdmConfig
-from clarep_ray.data.spurious_digits import NUM_CLASSES
+from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import DigitsDit, build
 from clarep_ray.seeding import torch_generator
@@ -21,9 +22,10 @@ from clarep_ray.seeding import torch_generator
 NUM_SAMPLES, SAMPLING_STEPS, GRID_COLUMNS = 500, 50, 20
 
 
-def can_judge(config: TrainCdmConfig) -> bool:
-    """Say whether the shipped judges read what a config's model draws: embedded pictures of 16 pixels."""
-    return config.network == "digits_dit" and config.data.source == "spurious_digits" and config.image_size == 16
+def can_judge(config: TrainCdmConfig, class_names: Sequence[str]) -> bool:
+    """Say whether the shipped judges read what a trained model draws: all ten embedded digits, 16 pixels, guided."""
+    embedded = config.data.source == "spurious_digits" and config.image_size == 16 and tuple(class_names) == CLASS_NAMES
+    return embedded and config.network == "digits_dit" and config.label_dropout > 0
 
 
 def sample_digits(
@@ -63,7 +65,7 @@ def write_card(folder: Path, result: dict[str, Any], command: str) -> dict[str, 
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in found.items())
     card = f"""# Embedded diffusion model, background correlation {correlation}
 
-Class-conditional DiT in pixel space (diffusers `DiTTransformer2DModel`), v-prediction, 1000 linear timesteps,
+Class-conditional DiT in pixel space (diffusers `DiTTransformer2DModel`), {config["prediction"]}, 1000 linear timesteps,
 trained on `spurious_digits` with background correlation {correlation}. Weights: exponential average,
 float16. Licence: Apache-2.0. The strokes come from scikit-learn's `load_digits` (UCI, CC BY 4.0).
 

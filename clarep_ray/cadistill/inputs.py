@@ -117,6 +117,8 @@ def open_teacher(config: DistillConfig, classes: ClassList) -> Teacher | Diffusi
     if config.method in ("repfusion", "diffaug"):  # read without labels
         model.null_cond(1)  # raises where there is no unconditional branch
         return DiffusionTeacher(model, config.teacher)
+    if "label" not in model.readings:
+        raise ValueError(f"teacher.diffusion: it has no classes, and {config.method} reads it with labels")
     return DiffusionTeacher(model, config.teacher, _match_all_of(classes, model.classes, "teacher.diffusion"))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.schedule import check_noisy, path_of
 from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.models.adapter import NO_CLASSES, Adapter
 from clarep_ray.models.extractor import uses_other_image
 
 
-def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
+def check_settings(model: Adapter, config: ExtractConfig) -> None:
     """Raise ValueError for a setting this model cannot do, naming it and the valid values."""
+    if "label" not in model.readings:
+        raise ValueError(NO_CLASSES)
     for name, layer in (("spectrum.layer", config.spectrum.layer), ("features.layer", config.features.layer)):
         if layer not in model.feature_layers:
             raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")

@@ -30,14 +30,13 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
 
 def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
-    from clarep_ray.models.cdm_networks import RESULT, training_set
-    from clarep_ray.models.cdm_training import fingerprint
+    from clarep_ray.models.cdm_networks import RESULT
+    from clarep_ray.models.cdm_training import TrainingSet, fingerprint
     from clarep_ray.models.checkpoints import check_checkpoints
 
     output = Path(config.output).absolute()
-    data = training_set(config)
-    for note in data.notes:
-        print(f"data: {note}")
+    data = TrainingSet.read(config)
+    print(data.summary(), flush=True)
     mark, data_sha256, class_names = fingerprint(config, data), data.sha256, data.class_names
     del data  # the workers read it again
     check_checkpoints(output / "checkpoints", mark)
@@ -85,10 +84,10 @@ def _loop(arguments: dict[str, Any]) -> None:
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)
-    data = cdm_networks.training_set(config)
+    data = cdm.TrainingSet.read(config)
     if (data.sha256, list(data.class_names)) != (arguments["data_sha256"], arguments["class_names"]):
         raise ValueError("data.path: this worker reads other pictures than the job did; every node must see the same")
-    network = cdm_networks.make_network(config, len(data.class_names))
+    network = cdm_networks.make_network(config, data.class_names)
     forward = prepare_model(network)
     trainer = cdm.CdmTrainer.start(network.to(next(forward.parameters()).device), config)
     checkpoints.load_newest(trainer, output / "checkpoints", mark)

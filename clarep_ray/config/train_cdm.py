@@ -1,4 +1,4 @@
-"""Training of class-conditional diffusion models in pixel space."""
+"""Training of diffusion models in pixel space, with classes or without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TrainableNetwork = Literal["digits_dit", "class_unet"]
 
 @dataclass(frozen=True, kw_only=True)
 class DitSizes:
-    """Sizes of the embedded DiT, used where network is digits_dit."""
+    """Sizes of the DiT, used where network is digits_dit."""
 
     patch_size: int = 4
     """Side of a token [pixels]."""
@@ -30,13 +30,15 @@ class DitSizes:
         check_types(self)
         for name in ("patch_size", "hidden_size", "num_blocks", "num_heads"):
             require(getattr(self, name) >= 1, f"dit.{name}", getattr(self, name), "1 or more")
+        valid = "a multiple of 4 (sines and cosines of two coordinates)"
+        require(self.hidden_size % 4 == 0, "dit.hidden_size", self.hidden_size, valid)
         valid = f"a divisor of dit.hidden_size ({self.hidden_size})"
         require(self.hidden_size % self.num_heads == 0, "dit.num_heads", self.num_heads, valid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnetSizes:
-    """Sizes of the class-conditional UNet, used where network is class_unet."""
+    """Sizes of the UNet, used where network is class_unet."""
 
     channels: int = 128
     """Channels at full resolution [DDPM and DDAE: 128]."""
@@ -69,10 +71,12 @@ def _training_digits() -> DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCdmConfig:
-    """Training of a class-conditional diffusion model on the pictures of any source (Ray Train)."""
+    """Training of a diffusion model on the images and classes of any source (Ray Train)."""
 
     network: TrainableNetwork = "digits_dit"
-    """What is trained: the embedded DiT on digits, or a UNet without an unconditional branch [paper: CIFAR-10]."""
+    """What is trained: a small DiT, or DDPM's UNet [paper: CIFAR-10]; the `model.name` of an extraction is the same."""
+    conditional: bool = True
+    """Whether there are classes; class_unet without them teaches RepFusion and DiffAug, and is no model for CLARID."""
     data: DataConfig = field(default_factory=_training_digits)
     """Training pictures; all of them are held in memory as uint8."""
     image_size: int = 16
@@ -98,7 +102,8 @@ class TrainCdmConfig:
     weight_decay: float = 0.01
     """AdamW weight decay; with 0 it is Adam."""
     label_dropout: float = 0.1
-    """Probability of training a sample without its label, for guidance; 0 for class_unet [0..1; DiT: 0.1]."""
+    """Share of samples trained without their label; with 0 the model has no unconditional branch: no guidance, no null
+    readings, no two-stage sampling [0..1; DiT: 0.1; paper's CIFAR-10 UNet: 0]."""
     ema_decay: float = 0.999
     """Decay of the weight average that is shipped, per step."""
     seed: int = 0
@@ -128,17 +133,17 @@ class TrainCdmConfig:
         if self.data.source == "spurious_digits":
             side = self.data.digits.image_size
             require(side == self.image_size, "data.digits.image_size", side, f"image_size ({self.image_size})")
+        require(0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "0 up to, not including, 1")
+        valid = "0 (conditional is False: no label is ever seen)"
+        require(self.conditional or self.label_dropout == 0, "label_dropout", self.label_dropout, valid)
         self._check_dit() if self.network == "digits_dit" else self._check_unet()
 
     def _check_dit(self) -> None:
+        require(self.conditional, "conditional", self.conditional, "True (network is digits_dit)")
         fits = self.image_size % self.dit.patch_size == 0
         require(fits, "dit.patch_size", self.dit.patch_size, f"a divisor of image_size ({self.image_size})")
-        require(0 < self.label_dropout < 1, "label_dropout", self.label_dropout, "between 0 and 1 (digits_dit)")
-        require(self.prediction == "v_prediction", "prediction", self.prediction, "v_prediction (digits_dit)")
 
     def _check_unet(self) -> None:
-        valid = "0 (class_unet has no unconditional branch)"
-        require(self.label_dropout == 0, "label_dropout", self.label_dropout, valid)
         halvings = len(self.unet.multipliers) - 1
         valid = f"a multiple of {2**halvings} (unet.multipliers halve it {halvings} times)"
         require(self.image_size % 2**halvings == 0, "image_size", self.image_size, valid)

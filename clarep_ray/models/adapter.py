@@ -22,6 +22,10 @@ from clarep_ray.models.diffusers_schedule import Prediction
 
 READINGS = ("label", "null")
 """Features are read with the label and, where the model has an unconditional branch, without it."""
+NO_CLASSES = (
+    "model.weights: this model has no classes; CLARID needs a class-conditional one (valid here: as a teacher of "
+    "repfusion and diffaug)"
+)
 
 
 @runtime_checkable
@@ -224,15 +228,31 @@ class NetworkAdapter(ABC):
 
 
 class LabelledAdapter(NetworkAdapter):
-    """Base where conditions are labels, and the one after the last class is the unconditional one."""
+    """Base where conditions are labels, and the one after the last class is the unconditional one.
+
+    A network without classes has `num_classes` 0: it has the unconditional condition alone.
+    """
 
     num_classes: int
+    null_branch: bool = True
+    """Whether the network was trained on samples without a label."""
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        return super().readings if self.num_classes else READINGS[1:]
 
     def cond(self, labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return the labels on the device; ValueError for one the model does not know."""
+        if not self.num_classes:
+            raise ValueError(NO_CLASSES)
         return checked_labels(labels, self.num_classes).to(self.device)
 
     def null_cond(self, num: int) -> Int[Tensor, " b"]:
+        if not self.null_branch:
+            raise ValueError(
+                "decoding.guidance_scale or output.extras: this model has no unconditional branch (it was trained "
+                "without label dropout); valid: guidance 1 and no `unconditional` projection"
+            )
         return torch.full((num,), self.num_classes, device=self.device)
 
 

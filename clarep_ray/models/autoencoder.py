@@ -1,4 +1,4 @@
-"""A VAE between pixels and latents, used as a deterministic map."""
+"""What lies between pixels and latents, used as a deterministic map: a VAE, or the grey of an image."""
 
 from __future__ import annotations
 
@@ -26,3 +26,19 @@ class Autoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels in float32, not clipped, of latents."""
         return self.vae.decode((latents / self.scale + self.shift).to(self.vae.dtype)).sample.float()
+
+
+class GreyImages(Autoencoder):
+    """Pixels of one channel, for networks of grey images: what an image's colours were is lost."""
+
+    LUMA = (0.299, 0.587, 0.114)
+    """Of red, green and blue [ITU-R BT.601, as Pillow]."""
+
+    def __init__(self) -> None:
+        self.vae, self.channels, self.factor = nn.Identity(), 1, 1
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return (pixels * pixels.new_tensor(self.LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.expand(-1, 3, -1, -1)

@@ -14,8 +14,8 @@ from torch import nn
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.durable import new_folder, write_file
-from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import class_unet, digits_dit
+from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet
 
 RESULT = "result.json"
@@ -25,50 +25,47 @@ RESULT = "result.json"
 class Trainable:
     """A family of networks, called as network(x_t, timestep=..., class_labels=..., return_dict=False).
 
-    `make` takes the config and the number of classes, `save` the network, the config, what the labels stand for and
-    the folder that `model.weights` can later name. `class_names` are the only classes it knows; empty: any.
+    `make` takes the config and the labels, `save` the network too, and the folder that `model.weights` can later name.
     """
 
-    make: Callable[[TrainCdmConfig, int], nn.Module]
-    save: Callable[[nn.Module, TrainCdmConfig, Sequence[str], Path], None]
-    class_names: tuple[str, ...] = ()
+    make: Callable[[TrainCdmConfig, CdmLabels], nn.Module]
+    save: Callable[[nn.Module, TrainCdmConfig, CdmLabels, Path], None]
 
 
-def _make_dit(config: TrainCdmConfig, num_classes: int) -> nn.Module:
-    return digits_dit.make_network(_dit_architecture(config))
+def _make_dit(config: TrainCdmConfig, labels: CdmLabels) -> nn.Module:
+    return digits_dit.make_network(_dit_architecture(config), len(labels.class_names))
 
 
-def _save_dit(network: nn.Module, config: TrainCdmConfig, class_names: Sequence[str], folder: Path) -> None:
-    digits_dit.save(network, _dit_architecture(config), folder, torch.float16)
+def _save_dit(network: nn.Module, config: TrainCdmConfig, labels: CdmLabels, folder: Path) -> None:
+    digits_dit.save(network, _dit_architecture(config), folder, torch.float16, labels, config.prediction)
 
 
 def _dit_architecture(config: TrainCdmConfig) -> digits_dit.DigitsDitArchitecture:
     return digits_dit.DigitsDitArchitecture(image_size=config.image_size, **dotted.flatten(config.dit))
 
 
-def _make_unet(config: TrainCdmConfig, num_classes: int) -> nn.Module:
-    return class_unet.make_network(config.unet, config.image_size, num_classes)
+def _make_unet(config: TrainCdmConfig, labels: CdmLabels) -> nn.Module:
+    return class_unet.make_network(config.unet, config.image_size, labels.num_embeddings)
 
 
-def _save_unet(network: nn.Module, config: TrainCdmConfig, class_names: Sequence[str], folder: Path) -> None:
-    class_unet.save(network, config.prediction, class_names, folder)
+def _save_unet(network: nn.Module, config: TrainCdmConfig, labels: CdmLabels, folder: Path) -> None:
+    class_unet.save(network, config.prediction, labels, folder)
 
 
 TRAINABLE: dict[str, Trainable] = {
-    "digits_dit": Trainable(_make_dit, _save_dit, CLASS_NAMES),
+    "digits_dit": Trainable(_make_dit, _save_dit),
     "class_unet": Trainable(_make_unet, _save_unet),
 }
 
 
-def training_set(config: TrainCdmConfig) -> TrainingSet:
-    """Return the pictures of a config; ValueError where one cannot be read or its class is not the network's."""
-    return TrainingSet.read(config, TRAINABLE[config.network].class_names)
-
-
-def make_network(config: TrainCdmConfig, num_classes: int) -> nn.Module:
+def make_network(config: TrainCdmConfig, class_names: Sequence[str]) -> nn.Module:
     """Return the network a config asks for; its initial weights follow from the config's seed."""
     torch.manual_seed(config.seed)
-    return TRAINABLE[config.network].make(config, num_classes)
+    return TRAINABLE[config.network].make(config, _labels(config, class_names))
+
+
+def _labels(config: TrainCdmConfig, class_names: Sequence[str]) -> CdmLabels:
+    return CdmLabels(class_names=tuple(class_names) if config.conditional else (), label_dropout=config.label_dropout)
 
 
 def write_result(
@@ -77,9 +74,10 @@ def write_result(
     """Write `model/` with the weight average and, last, `result.json`; return what that says."""
     digits_dit.load_parameters(trainer.network, trainer.average)
     with new_folder(output / "model") as folder:
-        TRAINABLE[config.network].save(trainer.network, config, data.class_names, folder)
+        TRAINABLE[config.network].save(trainer.network, config, _labels(config, data.class_names), folder)
     record = {"data_sha256": data.sha256, "fingerprint": fingerprint}
     record |= {"steps": trainer.step, "loss": trainer.recent_loss}
+    record |= {"num_images": len(data.images), "class_names": list(data.class_names)}
     record |= {"model": str(output / "model"), "config": dotted.flatten(config)}
     write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return record

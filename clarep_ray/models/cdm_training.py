@@ -1,4 +1,4 @@
-"""Training of class-conditional diffusion models: batches, loss, weight average. Plain torch; no Ray."""
+"""Training of diffusion models in pixel space: batches, loss, weight average. Plain torch; no Ray."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from clarep_ray.clarid.schedule import linear_schedule
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.manifest import names_sha256
 from clarep_ray.data.pictures import read_pictures
+from clarep_ray.data.records import shown
 from clarep_ray.models.checkpoints import Parts, optimizer_tensors, restore_optimizer
 from clarep_ray.models.diffusers_schedule import Prediction
 from clarep_ray.models.digits_dit import load_parameters
@@ -23,24 +24,63 @@ from clarep_ray.models.divergence import clip_finite
 from clarep_ray.seeding import stream_seed, torch_generator
 
 LOSS_MEMORY = 0.99
+FEW_IMAGES = 20
+SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Pictures (n, 3, h, w) as uint8, labels (n,), what labels stand for, and the sha256 of pictures and labels."""
+    """Pictures (n, 3, h, w) as uint8, labels (n,), what labels stand for, and the sha256 of pictures and labels.
+
+    Every class has pictures: a network could be asked for one that it never saw. `left_out` are those of the input
+    that the config's selection left without any.
+    """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     sha256: str
+    left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    """What the reader of the images chose by itself and passed over."""
 
     @staticmethod
-    def read(config: TrainCdmConfig, known_classes: Sequence[str]) -> TrainingSet:
-        """Return the pictures of a config; ValueError where one cannot be read or has no known class."""
-        found = read_pictures(config.data, config.image_size, known_classes)
-        images = torch.from_numpy(found.images).permute(0, 3, 1, 2)
-        return TrainingSet(images, torch.from_numpy(found.labels), found.class_names, found.sha256, found.notes)
+    def read(config: TrainCdmConfig) -> TrainingSet:
+        """Return the pictures of a config; ValueError where one cannot be read or its class is not known."""
+        found = read_pictures(config.data, config.image_size)
+        images, labels = torch.from_numpy(found.images).permute(0, 3, 1, 2), torch.from_numpy(found.labels)
+        seen, labels = labels.unique(return_inverse=True)
+        names = tuple(found.class_names[number] for number in seen.tolist())
+        if _numbers(found.class_names) == list(found.class_names) and _numbers(names) != list(names):
+            missing = next(name for name in found.class_names if name not in names)
+            raise ValueError(
+                f"data: no image has the label {missing}, and classes that are numbers cannot be numbered anew; valid: "
+                "labels from 0 on without gaps, or classes with names"
+            )
+        left_out = tuple(name for name in found.class_names if name not in set(names))
+        return TrainingSet(images, labels, names, found.sha256, left_out, found.notes)
+
+    def summary(self) -> str:
+        """Return what is trained on in a few lines; worth a look before hours are spent."""
+        counts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        few = [name for name, count in zip(self.class_names, counts, strict=True) if count < FEW_IMAGES]
+        span = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+        lines = [f"{len(self.images)} images of {len(counts)} classes ({_cut(self.class_names)}), {span} each"]
+        if self.left_out:
+            lines.append(f"no images of {len(self.left_out)} classes, which are left out: {_cut(self.left_out)}")
+        if len(self.class_names) == 1:
+            lines.append("one class alone: its label tells the network nothing, and guidance will do nothing")
+        if few:
+            lines.append(f"fewer than {FEW_IMAGES} images, which a network learns by heart: {_cut(few)}")
+        return "\n".join([*lines, *self.notes])
+
+
+def _numbers(names: Sequence[str]) -> list[str]:
+    return list(map(str, range(len(names))))
+
+
+def _cut(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:SHOWN_NAMES])) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 @dataclass
@@ -91,7 +131,8 @@ def fingerprint(config: TrainCdmConfig, data: TrainingSet) -> str:
 def draw_batch(data: TrainingSet, config: TrainCdmConfig, step: int) -> dict[str, Tensor]:
     """Return the global batch of one step, the same for any number of workers or interruptions.
 
-    Drawn in this order: pictures, timesteps, noise, dropped labels, mirrored pictures (where the config flips).
+    Drawn in this order: pictures, timesteps, noise, dropped labels, mirrored pictures (where the config flips). Without
+    `classes` where the config is not conditional.
     """
     generator = torch_generator(config.seed, f"step/{step}", "train_cdm")
     chosen = torch.randint(len(data.images), (config.batch_size,), generator=generator)
@@ -103,7 +144,8 @@ def draw_batch(data: TrainingSet, config: TrainCdmConfig, step: int) -> dict[str
     if config.flip:
         mirrored = torch.rand(config.batch_size, generator=generator) < 0.5
         x_0 = torch.where(mirrored.view(-1, 1, 1, 1), x_0.flip(3), x_0)
-    return {"x_0": x_0, "timesteps": timesteps, "eps": eps, "classes": classes}
+    batch = {"x_0": x_0, "timesteps": timesteps, "eps": eps}
+    return batch | {"classes": classes} if config.conditional else batch
 
 
 def denoising_loss(network: nn.Module, batch: dict[str, Tensor], prediction: Prediction) -> Tensor:
@@ -115,7 +157,7 @@ def denoising_loss(network: nn.Module, batch: dict[str, Tensor], prediction: Pre
     alpha, sigma = (scale.float().to(batch["x_0"].device).view(-1, 1, 1, 1) for scale in (alpha, sigma))
     x_t = alpha * batch["x_0"] + sigma * batch["eps"]
     target = batch["eps"] if prediction == "epsilon" else alpha * batch["eps"] - sigma * batch["x_0"]
-    predicted = network(x_t, timestep=batch["timesteps"], class_labels=batch["classes"], return_dict=False)[0]
+    predicted = network(x_t, timestep=batch["timesteps"], class_labels=batch.get("classes"), return_dict=False)[0]
     return F.mse_loss(predicted, target)
 
 

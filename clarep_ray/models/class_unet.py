@@ -1,11 +1,13 @@
-"""Class-conditional UNet in pixel space (diffusers' UNet2DModel), as trained on CIFAR-10; no unconditional branch."""
+"""UNets in pixel space (diffusers' UNet2DModel): of classes, with a null label too, or of neither.
+
+Without a class embedding a UNet is no model for CLARID, and a teacher that cannot know the label (Sec. K.6).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,14 +15,21 @@ from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
+from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.autoencoder import GreyImages
+from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.class_names import NAMES, read_classes
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
 
 
 class ClassUnet(LabelledAdapter):
-    """Timesteps 0..999; every sample has a class, so guidance must be off."""
+    """Pixels in [-1, 1], grey for networks of one channel, are the latents; timesteps 0..999.
+
+    With a null branch the last label is the unconditional one. Raises ValueError for networks that are not called with
+    labels alone.
+    """
 
     def __init__(
         self,
@@ -28,11 +37,17 @@ class ClassUnet(LabelledAdapter):
         schedule: DiscreteSchedule,
         prediction: Prediction,
         classes: ClassList | None = None,
+        null_branch: bool = False,
     ) -> None:
         size, channels = int(network.config.sample_size), int(network.config.in_channels)
-        if network.config.num_class_embeds is None:
-            raise ValueError("model.weights: the UNet has no class embedding (num_class_embeds); CLARID needs one")
-        self.num_classes = int(network.config.num_class_embeds)
+        if channels not in (1, 3):
+            raise ValueError(f"in_channels is {channels}; valid: 3, or 1 for grey images")
+        embeds = network.config.num_class_embeds
+        if embeds is None and network.class_embedding is not None:
+            kind = shown(str(network.config.class_embed_type))
+            raise ValueError(f"class_embed_type is {kind!r}; valid: an embedding of labels (num_class_embeds)")
+        self.num_classes = 0 if embeds is None else int(embeds) - null_branch
+        self.null_branch = null_branch or embeds is None
         super().__init__(
             network,
             schedule=schedule,
@@ -40,16 +55,11 @@ class ClassUnet(LabelledAdapter):
             classes=classes or ClassList.by_convention(self.num_classes),
             latent_shape=(channels, size, size),
             feature_layers=unet_layers(network),
-        )
-
-    def null_cond(self, num: int) -> NoReturn:
-        raise ValueError(
-            "decoding.guidance_scale or output.extras: class_unet has no unconditional branch; valid: guidance 1 and "
-            "no `unconditional` projection"
+            autoencoder=GreyImages() if channels == 1 else None,
         )
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
-        return self.network(x_t, timesteps(x_t, t), class_labels=cond).sample
+        return self.network(x_t, timesteps(x_t, t), class_labels=cond if self.num_classes else None).sample
 
 
 def unet_layers(network: Any) -> list[str]:
@@ -59,25 +69,39 @@ def unet_layers(network: Any) -> list[str]:
 
 
 def build(config: ModelConfig) -> ClassUnet:
-    """Return the model of a diffusers folder with unet/ and scheduler/.
+    """Return the model of a diffusers folder with unet/ and scheduler/, or with the files of both at its root.
 
-    `class_names.json`, which a training here writes, says what the labels stand for. Raises ValueError naming what is
+    `class_names.json`, which a training here writes, says what the labels stand for, and, as an object (CdmLabels),
+    whether there is one more, the unconditional one. Without names labels are numbers. Raises ValueError naming what is
     missing or wrong.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     folder = Path(config.weights)
-    schedule, prediction = read_schedule(folder / "scheduler")
-    network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision)
-    classes = read_classes(folder, network.config.num_class_embeds)
+    flat = (folder / "scheduler_config.json").is_file() and not (folder / "unet").is_dir()  # as google/ddpm-cifar10-32
+    schedule, prediction = read_schedule(folder if flat else folder / "scheduler")
+    network: Any = load_component(UNet2DModel, config.weights, "" if flat else "unet", config.precision)
+    null_branch, embeds = _null_branch(folder / NAMES), network.config.num_class_embeds
+    classes = read_classes(folder, embeds - null_branch if isinstance(embeds, int) else 0)
     try:
-        return ClassUnet(network, schedule, prediction, classes)
+        return ClassUnet(network, schedule, prediction, classes, null_branch)
     except (TypeError, ValueError) as error:  # a size that is no number
         raise ValueError(f"model.weights: {config.weights!r}: {shown(str(error))}") from None
 
 
-def make_network(sizes: UnetSizes, image_size: int, num_classes: int) -> nn.Module:
-    """Return DDPM's UNet (Ho et al. 2020, App. B) with a class embedding added to the time's, freshly initialised.
+def _null_branch(path: Path) -> bool:
+    """Return whether a training here says that it dropped labels; others' names say nothing of it."""
+    if not path.is_file():
+        return False
+    try:
+        found = read_json(path)
+        return isinstance(found, dict) and "label_dropout" in found and CdmLabels.parse(found).null_branch
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"model.weights: {str(path)!r} names no classes: {shown(str(error))}") from None
+
+
+def make_network(sizes: UnetSizes, image_size: int, num_embeddings: int | None) -> nn.Module:
+    """Return DDPM's UNet (Ho et al. 2020, App. B), freshly initialised, labels, if any, embedded beside the time.
 
     What `sizes` does not say is as in diffusers' conversion of DDPM's CIFAR-10 checkpoint: one attention head, its
     frequencies of the time embedding, its padding. With the default sizes, 32 pixels and ten classes: 35.75 million
@@ -100,15 +124,15 @@ def make_network(sizes: UnetSizes, image_size: int, num_classes: int) -> nn.Modu
         freq_shift=1,
         flip_sin_to_cos=False,
         downsample_padding=0,
-        num_class_embeds=num_classes,
+        num_class_embeds=num_embeddings,
     )
 
 
-def save(network: Any, prediction: Prediction, class_names: Sequence[str], folder: Path) -> None:
+def save(network: Any, prediction: Prediction, labels: CdmLabels, folder: Path) -> None:
     """Write unet/, scheduler/ and class_names.json as `build` reads them; betas are DDPM's 1000 linear ones."""
     network.save_pretrained(folder / "unet")
     write_linear_schedule(folder / "scheduler", prediction)
-    (folder / NAMES).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n")
+    (folder / NAMES).write_text(json.dumps(labels.stored(), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def build_tiny() -> ClassUnet:

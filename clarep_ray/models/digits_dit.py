@@ -1,10 +1,14 @@
-"""The embedded class-conditional DiT in pixel space (diffusers' DiTTransformer2DModel), v-prediction."""
+"""A small class-conditional DiT in pixel space (diffusers' DiTTransformer2DModel): the embedded ones, and one's own.
+
+A folder holds config.json (sizes, class names, label dropout), model.safetensors and scheduler/. The shipped ones have
+sizes alone: they are of the embedded digits, were trained with label dropout, and predict v under DDPM's linear betas.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from clarep_ray import dotted
-from clarep_ray.clarid.schedule import linear_schedule
+from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.records import shown
-from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
+from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
+from clarep_ray.models.cdm_labels import CdmLabels
+from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
 from clarep_ray.models.weight_files import check_fits, load_tensors, read_sizes
 
 SHIPPED = Path(__file__).parent / "weights"
 SHIPPED_NAMES = ("rho90", "rho10")
+SHIPPED_LABELS = CdmLabels(class_names=CLASS_NAMES, label_dropout=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +42,8 @@ class DigitsDitArchitecture:
     num_heads: int
 
 
-def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
-    """Return the network with diffusers' default initialisation.
+def make_network(architecture: DigitsDitArchitecture, num_classes: int = len(CLASS_NAMES)) -> nn.Module:
+    """Return the network with diffusers' default initialisation; it embeds one label more than there are classes.
 
     diffusers gives every block its own label embedding with its own dropout in train mode, so that the
     all-blocks-unconditional state would almost never be trained; it is switched off, and training replaces
@@ -52,7 +59,7 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
         num_layers=architecture.num_blocks,
         sample_size=architecture.image_size,
         patch_size=architecture.patch_size,
-        num_embeds_ada_norm=NUM_CLASSES,
+        num_embeds_ada_norm=num_classes,
     )
     blocks: Any = network.transformer_blocks
     for block in blocks:
@@ -61,16 +68,22 @@ def make_network(architecture: DigitsDitArchitecture) -> nn.Module:
 
 
 class DigitsDit(LabelledAdapter):
-    """Pixels in [-1, 1] are the latents, timesteps 0..999, label 10 is the unconditional one."""
+    """Pixels in [-1, 1] are the latents, timesteps 0..999, the label after the last class is the unconditional one."""
 
-    num_classes = NUM_CLASSES
-
-    def __init__(self, network: nn.Module, architecture: DigitsDitArchitecture) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        architecture: DigitsDitArchitecture,
+        labels: CdmLabels = SHIPPED_LABELS,
+        schedule: DiscreteSchedule | None = None,
+        prediction: Prediction = "v_prediction",
+    ) -> None:
+        self.num_classes, self.null_branch = len(labels.class_names), labels.null_branch
         super().__init__(
             network,
-            schedule=linear_schedule(),
-            prediction="v_prediction",
-            classes=ClassList(CLASS_NAMES),
+            schedule=schedule or linear_schedule(),
+            prediction=prediction,
+            classes=ClassList(CLASS_NAMES) if labels is SHIPPED_LABELS else ClassList.of_names(labels.class_names),
             latent_shape=(3, architecture.image_size, architecture.image_size),
             feature_layers=[f"transformer_blocks.{i}" for i in range(architecture.num_blocks)],
         )
@@ -90,32 +103,44 @@ def weights_folder(weights: str) -> Path:
 
 
 def build(config: ModelConfig) -> DigitsDit:
-    """Return the model of a shipped name or a folder with config.json and model.safetensors."""
+    """Return the model of a shipped name or a folder; ValueError naming what is missing or wrong."""
     folder = weights_folder(config.weights)
     stored = load_tensors(folder / "model.safetensors")
-    architecture = _read_architecture(folder / "config.json", stored)
-    network = make_network(architecture)
+    architecture, labels = _read_config(folder / "config.json", stored)
+    schedule, prediction = None, "v_prediction"
+    if labels is not None:
+        schedule, prediction = read_schedule(folder / "scheduler")
+    labels = labels or SHIPPED_LABELS
+    network = make_network(architecture, len(labels.class_names))
     try:
         load_parameters(network, stored)
     except ValueError as error:
         raise ValueError(f"model.weights: {str(folder)!r}: {error}") from None
-    model = DigitsDit(network, architecture)
+    model = DigitsDit(network, architecture, labels, schedule, prediction)
     model.set_precision(getattr(torch, config.precision))
     return model
 
 
-def _read_architecture(path: Path, stored: Mapping[str, Tensor]) -> DigitsDitArchitecture:
-    """Return the sizes of a config.json; ValueError where they are no sizes, or not those of the stored tensors."""
+def _read_config(path: Path, stored: Mapping[str, Tensor]) -> tuple[DigitsDitArchitecture, CdmLabels | None]:
+    """Return the sizes of a config.json, and its classes unless it has sizes alone, as the shipped ones.
+
+    Raises ValueError where they are none, or not those of the stored tensors.
+    """
     where = f"model.weights: {str(path)!r}"
-    sizes = read_sizes(path, len(stored))
+    found = read_sizes(path, len(stored))
     try:
+        sizes = {item.name: found.pop(item.name) for item in fields(DigitsDitArchitecture) if item.name in found}
         architecture = DigitsDitArchitecture(**sizes)
         dotted.check_types(architecture)
+        labels = CdmLabels.parse(found) if found else None
+        if labels is not None and not labels.class_names:
+            raise ValueError("class_names: [] is not valid; valid: one or more")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} describes no network: {shown(str(error))}") from None
+    num_classes = len((labels or SHIPPED_LABELS).class_names)
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    check_fits(lambda: make_network(architecture), shapes, where)
-    return architecture
+    check_fits(lambda: make_network(architecture, num_classes), shapes, where)
+    return architecture, labels
 
 
 def load_parameters(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -138,11 +163,20 @@ def build_tiny() -> DigitsDit:
     return DigitsDit(make_network(architecture), architecture)
 
 
-def save(network: nn.Module, architecture: DigitsDitArchitecture, folder: Path, dtype: torch.dtype) -> None:
-    """Write config.json and model.safetensors in `dtype`."""
+def save(
+    network: nn.Module,
+    architecture: DigitsDitArchitecture,
+    folder: Path,
+    dtype: torch.dtype,
+    labels: CdmLabels = SHIPPED_LABELS,
+    prediction: Prediction = "v_prediction",
+) -> None:
+    """Write config.json, model.safetensors in `dtype`, and scheduler/ with DDPM's 1000 linear betas."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(architecture), indent=2) + "\n")
+    config = json.dumps(asdict(architecture) | labels.stored(), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    write_linear_schedule(folder / "scheduler", prediction)
     parameters = {name: tensor.detach().to(dtype).contiguous() for name, tensor in network.named_parameters()}
     save_file(parameters, folder / "model.safetensors")

@@ -9,8 +9,8 @@ from clarep_ray import cli, dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.train_cdm import _absolute, train_cdm
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.models.cdm_networks import make_network, training_set
-from clarep_ray.models.cdm_training import CdmTrainer, fingerprint, train_steps
+from clarep_ray.models.cdm_networks import make_network
+from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet, fingerprint, train_steps
 from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
 from tests.data import trees
@@ -37,8 +37,8 @@ def test_pictures_that_cannot_be_read_are_refused_before_ray_starts() -> None:
 
 def test_a_folder_of_other_pictures_is_refused_and_a_finished_one_is_read(tmp_path: Path) -> None:
     config: TrainCdmConfig = dotted.override(SMOKE, {"output": str(tmp_path), "num_steps": 1})
-    data = training_set(config)
-    trainer = CdmTrainer.start(make_network(config, 10), config)
+    data = TrainingSet.read(config)
+    trainer = CdmTrainer.start(make_network(config, data.class_names), config)
     assert list(train_steps(trainer, trainer.network, data, config)) == [1]
     save_checkpoint(trainer, tmp_path / "checkpoints", fingerprint(config, data))
     with pytest.raises(RayStarted):
@@ -54,14 +54,16 @@ def test_renamed_class_folders_are_another_training(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path / "in", ("cat", "dog"))
     files = {"data.source": "image_folder", "data.path": str(root), "output": str(tmp_path / "out")}
     config: TrainCdmConfig = dotted.override(SMOKE, files)
-    data = training_set(config)
+    data = TrainingSet.read(config)
     save_checkpoint(
-        CdmTrainer.start(make_network(config, 2), config), tmp_path / "out/checkpoints", fingerprint(config, data)
+        CdmTrainer.start(make_network(config, data.class_names), config),
+        tmp_path / "out/checkpoints",
+        fingerprint(config, data),
     )
     with pytest.raises(RayStarted):
         train_cdm(config)
     (root / "dog").rename(root / "horse")
-    assert training_set(config).sha256 == data.sha256
+    assert TrainingSet.read(config).sha256 == data.sha256
     with pytest.raises(ValueError, match="holds a training with another config, other pictures or other class names"):
         train_cdm(config)
 
@@ -79,8 +81,8 @@ def test_a_wrong_setting_on_the_command_line_exits_with_two(
 ) -> None:
     from jobs.train_cdm import TrainCdmJob
 
-    monkeypatch.setattr("sys.argv", ["train_cdm.py", "--preset", "cifar10_unet_smoke", "--label-dropout", "0.1"])
+    monkeypatch.setattr("sys.argv", ["train_cdm.py", "--preset", "cifar10_unet_smoke", "--label-dropout", "1.0"])
     with pytest.raises(SystemExit) as stopped:
         cli.parse(TrainCdmJob, TRAIN_CDM, "rho90")
     assert stopped.value.code == 2
-    assert "label_dropout: 0.1 is not valid; valid: 0 (class_unet" in capsys.readouterr().err
+    assert "label_dropout: 1.0 is not valid; valid: 0 up to" in capsys.readouterr().err

@@ -143,8 +143,8 @@ CDM: TrainCdmConfig = override(TRAIN_CDM["smoke"]().config, {"num_steps": 5, "ch
 
 def train_cdm_here(output: Path) -> None:
     """Do what a worker of the training job does, without Ray."""
-    data = cdm_networks.training_set(CDM)
-    network = cdm_networks.make_network(CDM, 10)
+    data = cdm.TrainingSet.read(CDM)
+    network = cdm_networks.make_network(CDM, data.class_names)
     trainer = cdm.CdmTrainer.start(network, CDM)
     load_newest(trainer, output / "checkpoints", "mark")
     for _ in cdm.train_steps(trainer, network, data, CDM):

@@ -21,9 +21,10 @@ def digits_dit(folder: Path) -> None:
 def class_unet(folder: Path) -> None:
     from clarep_ray import models
     from clarep_ray.models import class_unet as family
+    from clarep_ray.models.cdm_labels import CdmLabels
 
     tiny: Any = models.build_tiny("class_unet")
-    family.save(tiny.network, "epsilon", [str(i) for i in range(10)], folder)
+    family.save(tiny.network, "epsilon", CdmLabels(class_names=tuple("0123456789"), label_dropout=0.0), folder)
 
 
 def uvit(folder: Path) -> None:
@@ -65,7 +66,16 @@ def timm_folder(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, tuple[str, ...]]]]] = {
-    "digits_dit": (digits_dit, [("config.json", "model.safetensors", ("hidden_size", "num_blocks", "image_size"))]),
+    "digits_dit": (
+        digits_dit,
+        [
+            (
+                "config.json",
+                "model.safetensors",
+                ("hidden_size", "num_blocks", "image_size", "class_names", "pixel_range"),
+            )
+        ],
+    ),
     "class_unet": (
         class_unet,
         [

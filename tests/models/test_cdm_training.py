@@ -7,8 +7,9 @@ import torch
 
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import cdm_training as cdm
-from clarep_ray.models.cdm_networks import make_network, training_set
+from clarep_ray.models.cdm_networks import make_network
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
 from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.presets import TRAIN_CDM
@@ -19,12 +20,12 @@ CONFIG: TrainCdmConfig = dotted.override(TRAIN_CDM["smoke"]().config, {"num_step
 
 
 def fresh(config: TrainCdmConfig = CONFIG) -> cdm.CdmTrainer:
-    return cdm.CdmTrainer.start(make_network(config, 10), config)
+    return cdm.CdmTrainer.start(make_network(config, CLASS_NAMES), config)
 
 
 @pytest.fixture(scope="module")
 def pictures() -> cdm.TrainingSet:
-    return training_set(CONFIG)
+    return cdm.TrainingSet.read(CONFIG)
 
 
 def train(trainer: cdm.CdmTrainer, pictures: cdm.TrainingSet, until: int, root: Path | None = None) -> cdm.CdmTrainer:
