@@ -20,8 +20,8 @@ from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE, CalibrateStage, CalibrationContext, Item
+from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.cluster.extract import worker_counts
-from clarep_ray.cluster.identity import code_sha256
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.records import InputRow
@@ -30,7 +30,7 @@ from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.classifiers import absolute_classifiers, check_classifiers, classifiers_sha256
 from clarep_ray.seeding import numpy_generator
 
-CALIBRATION_CODE = ("cluster/calibrate*.py", "analysis/calibration.py", "analysis/clusters.py")
+CALIBRATION_CODE = ("cluster.calibrate_pieces", "analysis.calibration")
 """What decides which pieces there are, and what follows from them."""
 
 
@@ -101,7 +101,7 @@ def _absolute_paths(config: CalibrateConfig, plan: Plan) -> CalibrateConfig:
 def _own_fields(config: CalibrateConfig) -> dict[str, Any]:
     return dotted.fingerprint_fields(config) | {
         "classifiers_sha256": classifiers_sha256(config.classifiers),
-        "calibration_code_sha256": code_sha256(CALIBRATION_CODE),
+        "calibration_code_sha256": code_sha256(CALIBRATION_CODE, ("cluster.calibrate", "cluster.calibrate_scores")),
     }
 
 

@@ -14,6 +14,7 @@ from clarep_ray import dotted, models
 from clarep_ray.cluster.batch_choice import Choose, batch_here
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields, recorded_field
+from clarep_ray.cluster.provenance import identity, provenance
 from clarep_ray.cluster.settings import check_settings
 from clarep_ray.cluster.workers import default_actors
 from clarep_ray.config import ExtractConfig
@@ -59,35 +60,11 @@ class Plan:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What every sample says about the run it comes from."""
-        return {
-            "fingerprint": self.fingerprint,
-            "model": self.config.model.name,
-            "weights_sha256": self.fields["weights_sha256"],
-            "seed": self.config.seed,
-            **self._method,
-        }
-
-    @property
-    def _method(self) -> dict[str, Any]:
-        """What was done to a picture, as far as it was done."""
-        config, what = self.config, self.config.output.what
-        if what == "features":
-            return {"what": what, "feature_layer": config.features.layer, "feature_t": config.features.feature_t}
-        if what == "samples":
-            return {"what": what, "guidance_scale": config.decoding.guidance_scale}
-        return {
-            "projection": config.projection.mode,
-            "guidance_scale": config.decoding.guidance_scale,
-            "project_t": config.inversion.project_t,
-        }
+        return provenance(self.config, self.fields, self.fingerprint)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the root manifest says about the run: who it is, and what its label numbers stand for."""
-        return {name: self.fields[name] for name in ("label_map_sha256", "classes_sha256")} | {
-            "fingerprint": self.fingerprint
-        }
+        return identity(self.fields, self.fingerprint)
 
     @property
     def num_units(self) -> int:

@@ -13,6 +13,7 @@ from clarep_ray.config.projection import ProjectionMode, parse_extra
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
+PROMPT_TEMPLATE = "a photo of {}"
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PathSolver = Literal["ddim", "heun", "dpmpp_2m"]
@@ -37,7 +38,7 @@ class ModelConfig:
     """Of the network; latents, eps and the orthogonalisation of singular vectors stay in float32."""
     compile: bool = False
     """torch.compile for inversion and decoding: faster after half a minute of g++ in every actor; other rounding."""
-    prompt_template: str = "a photo of {}"
+    prompt_template: str = PROMPT_TEMPLATE
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)
     """stable_diffusion: JSON file {class name: prompt} instead of ImageNet's classes; fingerprinted by content.
@@ -48,6 +49,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require("{}" in self.prompt_template, "model.prompt_template", self.prompt_template, "a text with {} in it")
+        require(
+            self.prompts is None or self.prompt_template == PROMPT_TEMPLATE,
+            "model.prompt_template",
+            self.prompt_template,
+            f"{PROMPT_TEMPLATE!r}, which has no effect with model.prompts",
+        )
         known = self.weights_sha256
         digits = known is None or (len(known) == 64 and set(known) <= set("0123456789abcdef"))
         require(digits, "model.weights_sha256", known, "None, or 64 hexadecimal digits in lower case")

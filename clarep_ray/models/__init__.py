@@ -26,7 +26,10 @@ class Family:
     """How a family is built: from a config's weights, and small and random."""
 
     build: Callable[[ModelConfig], Adapter]
-    build_tiny: Callable[[], Adapter]
+    build_tiny: Callable[..., Adapter]
+    """Without arguments; with a config where there are prompts."""
+    has_prompts: bool = False
+    """Its conditions are texts."""
 
 
 def _digits_dit() -> Family:
@@ -50,7 +53,7 @@ def _class_unet() -> Family:
 def _stable_diffusion() -> Family:
     from clarep_ray.models import stable_diffusion
 
-    return Family(stable_diffusion.build, stable_diffusion.build_tiny)
+    return Family(stable_diffusion.build, stable_diffusion.build_tiny, has_prompts=True)
 
 
 def _uvit() -> Family:
@@ -83,14 +86,18 @@ MODELS: dict[str, Callable[[], Family]] = {
 
 
 def build(config: ModelConfig) -> Adapter:
-    """Return the model of a config, frozen, on the CPU; ValueError for an unknown name or missing weights."""
+    """Return the model of a config, frozen, on the CPU.
+
+    Raises ValueError for an unknown name, missing weights, and prompts for a family without.
+    """
     import torch
 
     family = _family(config.name)
+    check_prompts(config)
     if config.weights != TINY:
         model = family.build(config)
     else:
-        model = build_tiny(config.name)
+        model = _tiny(family, config)
         model.set_precision(getattr(torch, config.precision))
     if config.compile:
         model.compile()
@@ -99,12 +106,25 @@ def build(config: ModelConfig) -> Adapter:
 
 def build_tiny(name: str) -> Adapter:
     """Return the family's small random model, the same on every call."""
+    return _tiny(_family(name), None)
+
+
+def check_prompts(config: ModelConfig) -> None:
+    """Raise ValueError for prompts that the family would not read."""
+    if _family(config.name).has_prompts:
+        return
+    for field in ("prompts", "prompt_template"):
+        given, default = getattr(config, field), getattr(ModelConfig(), field)
+        if given != default:
+            raise ValueError(f"model.{field}: {given!r} has no effect on {config.name}; valid: {default!r}")
+
+
+def _tiny(family: Family, config: ModelConfig | None) -> Adapter:
     import torch
 
-    family = _family(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TINY_SEED)
-        return family.build_tiny()
+        return family.build_tiny(config) if config and family.has_prompts else family.build_tiny()
 
 
 def absolute_weights(config: ModelConfig) -> str:

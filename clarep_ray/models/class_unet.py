@@ -15,11 +15,19 @@ from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
-from clarep_ray.models.diffusers_folder import load_component
+from clarep_ray.models.diffusers_folder import load_component, square_side
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
 
 NAMES = "class_names.json"
 """Beside unet/ and scheduler/ in a folder trained here: what the labels stand for."""
+
+
+SETTINGS = {
+    "center_input_sample": (False,),  # pixels of 0 to 1
+    "time_embedding_type": ("positional",),  # the others divide by the time, or know no table of it
+    "class_embed_type": (None, "timestep"),
+}
+"""Settings of a UNet2DModel that are carried out."""
 
 
 class ClassUnet(LabelledAdapter):
@@ -32,7 +40,7 @@ class ClassUnet(LabelledAdapter):
         prediction: Prediction,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        size, channels = square_side(network.config.sample_size, "unet"), int(network.config.in_channels)
         if network.config.num_class_embeds is None:
             raise ValueError("model.weights: the UNet has no class embedding (num_class_embeds); CLARID needs one")
         self.num_classes = int(network.config.num_class_embeds)
@@ -76,7 +84,7 @@ def build(config: ModelConfig) -> ClassUnet:
 
     folder = Path(config.weights)
     schedule, prediction = read_schedule(folder / "scheduler")
-    network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision)
+    network: Any = load_component(UNet2DModel, config.weights, "unet", config.precision, SETTINGS)
     names = _names(folder / NAMES, network.config.num_class_embeds)
     try:
         return ClassUnet(network, schedule, prediction, names)
