@@ -15,7 +15,7 @@ from clarep_ray.cluster.batch_choice import Choose, batch_here
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields, recorded_field
 from clarep_ray.cluster.provenance import identity, provenance
-from clarep_ray.cluster.settings import check_settings
+from clarep_ray.cluster.settings import check_effects, check_settings
 from clarep_ray.cluster.workers import default_actors
 from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
@@ -82,6 +82,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
             "working folder; valid: an absolute path that every node sees, or s3://BUCKET/PREFIX"
         )
+    check_effects(config)
     config = self_contained(config)
     model = models.build(config.model)
     check_settings(model, config)

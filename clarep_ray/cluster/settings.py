@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.schedule import check_noisy, path_of
 from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.dotted import flatten
 from clarep_ray.models.extractor import uses_other_image
+
+NO_FILES = ("spurious_digits", "noise")
+NO_EFFECT: tuple[tuple[str, str, Callable[[ExtractConfig], bool]], ...] = (
+    (
+        "data.path",
+        "data.source is one of files, such as image_folder",
+        lambda config: config.data.source not in NO_FILES,
+    ),
+    ("data.labels_file", "data.source is flat_folder", lambda config: config.data.source == "flat_folder"),
+    *(
+        (f"data.{name}", "data.source is parquet", lambda config: config.data.source == "parquet")
+        for name in ("image_column", "label_column")
+    ),
+    ("elbow.num_removed", "elbow.rule is fixed", lambda config: config.elbow.rule == "fixed"),
+    ("elbow.ambiguous_margin", "output.what is canonical", lambda config: config.output.what == "canonical"),
+    *(
+        (
+            f"spectrum.{name}",
+            "spectrum.solver is block_lanczos",
+            lambda config: config.spectrum.solver == "block_lanczos",
+        )
+        for name in ("block_size", "max_products")
+    ),
+    *(
+        (f"gate.{name}", "gate.enabled", lambda config: config.gate.enabled)
+        for name in flatten(ExtractConfig().gate)
+        if name != "enabled"
+    ),
+    (
+        "decoding.guided_channels",
+        "something is guided",
+        lambda config: (
+            config.decoding.guidance_scale != 1.0 or any(_scale(name) != 1.0 for name in config.output.extras)
+        ),
+    ),
+)
+"""Setting, where alone it has an effect, and whether that is so."""
+
+
+def _scale(extra: str) -> float:
+    found = parse_extra(extra)
+    return 1.0 if found is None else found.guidance_scale or 1.0
+
+
+def check_effects(config: ExtractConfig) -> None:
+    """Raise ValueError for a setting that was chosen and would change nothing, naming it and where it counts."""
+    given, default = flatten(config), flatten(ExtractConfig())
+    for name, where, counts in NO_EFFECT:
+        if given[name] != default[name] and not counts(config):
+            raise ValueError(f"{name}: {given[name]!r} has no effect; valid: {default[name]!r}, or where {where}")
 
 
 def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:

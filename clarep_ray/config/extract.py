@@ -14,6 +14,7 @@ from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
 PROMPT_TEMPLATE = "a photo of {}"
+TOLERANCES = {"block_lanczos": 5e-3, "subspace_iteration": 1e-3}
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PathSolver = Literal["ddim", "heun", "dpmpp_2m"]
@@ -173,23 +174,30 @@ class SpectrumConfig:
     solver: Solver = "block_lanczos"
     """block_lanczos is ours; subspace_iteration is Park et al. (2023) as published, for comparison."""
     block_size: int = 4
-    """Vectors per sample in one network call of block_lanczos."""
-    tolerance: float = 5e-3
-    """Stop: largest relative residual of a wanted triplet; for subspace_iteration, movement of an entry of V."""
+    """block_lanczos: vectors per sample in one network call."""
+    tolerance: float | None = None
+    """Stop: largest relative residual of a wanted triplet [None: 0.005]; for subspace_iteration, movement of an entry
+    of V after 12 iterations or more [None: 0.001, as published]."""
     max_products: int = 600
-    """Give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""
+    """block_lanczos: give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_directions >= 1, "spectrum.num_directions", self.num_directions, "1 or more")
         require(self.block_size >= 1, "spectrum.block_size", self.block_size, "1 or more")
-        require(0 < self.tolerance < 1, "spectrum.tolerance", self.tolerance, "between 0 and 1")
+        given = self.tolerance
+        require(given is None or 0 < given < 1, "spectrum.tolerance", given, "None, or between 0 and 1")
         require(
             self.max_products >= self.num_directions,
             "spectrum.max_products",
             self.max_products,
             f"spectrum.num_directions ({self.num_directions}) or more",
         )
+
+    @property
+    def stops_at(self) -> float:
+        """The tolerance, where none is given the solver's own."""
+        return TOLERANCES[self.solver] if self.tolerance is None else self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

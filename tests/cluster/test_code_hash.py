@@ -98,7 +98,7 @@ from clarep_ray.cluster import provenance, stages
 from clarep_ray.config import ExtractConfig
 from clarep_ray import dotted
 from clarep_ray.models.extractor import UnitExtractor
-config = dotted.override(ExtractConfig(), {"spectrum.num_directions": 2, "decoding.guidance_scale": 1.0})
+config = dotted.override(ExtractConfig(), {"spectrum.num_directions": 2, "inversion.num_steps": 5})
 UnitExtractor(config).run(np.zeros((1, 16, 16, 3), np.uint8), [0], ["a"])
 print(*sorted(name for name in sys.modules if name.startswith("clarep_ray.")))
 """
