@@ -87,7 +87,7 @@ def _check_teacher(config: DistillConfig) -> str:
     if config.teacher.source == "network":
         check_teacher(config.teacher.network)
         return teacher_sha256(config.teacher.network)
-    return weights_sha256(config.teacher.diffusion)
+    return weights_sha256(config.teacher.diffusion, "teacher.diffusion")
 
 
 def open_teacher(config: DistillConfig, class_names: tuple[str, ...]) -> Teacher | DiffusionTeacher | None:
@@ -104,7 +104,7 @@ def open_teacher(config: DistillConfig, class_names: tuple[str, ...]) -> Teacher
                 f"teacher.network: it knows {teacher.num_classes} classes; the data has {len(class_names)}"
             )
         return teacher
-    model = build(config.teacher.diffusion)
+    model = build(config.teacher.diffusion, "teacher.diffusion")
     if model.class_names and tuple(model.class_names) != class_names:
         raise ValueError(f"teacher.diffusion: it knows the classes {', '.join(model.class_names[:3])}, ...")
     if config.method in ("repfusion", "diffaug"):

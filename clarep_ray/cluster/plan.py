@@ -52,6 +52,8 @@ class Plan:
     class_names: tuple[str, ...]
     image_size: int
     latent_size: int
+    clock: str
+    """The model's noise schedule and grid in words, and where decoding ends."""
     fields: dict[str, Any]
 
     @property
@@ -113,6 +115,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         class_names=tuple(source.class_names),
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
+        clock=str(model.schedule),
         fields=fields,
     )
 
@@ -237,6 +240,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
+        f"clock        {plan.clock}",
         f"input        {count} images in {len({row.class_name for row in plan.rows})} classes",
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"
         f" (of {sum(scanned.values())} decoded)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -12,6 +12,8 @@ from clarep_ray.config import ExtractConfig, parse_extra
 from clarep_ray.dotted import flatten
 from clarep_ray.models.extractor import uses_other_image
 
+LISTED = 30
+"""Layers named in an error."""
 NO_FILES = ("spurious_digits", "noise")
 NO_EFFECT: tuple[tuple[str, str, Callable[[ExtractConfig], bool]], ...] = (
     (
@@ -63,22 +65,34 @@ def check_effects(config: ExtractConfig) -> None:
             raise ValueError(f"{name}: {given[name]!r} has no effect; valid: {default[name]!r}, or where {where}")
 
 
-def check_settings(model: DiffusionModel, config: ExtractConfig) -> None:
-    """Raise ValueError for a setting this model cannot do, naming it and the valid values."""
+def check_settings(model: DiffusionModel, config: ExtractConfig, called: Mapping[str, str] | None = None) -> None:
+    """Raise ValueError for a setting this model cannot do, naming it and the valid values.
+
+    `called` gives the names of the settings whose values stand in the config in place of its own.
+    """
+    names = called or {}
     for name, layer in (("spectrum.layer", config.spectrum.layer), ("features.layer", config.features.layer)):
         if layer not in model.feature_layers:
-            raise ValueError(f"{name}: {layer!r} is not a layer of the model; valid: {', '.join(model.feature_layers)}")
+            known = model.feature_layers
+            more = f" and {len(known) - LISTED} more up to {known[-1]}" if len(known) > LISTED else ""
+            raise ValueError(
+                f"{names.get(name, name)}: {layer!r} is not a layer of the model; valid: "
+                f"{', '.join(known[:LISTED])}{more}"
+            )
     try:
         path_of(model.schedule, config.inversion)
     except ValueError as error:
-        raise ValueError(f"inversion.num_steps or inversion.project_t: {error}") from None
+        name = names.get("inversion.project_t", "inversion.num_steps or inversion.project_t")
+        raise ValueError(f"{name}: {error}") from None
     try:
         check_noisy(model.schedule, config.features.feature_t)
     except ValueError as error:
-        raise ValueError(f"features.feature_t: {error}") from None
+        name = "features.feature_t"
+        raise ValueError(f"{names.get(name, name)}: {error}") from None
     latent = int(torch.tensor(model.latent_shape).prod())
     if config.spectrum.num_directions > latent:
-        raise ValueError(f"spectrum.num_directions: {config.spectrum.num_directions} exceeds the latent size {latent}")
+        name = "spectrum.num_directions"
+        raise ValueError(f"{names.get(name, name)}: {config.spectrum.num_directions} exceeds the latent size {latent}")
     extras = [extra for name in config.output.extras if (extra := parse_extra(name))]
     scales = [config.decoding.guidance_scale] + [extra.guidance_scale or 1.0 for extra in extras]
     modes = {config.projection.mode} | {extra.mode for extra in extras}

@@ -147,7 +147,7 @@ class InversionConfig:
     log(alpha / sigma), which errs less for as many steps; output.what samples keeps the family's."""
     solver: PathSolver = "ddim"
     """Of inversion and decoding: ddim; of second order heun, at twice the evaluations, and dpmpp_2m, DPM-Solver++(2M),
-    at the same [paper: ddim; Karras: heun]."""
+    at the same [paper: ddim; Karras: heun]. Where decoding ends is the model folder's: its scheduler says it."""
     num_refinements: int = 0
     """Fixed-point iterations per inversion step; 0 is plain DDIM inversion [paper: 0]."""
 

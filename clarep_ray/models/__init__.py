@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,23 +87,33 @@ MODELS: dict[str, Callable[[], Family]] = {
 }
 
 
-def build(config: ModelConfig) -> Adapter:
+def build(config: ModelConfig, called: str = "model") -> Adapter:
     """Return the model of a config, frozen, on the CPU.
 
-    Raises ValueError for an unknown name, missing weights, and prompts for a family without.
+    Raises ValueError for an unknown name, missing weights, and prompts for a family without; `called` is what its
+    settings begin with in the message.
     """
     import torch
 
-    family = _family(config.name)
-    check_prompts(config)
-    if config.weights != TINY:
-        model = family.build(config)
-    else:
-        model = _tiny(family, config)
-        model.set_precision(getattr(torch, config.precision))
-    if config.compile:
-        model.compile()
-    return model
+    with _called(called):
+        family = _family(config.name)
+        check_prompts(config)
+        if config.weights != TINY:
+            model = family.build(config)
+        else:
+            model = _tiny(family, config)
+            model.set_precision(getattr(torch, config.precision))
+        if config.compile:
+            model.compile()
+        return model
+
+
+@contextmanager
+def _called(prefix: str) -> Generator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"^model(?=\.)", prefix, str(error))) from None
 
 
 def build_tiny(name: str) -> Adapter:
@@ -138,11 +150,16 @@ def absolute_weights(config: ModelConfig) -> str:
     return str(hub.local_folder(config.weights, config.allow_download).absolute())
 
 
-def weights_sha256(config: ModelConfig) -> str:
+def weights_sha256(config: ModelConfig, called: str = "model") -> str:
     """Return one sha256 over the names and bytes of the model's files, prompts included.
 
-    Raises ValueError without files, and where the config says that it is another one.
+    Raises ValueError without files, and where the config says that it is another one; `called` as for `build`.
     """
+    with _called(called):
+        return _weights_sha256(config)
+
+
+def _weights_sha256(config: ModelConfig) -> str:
     folder, total = _folder(config), hashlib.sha256()
     if folder is None:
         total.update(f"{config.name} tiny {TINY_SEED}".encode())

@@ -370,3 +370,27 @@ def test_networks_that_take_more_than_the_latents_are_refused(sd_folder: Path, t
         with pytest.raises(ValueError, match=name):
             models.build(ModelConfig(name="class_unet", weights=str(tmp_path / "grey")))
         change_config(tmp_path / "grey", "unet", **{name: tiny.network.config[name]})
+
+
+def test_the_setting_that_is_named_is_the_users(tmp_path: Path) -> None:
+    for change in ({"weights": str(tmp_path)}, {"weights": "tiny", "prompt_template": "a {}"}, {"name": "gan"}):
+        with pytest.raises(ValueError, match=r"^teacher\.diffusion\.(weights|prompt_template|name): "):
+            models.build(ModelConfig(**{"name": "dit", **change}), "teacher.diffusion")
+    with pytest.raises(ValueError, match=r"^teacher\.diffusion\.weights: "):
+        models.weights_sha256(ModelConfig(name="dit", weights=str(tmp_path)), "teacher.diffusion")
+
+
+def test_several_prompts_are_refused_where_the_first_alone_would_be_read(tmp_path: Path) -> None:
+    from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
+    from clarep_ray.config import FeatureConfig, TeacherConfig
+
+    (tmp_path / "prompts.json").write_text(json.dumps({"cat": ["a cat", "cats"], "dog": ["a dog", "dogs"]}))
+    model = models.build(
+        ModelConfig(name="stable_diffusion", weights="tiny", prompts=str(tmp_path / "prompts.json"))
+    )
+    teacher = TeacherConfig(reading=FeatureConfig(layer="mid_block"))
+    with pytest.raises(ValueError, match=r"teacher\.diffusion\.prompts: 2 prompts for every class"):
+        DiffusionTeacher(model, teacher)
+    one = models.build_tiny("stable_diffusion")
+    with pytest.raises(ValueError, match=r"teacher\.num_times: num_steps: 1000 with the model's steps_offset 1"):
+        DiffusionTeacher(one, teacher)
