@@ -28,8 +28,8 @@ class DiffusionTeacher:
             raise ValueError(f"teacher.reading.layer: {self.layer!r} is not valid; valid: {valid}")
         if model.prompts_per_class > 1:
             raise ValueError(
-                f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for every class, of which the first alone "
-                "would be read; valid: one for every class"
+                f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for every class, of which the first "
+                "alone would be read; valid: one for every class"
             )
         try:
             grid = model.schedule.times(config.num_times).tolist()

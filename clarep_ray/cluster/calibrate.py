@@ -122,8 +122,8 @@ def _check(model: Adapter, config: CalibrateConfig) -> None:
         )
     if model.prompts_per_class > 1:
         raise ValueError(
-            f"model.prompts: {config.model.prompts!r} has {model.prompts_per_class} prompts for every class, of which a "
-            "calibration would read the first alone; valid: one for every class"
+            f"model.prompts: {config.model.prompts!r} has {model.prompts_per_class} prompts for every class, of which "
+            "a calibration would read the first alone; valid: one for every class"
         )
     check_classifiers(config.classifiers, model.class_names)
     extract = config.extract_config()

@@ -159,7 +159,7 @@ def _schedule(config: Mapping[str, Any], class_name: str) -> tuple[DiscreteSched
         value = given.get(name, config.get(name, valid[0]))
         if not carried_out and not _one_of(value, valid):
             absent = "" if name in config else f" (default of {class_name})"
-            raise ValueError(f"{name} is {repr(value)[:100]}{absent}, which no inversion undoes; valid: {valid[0]}")
+            raise ValueError(f"{name} is {repr(value)[:100]}{absent}, which is not carried out; valid: {valid[0]}")
     prediction = _choice(given, "prediction_type", ("epsilon", "v_prediction", "sample"))
     alphas_cumprod = _alphas_cumprod(given, prediction)
     offset = _whole(given.get("steps_offset", 0), "steps_offset", 0, len(alphas_cumprod) - 1)

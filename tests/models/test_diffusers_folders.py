@@ -385,10 +385,8 @@ def test_several_prompts_are_refused_where_the_first_alone_would_be_read(tmp_pat
     from clarep_ray.config import FeatureConfig, TeacherConfig
 
     (tmp_path / "prompts.json").write_text(json.dumps({"cat": ["a cat", "cats"], "dog": ["a dog", "dogs"]}))
-    model = models.build(
-        ModelConfig(name="stable_diffusion", weights="tiny", prompts=str(tmp_path / "prompts.json"))
-    )
-    teacher = TeacherConfig(reading=FeatureConfig(layer="mid_block"))
+    model = models.build(ModelConfig(name="stable_diffusion", weights="tiny", prompts=str(tmp_path / "prompts.json")))
+    teacher = TeacherConfig(reading=FeatureConfig(layer="mid_block"), num_times=1000)
     with pytest.raises(ValueError, match=r"teacher\.diffusion\.prompts: 2 prompts for every class"):
         DiffusionTeacher(model, teacher)
     one = models.build_tiny("stable_diffusion")
