@@ -202,7 +202,7 @@ def _alphas_cumprod(given: Mapping[str, Any], prediction: Prediction) -> Tensor:
     """Return alpha^2 (T,), float64, of betas made in float32 as diffusers makes them."""
     betas = _betas(given).double()
     alphas_cumprod = torch.cumprod(1 - betas, 0)
-    if not _choice(given | {"rescale_betas_zero_snr": given.get("rescale_betas_zero_snr", False)}, *_RESCALED):
+    if "rescale_betas_zero_snr" not in given or not _choice(given, "rescale_betas_zero_snr", (True, False)):
         return alphas_cumprod
     if prediction == "epsilon":
         raise ValueError(
@@ -213,9 +213,6 @@ def _alphas_cumprod(given: Mapping[str, Any], prediction: Prediction) -> Tensor:
     rescaled = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
     rescaled[-1] = min(SMALLEST_ALPHA_SQUARED, rescaled[-2].item() / 2)
     return rescaled
-
-
-_RESCALED = ("rescale_betas_zero_snr", (True, False))
 
 
 def _betas(given: Mapping[str, Any]) -> Tensor:

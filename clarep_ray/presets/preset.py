@@ -41,7 +41,7 @@ class Preset(Generic[Config]):
         wrong = [name for name in also if self.origins.get(name) != "paper"]
         if wrong:
             raise ValueError(f"also: {wrong[0]!r} is not of the paper in the preset")
-        taken_over = {
+        taken_over: dict[str, Origin] = {
             name: "inferred" if origin == "paper" and name not in also else origin
             for name, origin in self.origins.items()
         }
