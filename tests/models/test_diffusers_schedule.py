@@ -52,7 +52,8 @@ def test_a_class_is_read_as_diffusers_reads_it(name: str, tmp_path: Path) -> Non
     betas += [{"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": np.linspace(1e-3, 0.03, 1000).tolist()}]
     if name.startswith("DDPM"):
         betas.append({"beta_schedule": "sigmoid"})
-    for number, changes in enumerate(betas):
+    # KDPM2's times take diffusers a second.
+    for number, changes in enumerate(betas[:1] if name.startswith("KDPM2") else betas):
         for spacing in spacings:
             config = {"clip_sample": False, "skip_prk_steps": True} | changes
             if spacing is not None:
