@@ -99,13 +99,26 @@ def build(config: ModelConfig, called: str = "model") -> Adapter:
         family = _family(config.name)
         check_prompts(config)
         if config.weights != TINY:
-            model = family.build(config)
+            with _of_folder(config.weights):
+                model = family.build(config)
         else:
             model = _tiny(family, config)
             model.set_precision(getattr(torch, config.precision))
         if config.compile:
             model.compile()
         return model
+
+
+@contextmanager
+def _of_folder(weights: str) -> Generator[None]:
+    """Name the folder in an error about its settings that does not."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if text.startswith(("vae/", "model.weights: ")) and repr(weights)[1:-1] not in text:
+            raise ValueError(f"model.weights: {weights!r}: {text.removeprefix('model.weights: ')}") from None
+        raise
 
 
 @contextmanager
