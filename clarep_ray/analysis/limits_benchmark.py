@@ -152,7 +152,7 @@ def _triplets(sampler: Sampler, x_t: Tensor, keys: Sequence[str], stage: Stages[
             settings.num_directions,
             sampler.generators(keys, "svd"),
             block_size=settings.block_size,
-            tolerance=settings.tolerance,
+            tolerance=settings.stops_at,
             max_products=settings.max_products,
             device=x_t.device,
         )

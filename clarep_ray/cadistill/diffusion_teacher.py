@@ -29,7 +29,15 @@ class DiffusionTeacher:
         if self.layer not in model.feature_layers:
             valid = ", ".join(model.feature_layers)
             raise ValueError(f"teacher.reading.layer: {self.layer!r} is not valid; valid: {valid}")
-        grid = model.schedule.times(config.num_times).tolist()
+        if model.prompts_per_class > 1:
+            raise ValueError(
+                f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for every class, of which the first "
+                "alone would be read; valid: one for every class"
+            )
+        try:
+            grid = model.schedule.times(config.num_times).tolist()
+        except ValueError as error:
+            raise ValueError(f"teacher.num_times: {error}") from None
         self.times: list[float] = grid[1:]
         """The timesteps there are to choose from, ascending."""
 

@@ -95,7 +95,7 @@ def _check_teacher(config: DistillConfig) -> str:
     if config.teacher.source == "network":
         check_teacher(config.teacher.network)
         return teacher_sha256(config.teacher.network)
-    return weights_sha256(config.teacher.diffusion)
+    return weights_sha256(config.teacher.diffusion, "teacher.diffusion")
 
 
 def open_teacher(config: DistillConfig, classes: ClassList) -> Teacher | DiffusionTeacher | None:
@@ -113,7 +113,7 @@ def open_teacher(config: DistillConfig, classes: ClassList) -> Teacher | Diffusi
                 _match_all_of(classes, teacher.classes, f"teacher.network {config.teacher.network!r}")
             )
         return teacher
-    model = build(config.teacher.diffusion)
+    model = build(config.teacher.diffusion, "teacher.diffusion")
     if config.method in ("repfusion", "diffaug"):  # read without labels
         model.null_cond(1)  # raises where there is no unconditional branch
         return DiffusionTeacher(model, config.teacher)

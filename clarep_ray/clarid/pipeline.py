@@ -141,7 +141,7 @@ def leading_triplets(
             jacobian.dim,
             config.num_directions,
             generators,
-            tolerance=config.tolerance,
+            tolerance=config.stops_at,
             device=x_t.device,
         )
     return block_lanczos(
@@ -150,7 +150,7 @@ def leading_triplets(
         config.num_directions,
         generators,
         block_size=config.block_size,
-        tolerance=config.tolerance,
+        tolerance=config.stops_at,
         max_products=config.max_products,
         device=x_t.device,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor
 from clarep_ray.clarid.model import NoiseSchedule
 from clarep_ray.config import InversionConfig
 
+Spacing = Literal["leading", "trailing", "linspace"]
 SAME_TIME = 1e-5
 """Relative distance below which a time counts as one of the grid."""
 
@@ -19,16 +21,21 @@ SAME_TIME = 1e-5
 class DiscreteSchedule:
     """Variance-preserving schedule on T integer timesteps, as DDPM, DiT and Stable Diffusion are trained.
 
-    `alphas_cumprod` has shape (T,), float64, strictly decreasing in (0, 1): alpha = sqrt of it. `steps_offset`
-    shifts the sampling grid by that many timesteps (1 for Stable Diffusion, else 0). `clean_alpha_squared` is
-    alpha^2 where sampling ends: 1, or that of the smallest trained noise, whose result is taken as it is. The clock
-    begins at `first_timestep` (1 for U-ViT, else 0); the clean time is the one before it.
+    `alphas_cumprod` has shape (T,), float64, strictly decreasing in (0, 1): alpha = sqrt of it. The sampling grid of n
+    steps has one of diffusers' three spacings: `leading` counts up from 0 in strides of T // n, shifted by
+    `steps_offset` timesteps (1 for Stable Diffusion, else 0); `trailing` counts down from the last in strides of
+    T / n; `linspace` divides the whole range, both ends included. `without_first`: it is the grid of n + 1 steps
+    without its lowest, as DPM-Solver and its kin have it. Times are rounded to trained timesteps.
+    `clean_alpha_squared` is alpha^2 where sampling ends: 1, or that of the smallest trained noise, whose result is
+    taken as it is. The clock begins at `first_timestep` (1 for U-ViT, else 0); the clean time is the one before it.
     """
 
     alphas_cumprod: Float[Tensor, " T"]
     steps_offset: int = 0
     clean_alpha_squared: float = 1.0
     first_timestep: int = 0
+    spacing: Spacing = "leading"
+    without_first: bool = False
 
     def __post_init__(self) -> None:
         inside = bool(((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all())
@@ -55,17 +62,42 @@ class DiscreteSchedule:
         alpha_squared = table[time.long() - clean]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
-    def finest(self) -> Float[Tensor, " T"]:
-        """Return the noisy times of the grid that takes every timestep."""
-        return self.times(self.num_timesteps)[1:]
+    def finest(self) -> Float[Tensor, " n"]:
+        """Return every trained timestep, from where the `leading` grid begins."""
+        begin = self.steps_offset if self.spacing == "leading" else 0
+        return self.first_timestep + torch.arange(begin, self.num_timesteps, dtype=torch.float64)
 
     def times(self, num_steps: int) -> Float[Tensor, " n"]:
-        """Return the clean time, then first + offset + i s with s = T // num_steps (the DDIM "leading" grid)."""
-        if not 1 <= num_steps <= self.num_timesteps:
-            raise ValueError(f"num_steps: {num_steps} is outside 1..{self.num_timesteps}")
-        stride = self.num_timesteps // num_steps
-        noisy = self.first_timestep + torch.arange(num_steps, dtype=torch.float64) * stride + self.steps_offset
-        return torch.cat([torch.tensor([self.first_timestep - 1], dtype=torch.float64), noisy])
+        """Return the clean time, then the grid of `num_steps` noisy times.
+
+        Raises ValueError for more steps than there are timesteps for them.
+        """
+        points = num_steps + self.without_first
+        if num_steps < 1 or points > self.num_timesteps:
+            raise ValueError(f"num_steps: {num_steps} is outside 1..{self.num_timesteps - self.without_first}")
+        if self.spacing == "trailing":
+            strides = torch.arange(num_steps, dtype=torch.float64) * (self.num_timesteps / num_steps)
+            noisy = (self.num_timesteps - strides).round().flip(0) - 1
+        elif self.spacing == "linspace":
+            noisy = torch.linspace(0, self.num_timesteps - 1, points, dtype=torch.float64).round()
+            noisy = noisy[int(self.without_first) :]
+        else:
+            strides = torch.arange(points, dtype=torch.float64) * (self.num_timesteps // points)
+            noisy = strides[int(self.without_first) :] + self.steps_offset
+        if noisy[-1] >= self.num_timesteps:
+            raise ValueError(
+                f"num_steps: {num_steps} with the model's steps_offset {self.steps_offset} ends at timestep "
+                f"{noisy[-1]:g} of {self.num_timesteps}; valid: fewer steps"
+            )
+        clean = torch.tensor([self.first_timestep - 1], dtype=torch.float64)
+        return torch.cat([clean, self.first_timestep + noisy])
+
+    def __str__(self) -> str:
+        shift = f" + {self.steps_offset}" if self.spacing == "leading" and self.steps_offset else ""
+        below = ", its lowest left out" if self.without_first else ""
+        noisy = f"alpha^2 {self.clean_alpha_squared:.5f}, the smallest trained noise, not without noise"
+        end = "without noise" if self.clean_alpha_squared == 1 else f"at {noisy}"
+        return f"{self.num_timesteps} timesteps, grid {self.spacing}{shift}{below}; decoding ends {end}"
 
 
 def linear_schedule(
@@ -97,7 +129,7 @@ class SigmaSchedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
-            raise ValueError(f"{self}: needs 0 < sigma_min < sigma_max and rho > 0")
+            raise ValueError(f"{self!r}: needs 0 < sigma_min < sigma_max and rho > 0")
 
     def alpha_sigma(self, t: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Return (1, t); the clean time is 0. Raises ValueError for a time outside 0..sigma_max."""
@@ -106,6 +138,11 @@ class SigmaSchedule:
         if not bool(valid.all()):
             raise ValueError(f"t: {sigma[~valid][0].item()} is no noise scale; valid: 0 (clean) to {self.sigma_max:g}")
         return torch.ones_like(sigma), sigma
+
+    def __str__(self) -> str:
+        return (
+            f"noise scale {self.sigma_min:g} to {self.sigma_max:g}, even in sigma^(1/{self.rho:g}); decoding ends at 0"
+        )
 
     def finest(self) -> Float[Tensor, " 1000"]:
         """Return a thousand noisy times: between any two of them there are others."""

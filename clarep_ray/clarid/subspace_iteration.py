@@ -16,7 +16,7 @@ def subspace_iteration(
     generators: Sequence[torch.Generator],
     *,
     tolerance: float = 1e-3,
-    min_iterations: int = 10,
+    min_iterations: int = 12,
     max_iterations: int = 100,
     device: torch.device | str = "cpu",
 ) -> SingularTriplets:

@@ -20,8 +20,8 @@ from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE, CalibrateStage, CalibrationContext, Item
+from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.cluster.extract import worker_counts
-from clarep_ray.cluster.identity import code_sha256
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
 from clarep_ray.data.records import InputRow
@@ -31,7 +31,14 @@ from clarep_ray.models.classifiers import absolute_classifiers, classifiers_sha2
 from clarep_ray.models.judges import check_judges
 from clarep_ray.seeding import numpy_generator
 
-CALIBRATION_CODE = ("cluster/calibrate*.py", "analysis/calibration.py", "analysis/clusters.py")
+INSTEAD_OF = {
+    "interaction.layers": "spectrum.layer",
+    "interaction.times": "inversion.project_t",
+    "feature_map.layers": "features.layer",
+    "feature_map.times": "features.feature_t",
+}
+"""Setting of the values that are tried -> the extraction's own whose place they take."""
+CALIBRATION_CODE = ("cluster.calibrate_pieces", "analysis.calibration")
 """What decides which pieces there are, and what follows from them."""
 
 
@@ -107,7 +114,7 @@ def _absolute_paths(config: CalibrateConfig, plan: Plan) -> CalibrateConfig:
 def _own_fields(config: CalibrateConfig) -> dict[str, Any]:
     return dotted.fingerprint_fields(config) | {
         "classifiers_sha256": classifiers_sha256(config.classifiers),
-        "calibration_code_sha256": code_sha256(CALIBRATION_CODE),
+        "calibration_code_sha256": code_sha256(CALIBRATION_CODE, ("cluster.calibrate", "cluster.calibrate_scores")),
     }
 
 
@@ -119,18 +126,20 @@ def _check(model: Adapter, config: CalibrateConfig) -> None:
             f"parts: {config.model.name} has no unconditional branch, which `saturation` needs; valid: --parts "
             f"{others}, with inversion.project_t as given"
         )
+    if model.prompts_per_class > 1:
+        raise ValueError(
+            f"model.prompts: {config.model.prompts!r} has {model.prompts_per_class} prompts for every class, of which "
+            "a calibration would read the first alone; valid: one for every class"
+        )
     check_judges(config.classifiers, model.classes, wanted=())
     extract = config.extract_config()
     widest = max((*config.window.windows, config.spectrum.num_directions))
-    for layer in config.interaction.layers or (config.spectrum.layer,):
-        changes = {"spectrum.layer": layer, "spectrum.num_directions": widest, "spectrum.max_products": widest + 600}
-        check_settings(model, dotted.override(extract, changes))
-    for layer in config.feature_map.layers:
-        check_settings(model, dotted.override(extract, {"features.layer": layer}))
-    for t in config.feature_map.times:
-        check_settings(model, dotted.override(extract, {"features.feature_t": float(t)}))
-    for t in config.interaction.times:
-        check_settings(model, dotted.override(extract, {"inversion.project_t": float(t)}))
+    wider = "window.windows" if widest > config.spectrum.num_directions else "spectrum.num_directions"
+    wide = {"spectrum.num_directions": widest, "spectrum.max_products": widest + 600}
+    check_settings(model, dotted.override(extract, wide), {"spectrum.num_directions": wider})
+    for name, field in INSTEAD_OF.items():
+        for value in dotted.flatten(config)[name]:
+            check_settings(model, dotted.override(extract, {field: value}), {field: name})
     _check_times(model, config.saturation)
 
 

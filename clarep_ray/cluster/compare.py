@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clarep_ray import dotted, tracking
 from clarep_ray.analysis.paired import difference_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.digits_student import COLUMNS, PGD_COLUMN, PGD_EPS_255, PGD_STEP_255, PGD_STEPS, evaluate_one
 from clarep_ray.cluster.distill import tell_student, with_absolute_paths
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
-
-if TYPE_CHECKING:
-    from clarep_ray.data.picture_rows import Pictures
-    from clarep_ray.models.students import Student
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "vanilla": {"method": "vanilla"},
@@ -36,11 +32,6 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 Guidance and projection make a square of four: cfgdistill (guided, not projected), cadistill (both), clarid@1
 (projected alone) and reconstruction (neither).
 """
-SPLITS = ("same_background", "random_background", "foreground_only")
-PGD_EPS_255, PGD_STEP_255, PGD_STEPS = 8.0, 2.0, 10
-PGD_COLUMN = f"PGD {PGD_EPS_255:g}"
-COLUMNS = ("clean", *SPLITS, PGD_COLUMN)
-EVALUATION = "evaluation.json"
 
 
 def compare(config: DistillConfig, seeds: Sequence[int], say: Callable[[str], None] = print) -> SeedTable:
@@ -103,51 +94,6 @@ def plan_runs(config: DistillConfig, seeds: Sequence[int]) -> dict[tuple[str, in
             runs[row, seed] = dotted.override(config, {**changes, "seed": seed, "output": folder})
         prepare(runs[row, seeds[0]])
     return runs
-
-
-def evaluate_one(
-    flat: Mapping[str, Any], report: Callable[[dict[str, Any]], None] = lambda record: None
-) -> dict[str, float]:
-    """Train one student in this process and return its accuracies, {column: share}; read where it was done before.
-
-    `report` is called as by `run_training`.
-    """
-    import torch
-
-    from clarep_ray.cadistill.evaluation import accuracy
-    from clarep_ray.cadistill.run import train_alone
-    from clarep_ray.data.picture_rows import open_pictures
-    from clarep_ray.models.students import load_student
-
-    torch.set_num_threads(1)
-    config = dotted.from_flat(DistillConfig, flat)
-    result = train_alone(config, report)
-    path = Path(config.output) / EVALUATION
-    if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
-        return kept["accuracy"]
-    student = load_student(result["last"]["student"])
-    size, known = config.augment.source_size, student.architecture.classes
-    sets = {
-        split: open_pictures(dotted.override(config.val, {"digits.split": split}), size, known)
-        for split in ("test", *SPLITS)
-    }
-    found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
-    found[PGD_COLUMN] = _pgd_accuracy(student, sets["test"])
-    record = {"fingerprint": result["fingerprint"], "accuracy": found}
-    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
-    return found
-
-
-def _pgd_accuracy(student: Student, pictures: Pictures) -> float:
-    """Return the share of pictures that are right at every step of PGD."""
-    from clarep_ray.cadistill.evaluation import batches
-    from clarep_ray.robustness.pgd import Pgd
-
-    attack = Pgd(eps=PGD_EPS_255 / 255, step=PGD_STEP_255 / 255, num_steps=PGD_STEPS, random_start=False)
-    keys, fallen = iter(pictures.keys), 0
-    for pixels, labels in batches(pictures, student.architecture.image_size):
-        fallen += int(attack(student, pixels, labels, [next(keys) for _ in labels]).success.sum())
-    return (len(pictures) - fallen) / len(pictures)
 
 
 def tabulate(found: Mapping[tuple[str, int], Mapping[str, float]], seeds: Sequence[int]) -> SeedTable:

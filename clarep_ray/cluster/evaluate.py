@@ -42,18 +42,8 @@ from clarep_ray.tracking import in_submitted_job
 
 PACKAGES = ("torch", "numpy", "pillow", "scipy", "scikit-learn", "safetensors", "timm")
 """Libraries whose version can change a verdict."""
-CODE = (
-    *(
-        "robustness/**/*.py",
-        "data/**/*.py",
-        "models/*classifier*.py",
-        "models/students.py",
-        "models/class_names.py",
-        "seeding.py",
-    ),
-    "cluster/evaluate_units.py",
-)
-"""Our own files of which the same is true."""
+CODE = ("cluster.evaluate_units",)
+"""Our own modules of which the same is true, by what they do or import."""
 PATHS = ("image_folder", "cifar10", "cifar10_c", "imagenet", "imagenet_c", "imagenet_a", "imagenet_real", "backgrounds")
 TRIED_ROWS = 16
 

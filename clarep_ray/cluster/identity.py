@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.data.store import RUN, Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
@@ -17,8 +16,8 @@ PACKAGES = (
     *("pillow", "kneed", "scipy", "scikit-learn", "safetensors"),
 )
 """Libraries whose version can change a byte of an extraction."""
-OUTPUT_CODE = ("clarid/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/stages.py")
-"""Our own files of which the same is true."""
+OUTPUT_MODULES = ("cluster.stages", "cluster.provenance")
+"""Our own modules that make the bytes of an extraction, by what they do or import."""
 
 
 class ResumeRefused(ValueError):
@@ -57,16 +56,7 @@ def recorded_field(store: Store, name: str) -> Any:
         return None
 
 
-def environment_fields(packages: Sequence[str] = PACKAGES, code: Sequence[str] = OUTPUT_CODE) -> dict[str, Any]:
+def environment_fields(packages: Sequence[str] = PACKAGES, modules: Sequence[str] = OUTPUT_MODULES) -> dict[str, Any]:
     """Return the code and library versions that can change a byte of the output."""
     versions = {f"version.{name}": importlib.metadata.version(name) for name in packages}
-    return versions | {"version.python": platform.python_version(), "code_sha256": code_sha256(code)}
-
-
-def code_sha256(patterns: Sequence[str] = OUTPUT_CODE) -> str:
-    """Return one sha256 over the Python files of this package that can change a byte of the output."""
-    root = Path(__file__).parent.parent
-    total = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
-        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+    return versions | {"version.python": platform.python_version(), "code_sha256": code_sha256(tuple(modules))}

@@ -15,7 +15,8 @@ from clarep_ray import dotted, models
 from clarep_ray.cluster.batch_choice import Choose, batch_here
 from clarep_ray.cluster.cost import estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields, recorded_field
-from clarep_ray.cluster.settings import check_settings
+from clarep_ray.cluster.provenance import identity, provenance
+from clarep_ray.cluster.settings import check_effects, check_settings
 from clarep_ray.cluster.workers import default_actors
 from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
@@ -52,6 +53,8 @@ class Plan:
     class_names: tuple[str, ...]
     image_size: int
     latent_size: int
+    clock: str
+    """The model's noise schedule and grid in words, and where decoding ends."""
     fields: dict[str, Any]
     input_root: str = ""
     """Folder that the rows' sources are relative to, where they are files."""
@@ -64,35 +67,11 @@ class Plan:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What every sample says about the run it comes from."""
-        return {
-            "fingerprint": self.fingerprint,
-            "model": self.config.model.name,
-            "weights_sha256": self.fields["weights_sha256"],
-            "seed": self.config.seed,
-            **self._method,
-        }
-
-    @property
-    def _method(self) -> dict[str, Any]:
-        """What was done to a picture, as far as it was done."""
-        config, what = self.config, self.config.output.what
-        if what == "features":
-            return {"what": what, "feature_layer": config.features.layer, "feature_t": config.features.feature_t}
-        if what == "samples":
-            return {"what": what, "guidance_scale": config.decoding.guidance_scale}
-        return {
-            "projection": config.projection.mode,
-            "guidance_scale": config.decoding.guidance_scale,
-            "project_t": config.inversion.project_t,
-        }
+        return provenance(self.config, self.fields, self.fingerprint)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the root manifest says about the run: who it is, and what its label numbers stand for."""
-        return {name: self.fields[name] for name in ("label_map_sha256", "classes_sha256")} | {
-            "fingerprint": self.fingerprint
-        }
+        return identity(self.fields, self.fingerprint)
 
     @property
     def num_units(self) -> int:
@@ -110,6 +89,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
             f"output.path: {config.output.path!r} is relative, and a submitted job runs in a temporary copy of the "
             "working folder; valid: an absolute path that every node sees, or s3://BUCKET/PREFIX"
         )
+    check_effects(config)
     config = self_contained(config)
     model = models.build(config.model)
     check_settings(model, config)
@@ -143,6 +123,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
         class_names=source.classes.names,
         image_size=model.image_size,
         latent_size=int(torch.tensor(model.latent_shape).prod()),
+        clock=str(model.schedule),
         fields=fields,
         input_root=str(source.root),
         notes=tuple(_notes(source, rows) + ([warning] if warning else []) + [f"judge {line}" for line in judged]),
@@ -279,6 +260,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"output       {store.where}: "
         + (f"continues, {done} of {plan.num_units} units are done" if resumes else "new"),
+        f"clock        {plan.clock}",
         f"input        {count} images in {len({row.class_name for row in plan.rows if row.class_name})} classes",
         *(f"             {note}" for note in plan.notes),
         f"scan         {', '.join(f'{number} {what}' for what, number in sorted(scanned.items()))}"

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted
-from clarep_ray.cluster.compare import COLUMNS, evaluate_one
+from clarep_ray.cluster.digits_student import COLUMNS, evaluate_one
 from clarep_ray.cluster.identity import environment_fields
 from clarep_ray.cluster.sweep_study import Cell, Report, at_point
 from clarep_ray.config import DistillConfig, Point
 
-TRAINING_CODE = ("cadistill/*.py", "data/**/*.py", "models/*.py", "seeding.py", "cluster/compare.py")
-"""Our own files that can change what a training comes to."""
+TRAINING_CODE = ("cluster.digits_student",)
+"""Our own modules that can change what a training comes to, by what they do or import."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CadistillStudy:
         from clarep_ray.cadistill.inputs import open_inputs
 
         found = dotted.fingerprint_fields(self.config) | open_inputs(self.config).sha256
-        return found | environment_fields(code=TRAINING_CODE)
+        return found | environment_fields(modules=TRAINING_CODE)
 
     def check(self, points: Sequence[Point], seeds: Sequence[int]) -> None:
         from clarep_ray.cadistill.run import prepare

@@ -13,6 +13,8 @@ from clarep_ray.config.projection import ProjectionMode, parse_extra
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
+PROMPT_TEMPLATE = "a photo of {}"
+TOLERANCES = {"block_lanczos": 5e-3, "subspace_iteration": 1e-3}
 ElbowRule = Literal["kneed", "chord", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PathSolver = Literal["ddim", "heun", "dpmpp_2m"]
@@ -37,7 +39,7 @@ class ModelConfig:
     """Of the network; latents, eps and the orthogonalisation of singular vectors stay in float32."""
     compile: bool = False
     """torch.compile for inversion and decoding: faster after half a minute of g++ in every actor; other rounding."""
-    prompt_template: str = "a photo of {}"
+    prompt_template: str = PROMPT_TEMPLATE
     """stable_diffusion: prompt of a class, its WordNet name in place of {} [paper Sec. H.1]."""
     prompts: str | None = field(default=None, metadata=EXECUTION)
     """stable_diffusion: JSON file {class: prompt} instead of ImageNet's classes; fingerprinted by content.
@@ -50,6 +52,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require("{}" in self.prompt_template, "model.prompt_template", self.prompt_template, "a text with {} in it")
+        require(
+            self.prompts is None or self.prompt_template == PROMPT_TEMPLATE,
+            "model.prompt_template",
+            self.prompt_template,
+            f"{PROMPT_TEMPLATE!r}, which has no effect with model.prompts",
+        )
         known = self.weights_sha256
         digits = known is None or (len(known) == 64 and set(known) <= set("0123456789abcdef"))
         require(digits, "model.weights_sha256", known, "None, or 64 hexadecimal digits in lower case")
@@ -145,7 +153,7 @@ class InversionConfig:
     log(alpha / sigma), which errs less for as many steps; output.what samples keeps the family's."""
     solver: PathSolver = "ddim"
     """Of inversion and decoding: ddim; of second order heun, at twice the evaluations, and dpmpp_2m, DPM-Solver++(2M),
-    at the same [paper: ddim; Karras: heun]."""
+    at the same [paper: ddim; Karras: heun]. Where decoding ends is the model folder's: its scheduler says it."""
     num_refinements: int = 0
     """Fixed-point iterations per inversion step; 0 is plain DDIM inversion [paper: 0]."""
 
@@ -172,23 +180,30 @@ class SpectrumConfig:
     solver: Solver = "block_lanczos"
     """block_lanczos is ours; subspace_iteration is Park et al. (2023) as published, for comparison."""
     block_size: int = 4
-    """Vectors per sample in one network call of block_lanczos."""
-    tolerance: float = 5e-3
-    """Stop: largest relative residual of a wanted triplet; for subspace_iteration, movement of an entry of V."""
+    """block_lanczos: vectors per sample in one network call."""
+    tolerance: float | None = None
+    """Stop: largest relative residual of a wanted triplet [None: 0.005]; for subspace_iteration, movement of an entry
+    of V after 12 iterations or more [None: 0.001, as published]."""
     max_products: int = 600
-    """Give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""
+    """block_lanczos: give up after so many products with J^T J per sample; the sample is kept and flagged [vectors]."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self.num_directions >= 1, "spectrum.num_directions", self.num_directions, "1 or more")
         require(self.block_size >= 1, "spectrum.block_size", self.block_size, "1 or more")
-        require(0 < self.tolerance < 1, "spectrum.tolerance", self.tolerance, "between 0 and 1")
+        given = self.tolerance
+        require(given is None or 0 < given < 1, "spectrum.tolerance", given, "None, or between 0 and 1")
         require(
             self.max_products >= self.num_directions,
             "spectrum.max_products",
             self.max_products,
             f"spectrum.num_directions ({self.num_directions}) or more",
         )
+
+    @property
+    def stops_at(self) -> float:
+        """The tolerance, where none is given the solver's own."""
+        return TOLERANCES[self.solver] if self.tolerance is None else self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)

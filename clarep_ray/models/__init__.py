@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +28,10 @@ class Family:
     """How a family is built: from a config's weights, and small and random."""
 
     build: Callable[[ModelConfig], Adapter]
-    build_tiny: Callable[[], Adapter]
+    build_tiny: Callable[..., Adapter]
+    """Without arguments; with a config where there are prompts."""
+    has_prompts: bool = False
+    """Its conditions are texts."""
 
 
 def _digits_dit() -> Family:
@@ -50,7 +55,7 @@ def _class_unet() -> Family:
 def _stable_diffusion() -> Family:
     from clarep_ray.models import stable_diffusion
 
-    return Family(stable_diffusion.build, stable_diffusion.build_tiny)
+    return Family(stable_diffusion.build, stable_diffusion.build_tiny, has_prompts=True)
 
 
 def _uvit() -> Family:
@@ -82,29 +87,69 @@ MODELS: dict[str, Callable[[], Family]] = {
 }
 
 
-def build(config: ModelConfig) -> Adapter:
-    """Return the model of a config, frozen, on the CPU; ValueError for an unknown name or missing weights."""
+def build(config: ModelConfig, called: str = "model") -> Adapter:
+    """Return the model of a config, frozen, on the CPU.
+
+    Raises ValueError for an unknown name, missing weights, and prompts for a family without; `called` is what its
+    settings begin with in the message.
+    """
     import torch
 
-    family = _family(config.name)
-    if config.weights != TINY:
-        model = family.build(config)
-    else:
-        model = build_tiny(config.name)
-        model.set_precision(getattr(torch, config.precision))
-    if config.compile:
-        model.compile()
-    return model
+    with _called(called):
+        family = _family(config.name)
+        check_prompts(config)
+        if config.weights != TINY:
+            with _of_folder(config.weights):
+                model = family.build(config)
+        else:
+            model = _tiny(family, config)
+            model.set_precision(getattr(torch, config.precision))
+        if config.compile:
+            model.compile()
+        return model
+
+
+@contextmanager
+def _of_folder(weights: str) -> Generator[None]:
+    """Name the folder in an error about its settings that does not."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if text.startswith(("vae/", "model.weights: ")) and repr(weights)[1:-1] not in text:
+            raise ValueError(f"model.weights: {weights!r}: {text.removeprefix('model.weights: ')}") from None
+        raise
+
+
+@contextmanager
+def _called(prefix: str) -> Generator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"^model(?=\.)", prefix, str(error))) from None
 
 
 def build_tiny(name: str) -> Adapter:
     """Return the family's small random model, the same on every call."""
+    return _tiny(_family(name), None)
+
+
+def check_prompts(config: ModelConfig) -> None:
+    """Raise ValueError for prompts that the family would not read."""
+    if _family(config.name).has_prompts:
+        return
+    for field in ("prompts", "prompt_template"):
+        given, default = getattr(config, field), getattr(ModelConfig(), field)
+        if given != default:
+            raise ValueError(f"model.{field}: {given!r} has no effect on {config.name}; valid: {default!r}")
+
+
+def _tiny(family: Family, config: ModelConfig | None) -> Adapter:
     import torch
 
-    family = _family(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TINY_SEED)
-        return family.build_tiny()
+        return family.build_tiny(config) if config and family.has_prompts else family.build_tiny()
 
 
 def absolute_weights(config: ModelConfig) -> str:
@@ -118,11 +163,16 @@ def absolute_weights(config: ModelConfig) -> str:
     return str(hub.local_folder(config.weights, config.allow_download).absolute())
 
 
-def weights_sha256(config: ModelConfig) -> str:
+def weights_sha256(config: ModelConfig, called: str = "model") -> str:
     """Return one sha256 over the names and bytes of the model's files, prompts included.
 
-    Raises ValueError without files, and where the config says that it is another one.
+    Raises ValueError without files, and where the config says that it is another one; `called` as for `build`.
     """
+    with _called(called):
+        return _weights_sha256(config)
+
+
+def _weights_sha256(config: ModelConfig) -> str:
     folder, total = _folder(config), hashlib.sha256()
     if folder is None:
         total.update(f"{config.name} tiny {TINY_SEED}".encode())

@@ -20,6 +20,7 @@ from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.capture import capture
 from clarep_ray.models.diffusers_schedule import Prediction
 
+PIXEL_CHANNELS = 3
 READINGS = ("label", "null")
 """Features are read with the label and, where the model has an unconditional branch, without it."""
 NO_CLASSES = (
@@ -109,6 +110,13 @@ class NetworkAdapter(ABC):
         self.classes, self.feature_layers = classes, tuple(feature_layers)
         self.latent_shape, self.prompt_texts = latent_shape, tuple(prompt_texts)
         self.image_size = latent_shape[1] * (autoencoder.factor if autoencoder else 1)
+        taken = autoencoder.channels if autoencoder else PIXEL_CHANNELS
+        if latent_shape[0] != taken:
+            what = "its autoencoder makes" if autoencoder else "images have"
+            raise ValueError(
+                f"model.weights: the network takes {latent_shape[0]} channels, {what} {taken}; valid: the same number "
+                "(networks that also take a mask, a depth or an image are not read)"
+            )
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: float, cond: Any) -> Tensor:

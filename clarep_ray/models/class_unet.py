@@ -20,8 +20,15 @@ from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import GreyImages
 from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.class_names import NAMES, read_classes
-from clarep_ray.models.diffusers_folder import load_component
+from clarep_ray.models.diffusers_folder import load_component, square_side
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
+
+SETTINGS = {
+    "center_input_sample": (False,),  # pixels of 0 to 1
+    "time_embedding_type": ("positional",),  # the others divide by the time, or know no table of it
+    "class_embed_type": (None, "timestep"),
+}
+"""Settings of a UNet2DModel that are carried out."""
 
 
 class ClassUnet(LabelledAdapter):
@@ -39,7 +46,7 @@ class ClassUnet(LabelledAdapter):
         classes: ClassList | None = None,
         null_branch: bool = False,
     ) -> None:
-        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        size, channels = square_side(network.config.sample_size, "unet"), int(network.config.in_channels)
         if channels not in (1, 3):
             raise ValueError(f"in_channels is {channels}; valid: 3, or 1 for grey images")
         embeds = network.config.num_class_embeds
@@ -80,7 +87,7 @@ def build(config: ModelConfig) -> ClassUnet:
     folder = Path(config.weights)
     flat = (folder / "scheduler_config.json").is_file() and not (folder / "unet").is_dir()  # as google/ddpm-cifar10-32
     schedule, prediction = read_schedule(folder if flat else folder / "scheduler")
-    network: Any = load_component(UNet2DModel, config.weights, "" if flat else "unet", config.precision)
+    network: Any = load_component(UNet2DModel, config.weights, "" if flat else "unet", config.precision, SETTINGS)
     null_branch, embeds = _null_branch(folder / NAMES), network.config.num_class_embeds
     classes = read_classes(folder, embeds - null_branch if isinstance(embeds, int) else 0)
     try:

@@ -14,7 +14,7 @@ from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_names import read_classes
-from clarep_ray.models.diffusers_folder import load_component
+from clarep_ray.models.diffusers_folder import load_component, square_side
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
 FREQ_SHIFT = "_downscale_freq_shift"
@@ -36,7 +36,7 @@ class Dit(LabelledAdapter):
         prediction: Prediction,
         classes: ClassList | None = None,
     ) -> None:
-        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        size, channels = square_side(network.config.sample_size, "transformer"), int(network.config.in_channels)
         self.num_classes = int(network.config.num_embeds_ada_norm)
         super().__init__(
             network,

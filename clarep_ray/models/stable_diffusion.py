@@ -17,13 +17,26 @@ from clarep_ray.data.untrusted import read_json, read_json_object
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_unet import unet_layers
-from clarep_ray.models.diffusers_folder import load_component
+from clarep_ray.models.diffusers_folder import load_component, square_side
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
 
 MIRROR = (
     "the repository of Stable Diffusion 2.1 is gone; valid: a folder of a mirror with unet/, vae/, text_encoder/, "
     "tokenizer/ and scheduler/, weights in safetensors"
 )
+
+TINY_TOKENS = 256
+SETTINGS = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "encoder_hid_dim_type": (None,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None,),
+    "time_cond_proj_dim": (None,),  # a consistency model's guidance
+}
+"""Settings of a UNet2DConditionModel that are carried out: it is told the time and a text, nothing else."""
+TEXT_SETTINGS = {"use_attention_mask": (None, False)}
 
 
 class Prompts:
@@ -32,6 +45,12 @@ class Prompts:
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         self._known: dict[str, Tensor] = {}
+        longest, positions = tokenizer.model_max_length, encoder.config.max_position_embeddings
+        if longest > positions:  # without tokenizer_config.json a length without end
+            raise ValueError(
+                f"model.weights: tokenizer/ has model_max_length {longest:.4g}; valid: at most {positions}, which "
+                "text_encoder/ reads"
+            )
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Return embeddings (b, tokens, channels)."""
@@ -46,6 +65,16 @@ class Prompts:
             with torch.no_grad():
                 self._known[prompt] = self.encoder(tokens.input_ids.to(self.encoder.device))[0]
         return torch.cat([self._known[prompt] for prompt in prompts])
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError naming a prompt of which the encoder would not read the end."""
+        lengths = [len(tokens) for tokens in self.tokenizer(list(prompts)).input_ids]
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        if lengths[longest] > self.tokenizer.model_max_length:
+            raise ValueError(
+                f"model.prompts: {shown(prompts[longest])!r} has {lengths[longest]} tokens; valid: at most "
+                f"{self.tokenizer.model_max_length}, the rest would not be read"
+            )
 
     def to(self, device: torch.device | str) -> None:
         self.encoder.to(device)
@@ -67,7 +96,7 @@ class StableDiffusion(NetworkAdapter):
         prediction: Prediction,
         prompts_of_class: dict[str, tuple[str, ...]],
     ) -> None:
-        size, channels = int(network.config.sample_size), int(network.config.in_channels)
+        size, channels = square_side(network.config.sample_size, "unet"), int(network.config.in_channels)
         self.prompts = prompts
         super().__init__(
             network,
@@ -107,9 +136,9 @@ def build(config: ModelConfig) -> StableDiffusion:
     if not (folder / "tokenizer" / "vocab.json").is_file():
         raise ValueError(f"model.weights: {config.weights!r} has no tokenizer/vocab.json; {MIRROR}")
     schedule, prediction = read_schedule(folder / "scheduler")
-    network = load_component(UNet2DConditionModel, config.weights, "unet", config.precision)
+    network = load_component(UNet2DConditionModel, config.weights, "unet", config.precision, SETTINGS)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
-    encoder = load_component(CLIPTextModel, config.weights, "text_encoder", "float32")
+    encoder = load_component(CLIPTextModel, config.weights, "text_encoder", "float32", TEXT_SETTINGS)
     try:
         for path in sorted((folder / "tokenizer").glob("*.json")):
             read_json_object(path)
@@ -118,23 +147,24 @@ def build(config: ModelConfig) -> StableDiffusion:
         )
     except Exception as error:  # whatever the tokenizer's own reader objects to
         raise ValueError(f"model.weights: {str(folder / 'tokenizer')!r} is no tokenizer: {shown(str(error))}") from None
-    prompts = read_prompts(config)
-    return StableDiffusion(network, Autoencoder(vae), Prompts(tokenizer, encoder), schedule, prediction, prompts)
+    prompts_of_class, prompts = read_prompts(config), Prompts(tokenizer, encoder)
+    prompts.check([text for texts in prompts_of_class.values() for text in texts])
+    return StableDiffusion(network, Autoencoder(vae), prompts, schedule, prediction, prompts_of_class)
 
 
 def read_prompts(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Return {class name: prompts} of the file `model.prompts`, or `model.prompt_template` over ImageNet's names.
 
-    Raises ValueError for a file that is no JSON object of texts or lists of texts, or where classes have different
-    numbers of prompts.
+    Raises ValueError for a file that is no JSON object of texts or lists of texts, for a text without a letter, which
+    is the unconditional condition, and where classes have different numbers of prompts.
     """
     if config.prompts is not None:
         return _read_prompt_file(config.prompts)
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    template = config.prompt_template
-    return {name: (template.format(info.label_name_to_description(name)),) for name in imagenet_wnids()}
+    described = {name: info.label_name_to_description(name) for name in imagenet_wnids()}
+    return {name: (config.prompt_template.replace("{}", text),) for name, text in described.items()}
 
 
 def _read_prompt_file(path: str) -> dict[str, tuple[str, ...]]:
@@ -148,11 +178,16 @@ def _read_prompt_file(path: str) -> dict[str, tuple[str, ...]]:
         )
     prompts = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in given.items()}
     first = next(iter(prompts))
+    blank = [name for name, texts in prompts.items() if not name.strip() or not all(text.strip() for text in texts)]
+    if blank:
+        raise ValueError(
+            f"model.prompts: {path!r} has no text for class {shown(blank[0])!r}, or a class without a name"
+        )
     odd = [name for name, texts in prompts.items() if len(texts) != len(prompts[first])]
     if odd:
         raise ValueError(
-            f"model.prompts: {path!r} has {len(prompts[odd[0]])} prompts for {odd[0]!r} and {len(prompts[first])} for "
-            f"{first!r}; valid: the same number for every class"
+            f"model.prompts: {path!r} has {len(prompts[odd[0]])} prompts for {shown(odd[0])!r} and "
+            f"{len(prompts[first])} for {shown(first)!r}; valid: the same number for every class"
         )
     return prompts
 
@@ -162,8 +197,8 @@ def _are_prompts(value: object) -> bool:
     return bool(texts) and all(isinstance(text, str) for text in texts)
 
 
-def build_tiny() -> StableDiffusion:
-    """Return a small random model: v-prediction, pictures of 32 pixels, ImageNet's prompts."""
+def build_tiny(config: ModelConfig | None = None) -> StableDiffusion:
+    """Return a small random model: v-prediction, images of 32 pixels, a token a letter, the prompts of a config."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -182,7 +217,7 @@ def build_tiny() -> StableDiffusion:
     letters = [chr(code) for code in range(33, 127)]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TINY_TOKENS)
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(vocabulary),
@@ -190,14 +225,13 @@ def build_tiny() -> StableDiffusion:
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
-            max_position_embeddings=16,
+            max_position_embeddings=TINY_TOKENS,
             bos_token_id=len(vocabulary) - 2,
             eos_token_id=len(vocabulary) - 1,
         )
     )
     first = scaled_linear_schedule().alphas_cumprod[0].item()
     schedule = scaled_linear_schedule(steps_offset=1, clean_alpha_squared=first)
-    prompts = read_prompts(ModelConfig(name="stable_diffusion", weights="tiny"))
-    return StableDiffusion(
-        network, Autoencoder(tiny_vae()), Prompts(tokenizer, encoder), schedule, "v_prediction", prompts
-    )
+    prompts_of_class, prompts = read_prompts(config or ModelConfig()), Prompts(tokenizer, encoder)
+    prompts.check([text for texts in prompts_of_class.values() for text in texts])
+    return StableDiffusion(network, Autoencoder(tiny_vae()), prompts, schedule, "v_prediction", prompts_of_class)

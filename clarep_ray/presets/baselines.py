@@ -36,8 +36,9 @@ def fresh_samples() -> Preset[ExtractConfig]:
     (`--data.per-class`) repeat none.
     """
     return cifar10_unet().replaced(
-        paper={"output.what": "samples", "data.source": "noise", "data.per_class": 500, "data.fraction": 1.0},
-        default={"data.path": None},
+        inferred={"data.per_class": 500},  # a tenth of the training images, as of CLAReps
+        paper={"output.what": "samples", "data.source": "noise"},
+        default={"data.fraction": 1.0, "data.path": None},
     )
 
 

@@ -24,7 +24,7 @@ def _calibrates(extract: Preset[Any], **groups: dict[str, Any]) -> Preset[Calibr
     shared = {name: value for name, value in flatten(extract.config).items() if name in known}
     origins: dict[str, Origin] = {name: origin for name, origin in extract.origins.items() if name in known}
     # Guidance pulls features towards the class by itself, so that NMI would measure it (App. G.2).
-    off = Preset(override(CalibrateConfig(), shared), origins).replaced(paper={"decoding.guidance_scale": 1.0})
+    off = Preset(override(CalibrateConfig(), shared), origins).replaced(inferred={"decoding.guidance_scale": 1.0})
     return off.replaced(**groups)
 
 
@@ -79,6 +79,7 @@ def _imagenet(extract: Preset[Any], **tuned: Any) -> Preset[CalibrateConfig]:
         paper={
             "data.classes": ("imagenet20",),
             "data.per_class": 50,
+            "decoding.guidance_scale": 1.0,
             "saturation.num_steps": 50,
             "saturation.images_per_class": 5,
         },
@@ -99,23 +100,29 @@ def sd21() -> Preset[CalibrateConfig]:
 
 def uvit_256() -> Preset[CalibrateConfig]:
     """U-ViT-H/2 on ImageNet20; not run with its weights yet."""
-    return _imagenet(presets.uvit_256())
+    return _imagenet(presets.uvit_256()).elsewhere("model.name")
 
 
 def cifar10_unet() -> Preset[CalibrateConfig]:
     """A UNet without an unconditional branch: no two-stage sampling, t_e from the interaction's table (App. G.2)."""
     parts = {"parts": ("features", "window", "interaction"), "data.fraction": 1.0, "data.per_class": 50}
-    return _calibrates(presets.cifar10_unet(), tuned={**parts, "draws.classes": 7, "classifiers": ()})
+    return _calibrates(
+        presets.cifar10_unet(),
+        paper={"decoding.guidance_scale": 1.0},
+        tuned={**parts, "draws.classes": 7, "classifiers": ()},
+    )
 
 
 def edm() -> Preset[CalibrateConfig]:
     """EDM on ImageNet20 at 64 pixels; trained without label dropout, so that t_e is not looked for."""
-    return _imagenet(presets.edm(), parts=("features", "window", "interaction"))
+    return _imagenet(presets.edm(), parts=("features", "window", "interaction")).elsewhere(
+        "model.name", "spectrum.layer"
+    )
 
 
 def edm2() -> Preset[CalibrateConfig]:
     """EDM2 on ImageNet20, with an unconditional network in guide/; not run with its weights yet."""
-    return _imagenet(presets.edm2())
+    return _imagenet(presets.edm2()).elsewhere()
 
 
 def dit_xl_256_smoke() -> Preset[CalibrateConfig]:

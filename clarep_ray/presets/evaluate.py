@@ -120,7 +120,11 @@ def square_imagenet() -> Preset[EvaluateConfig]:
 
 def autoattack_cifar10() -> Preset[EvaluateConfig]:
     """The standard AutoAttack (Croce and Hein 2020) at the budget of Table 5; the paper does not run it."""
-    return attacks_cifar10().replaced(tuned={"attacks.names": ("autoattack",), "benchmarks.names": ("cifar10",)})
+    return (
+        attacks_cifar10()
+        .elsewhere()
+        .replaced(tuned={"attacks.names": ("autoattack",), "benchmarks.names": ("cifar10",)})
+    )
 
 
 def digits() -> Preset[EvaluateConfig]:
@@ -130,8 +134,10 @@ def digits() -> Preset[EvaluateConfig]:
     """
     names = ("pgd", "cw", "apgd_dlr", "apgd_ce", "square")
     sizes = {"benchmarks.digits.count": 240, "engine.unit_size": 48, "engine.micro_batch": 48}
-    return _tables(8.0, 0.2).replaced(
-        tuned={**sizes, "attacks.names": names, "attacks.eps_255": 8.0, "attacks.square.num_samples": 48}
+    return (
+        _tables(8.0, 0.2)
+        .elsewhere()
+        .replaced(tuned={**sizes, "attacks.names": names, "attacks.eps_255": 8.0, "attacks.square.num_samples": 48})
     )
 
 
@@ -142,17 +148,17 @@ def digits_smoke() -> Preset[EvaluateConfig]:
 
 def attacks_cifar10_smoke() -> Preset[EvaluateConfig]:
     """The attacks of `attacks_cifar10` on the embedded data."""
-    return attacks_cifar10().replaced(tuned=SMALL)
+    return attacks_cifar10().elsewhere().replaced(tuned=SMALL)
 
 
 def attacks_imagenet_smoke() -> Preset[EvaluateConfig]:
     """The attacks of `attacks_imagenet` on the embedded data."""
-    return attacks_imagenet().replaced(tuned=SMALL)
+    return attacks_imagenet().elsewhere().replaced(tuned=SMALL)
 
 
 def attacks_imagenet100_smoke() -> Preset[EvaluateConfig]:
     """The attacks of `attacks_imagenet100` on the embedded data."""
-    return attacks_imagenet100().replaced(tuned=SMALL)
+    return attacks_imagenet100().elsewhere().replaced(tuned=SMALL)
 
 
 EVALUATE: dict[str, Callable[[], Preset[EvaluateConfig]]] = {

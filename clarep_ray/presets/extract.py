@@ -26,8 +26,7 @@ def digits() -> Preset[ExtractConfig]:
     """
     return _preset(
         ExtractConfig(),
-        paper={"inversion.num_refinements": 0, "decoding.guidance_scale": 3.0},
-        inferred={"elbow.rule": "kneed"},
+        inferred={"inversion.num_refinements": 0, "decoding.guidance_scale": 3.0, "elbow.rule": "kneed"},
         tuned={
             "model.weights": "rho10",
             "data.digits.split": "random_background",
@@ -36,7 +35,6 @@ def digits() -> Preset[ExtractConfig]:
             "spectrum.layer": "transformer_blocks.3",
             "spectrum.num_directions": 20,
             "spectrum.block_size": 4,
-            "spectrum.tolerance": 5e-3,
             "features.layer": "transformer_blocks.2",
             "features.feature_t": 60.0,
             "output.extras": ("original", "reconstruction", "guidance"),
@@ -117,9 +115,8 @@ def sd21() -> Preset[ExtractConfig]:
 
     `model.weights` is a diffusers folder of a mirror; the original repository is gone. 2.1-base works the same way.
     """
-    parent = dit_xl_256()
     return _replaced(
-        parent,
+        dit_xl_256().elsewhere("inversion.num_steps", "inversion.num_refinements"),
         paper={
             "model.name": "stable_diffusion",
             "model.prompt_template": "a photo of {}",
@@ -137,9 +134,8 @@ def cifar10_unet() -> Preset[ExtractConfig]:
     `model.weights` is a diffusers folder with unet/ and scheduler/; no public weights are known to be the paper's, but
     jobs/train_cdm.py --preset cifar10_unet trains one.
     """
-    parent = dit_xl_256()
     return _replaced(
-        parent,
+        dit_xl_256().elsewhere("data.fraction", "inversion.num_refinements"),
         paper={
             "model.name": "class_unet",
             "decoding.guidance_scale": 1.0,
@@ -161,7 +157,7 @@ def uvit_256() -> Preset[ExtractConfig]:
     `model.weights` is a folder made by jobs/convert.py from the released checkpoint, with a diffusers VAE beside it.
     """
     return _replaced(
-        dit_xl_256(),
+        dit_xl_256().elsewhere("inversion.num_refinements"),
         paper={"model.name": "uvit"},
         inferred={
             "decoding.guidance_scale": 3.0,
@@ -182,7 +178,7 @@ def edm() -> Preset[ExtractConfig]:
     half as many steps as `dit_xl_256`. Times are sigma, near sigma / alpha of that preset's (12.0 at its 700).
     """
     return _replaced(
-        dit_xl_256(),
+        dit_xl_256().elsewhere(),
         paper={"model.name": "edm", "spectrum.layer": "dec.8x8_in1"},
         inferred={
             "decoding.guidance_scale": 1.0,  # trained without label dropout
@@ -204,7 +200,7 @@ def edm2() -> Preset[ExtractConfig]:
     `--decoding.guidance-scale 1`. Its latents have half the spread of DiT's, and so the same time half the sigma.
     """
     return _replaced(
-        edm(),
+        edm().elsewhere(),
         default={"model.name": "edm2", "model.weights": "weights/edm2-img512-s", "engine.micro_batch": 8},
         inferred={
             "spectrum.layer": "dec.8x8_in1",  # "after the mid block"
@@ -233,7 +229,7 @@ def _smoke(parent: Preset[ExtractConfig], **changes: Any) -> Preset[ExtractConfi
         "engine.unit_size": 4,
         "engine.micro_batch": 4,
     }
-    return _variant(parent, small | {name.replace("__", "."): value for name, value in changes.items()})
+    return _variant(parent.elsewhere(), small | {name.replace("__", "."): value for name, value in changes.items()})
 
 
 def dit_xl_256_smoke() -> Preset[ExtractConfig]:

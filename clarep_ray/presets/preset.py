@@ -17,8 +17,9 @@ Config = TypeVar("Config")
 class Preset(Generic[Config]):
     """A config and where its values come from.
 
-    `origins` maps dotted fields to `paper` (in its text), `inferred` (from public code or prior work) or `tuned`
-    (chosen here by measurement); fields it does not name are engineering defaults.
+    `origins` maps dotted fields to `paper` (in its text, of this very experiment), `inferred` (from public code, prior
+    work or another of the paper's experiments) or `tuned` (chosen here by measurement); fields it does not name are
+    engineering defaults.
     """
 
     config: Config
@@ -31,6 +32,20 @@ class Preset(Generic[Config]):
             config = override(config, changes)
             origins.update(dict.fromkeys(changes, origin))  # type: ignore[arg-type]
         return Preset(config, origins)
+
+    def elsewhere(self, *also: str) -> Preset[Config]:
+        """Return the preset as the start of another experiment, of which the paper says the same in fields `also`.
+
+        What it says of the first alone is inferred for the other.
+        """
+        wrong = [name for name in also if self.origins.get(name) != "paper"]
+        if wrong:
+            raise ValueError(f"also: {wrong[0]!r} is not of the paper in the preset")
+        taken_over: dict[str, Origin] = {
+            name: "inferred" if origin == "paper" and name not in also else origin
+            for name, origin in self.origins.items()
+        }
+        return Preset(self.config, taken_over)
 
 
 def with_own_output(make: Callable[[], Preset[Config]], field: str, prefix: str = "") -> Callable[[], Preset[Config]]:

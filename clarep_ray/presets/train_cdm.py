@@ -102,22 +102,26 @@ def cifar10_unet_smoke() -> Preset[TrainCdmConfig]:
 
     With `--data.source cifar10 --data.path FOLDER --image-size 32` the same on CIFAR-10's batches.
     """
-    return cifar10_unet().replaced(
-        tuned={
-            "data.source": "spurious_digits",
-            "data.path": None,
-            "data.digits.count": 64,
-            "image_size": 16,
-            "unet.channels": 8,
-            "unet.multipliers": (1, 2, 2),
-            "unet.layers_per_block": 1,
-            "unet.attention_sides": (8,),
-            "unet.norm_groups": 4,
-            "batch_size": 8,
-            "num_steps": 8,
-            "warmup_steps": 2,
-        },
-        default={"checkpoint_every": 4, "output": "outputs/cdm_cifar10_unet_smoke"},
+    return (
+        cifar10_unet()
+        .elsewhere()
+        .replaced(
+            tuned={
+                "data.source": "spurious_digits",
+                "data.path": None,
+                "data.digits.count": 64,
+                "image_size": 16,
+                "unet.channels": 8,
+                "unet.multipliers": (1, 2, 2),
+                "unet.layers_per_block": 1,
+                "unet.attention_sides": (8,),
+                "unet.norm_groups": 4,
+                "batch_size": 8,
+                "num_steps": 8,
+                "warmup_steps": 2,
+            },
+            default={"checkpoint_every": 4, "output": "outputs/cdm_cifar10_unet_smoke"},
+        )
     )
 
 

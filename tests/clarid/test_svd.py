@@ -5,6 +5,7 @@ import torch
 
 from clarep_ray.clarid.subspace_iteration import subspace_iteration
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos, canonical_signs
+from clarep_ray.config import SpectrumConfig
 from tests.oracles import DenseOperator, largest_angle_sine
 
 
@@ -133,3 +134,12 @@ def test_signs_are_fixed_by_the_largest_component() -> None:
     rows = torch.tensor([[[0.1, -0.9, 0.2], [0.5, 0.5, -0.5], [-0.5, 0.5, 0.5]]])
     expected = torch.tensor([[[-0.1, 0.9, -0.2], [0.5, 0.5, -0.5], [0.5, -0.5, -0.5]]])
     assert torch.equal(canonical_signs(rows), expected)
+
+
+def test_the_published_iteration_stops_as_published() -> None:
+    """The published code asks for a movement below 1e-3 only after eleven iterations, and so takes twelve or more."""
+    operator = with_spectrum(torch.tensor([8.0, 4.0, 0.01, 0.001]), batch=2, dim=4)
+    assert subspace_iteration(operator.gram, 4, 2, generators(2)).num_products.tolist() == [24, 24]
+    published = SpectrumConfig(solver="subspace_iteration")
+    assert (published.stops_at, SpectrumConfig().stops_at) == (1e-3, 5e-3)
+    assert SpectrumConfig(solver="subspace_iteration", tolerance=0.01).stops_at == 0.01

@@ -95,7 +95,7 @@ def test_records_say_what_vouches_for_them(finished) -> None:
         record = sample.record
         assert len(record["singular_values"]) == len(record["residuals"]) == 4
         assert record["singular_values"] == sorted(record["singular_values"], reverse=True)
-        assert record["max_residual"] <= config.spectrum.tolerance
+        assert record["max_residual"] <= config.spectrum.stops_at
         assert 1 <= record["num_removed"] <= 4
         assert 0 <= record["round_trip_error"] < 10
         assert record["elbow_method"] in ("kneed", "chord_fallback", "chord")

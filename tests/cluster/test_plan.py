@@ -39,6 +39,24 @@ def digits(**changes: Any):
         ({"data__source": "image_folder", "data__path": "/nowhere"}, "'/nowhere' is not a folder"),
         ({"output__extras": ("other_image@1",), "engine__micro_batch": 1}, "1 leaves no other image"),
         ({"output__from_spectrum": "/nowhere"}, "no extraction was finished there"),
+        (
+            {"data__path": "/images"},
+            r"data\.path: '/images' has no effect; valid: None, or where data\.source is one of",
+        ),
+        (
+            {"data__labels_file": "/a.csv"},
+            r"data\.labels_file: '/a\.csv' has no effect; .* data\.source is flat_folder",
+        ),
+        ({"data__label_column": "y"}, r"data\.label_column: 'y' has no effect; .* data\.source is parquet"),
+        ({"elbow__num_removed": 5}, r"elbow\.num_removed: 5 has no effect; valid: 1, or where elbow\.rule is fixed"),
+        ({"gate__max_artefact": 0.5}, r"gate\.max_artefact: 0\.5 has no effect; valid: 1\.0, or where gate\.enabled"),
+        (
+            {"spectrum__solver": "subspace_iteration", "spectrum__block_size": 8},
+            r"spectrum\.block_size: 8 has no effect; valid: 4, or where spectrum\.solver is block_lanczos",
+        ),
+        ({"decoding__guided_channels": 3, "decoding__guidance_scale": 1.0, "output__extras": ()}, "3 has no effect"),
+        ({"model__prompts": "/p.json"}, r"model\.prompts: '/p\.json' has no effect on digits_dit; valid: None"),
+        ({"model__prompt_template": "a {}"}, r"model\.prompt_template: 'a \{\}' has no effect on digits_dit"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

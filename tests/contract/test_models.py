@@ -71,7 +71,7 @@ def middle_layer(model: Adapter) -> str:
 
 
 def test_features_are_read_at_noisy_times_only(model: Adapter) -> None:
-    clean, noisy = model.schedule.times(1000)[:2].tolist()
+    clean, noisy = model.schedule.times(500)[:2].tolist()
     check_noisy(model.schedule, noisy)
     for t in (clean, clean - 1):
         with pytest.raises(ValueError, match=rf"{t:g} is no noisy time, .*; valid: more than {clean:g} \(clean\)"):

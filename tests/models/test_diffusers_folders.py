@@ -11,7 +11,6 @@ import torch
 from clarep_ray import models
 from clarep_ray.clarid.sampling import decode, guided_eps
 from clarep_ray.config import ModelConfig
-from clarep_ray.models.diffusers_schedule import read_schedule
 from clarep_ray.models.dit import Dit
 from clarep_ray.models.stable_diffusion import StableDiffusion
 
@@ -57,7 +56,7 @@ def write_stable_diffusion(folder: Path) -> Path:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    settings = {"model_max_length": 16, "pad_token": "!", "tokenizer_class": "CLIPTokenizer"}
+    settings = {"model_max_length": 256, "pad_token": "!", "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
     write_scheduler(folder / "scheduler", SD_SCHEDULER)
     return folder
@@ -166,34 +165,6 @@ def test_weights_that_are_no_safetensors_are_refused(dit_folder: Path, tmp_path:
         models.build(ModelConfig(name="dit", weights=str(tmp_path / "dit")))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prediction_type": "flow"}, "prediction_type is 'flow'; supported: epsilon, v_prediction, sample"),
-        ({"beta_schedule": "cosine"}, "beta_schedule is 'cosine'; supported: linear, scaled_linear"),
-        ({"timestep_spacing": "trailing"}, "timestep_spacing is 'trailing'; supported: leading"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True; supported: False"),
-    ],
-)
-def test_schedules_that_are_not_carried_out_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    write_scheduler(tmp_path / "scheduler", SD_SCHEDULER | change)
-    with pytest.raises(ValueError, match=message):
-        read_schedule(tmp_path / "scheduler")
-
-
-def test_schedules_equal_diffusers_own(tmp_path: Path) -> None:
-    from diffusers import DDIMScheduler
-
-    write_scheduler(tmp_path / "scheduler", SD_SCHEDULER)
-    schedule, prediction = read_schedule(tmp_path / "scheduler")
-    theirs = DDIMScheduler.from_pretrained(tmp_path / "scheduler")
-    theirs.set_timesteps(50)
-    assert prediction == "v_prediction"
-    assert schedule.times(50)[1:].tolist() == theirs.timesteps.flip(0).tolist()
-    torch.testing.assert_close(schedule.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=2e-6, atol=0)
-    assert schedule.clean_alpha_squared == pytest.approx(float(theirs.final_alpha_cumprod), rel=1e-6)
-
-
 def test_prompts_come_from_the_template_or_a_file(tmp_path: Path) -> None:
     from clarep_ray.models.stable_diffusion import read_prompts
 
@@ -241,3 +212,183 @@ def test_condition_numbers_go_through_all_classes_with_one_prompt_after_the_othe
     with pytest.raises(ValueError, match=r"4 is outside 0\.\.3"):
         model.cond(torch.tensor([4]))
     assert all(models.build_tiny(name).prompts_per_class == 1 for name in models.MODELS)
+
+
+def test_prompts_are_honoured_or_refused_by_every_family(tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps({"cat": "a cat", "dog": "two dogs"}))
+    path = str(tmp_path / "prompts.json")
+    for name in models.MODELS:
+        changes: dict[str, Any] = {"prompts": path}, {"prompt_template": "a sketch of {}"}
+        for change in changes:
+            config = ModelConfig(name=name, weights="tiny", **change)
+            if name != "stable_diffusion":
+                with pytest.raises(ValueError, match=rf"model\.prompt.*: '.*' has no effect on {name}; valid: "):
+                    models.build(config)
+            else:
+                expected = {"a cat", "two dogs"} if "prompts" in change else {"a sketch of tench, Tinca tinca"}
+                model = models.build(config)
+                assert expected <= set(model.prompt_texts)
+    model = models.build(ModelConfig(name="stable_diffusion", weights="tiny", prompts=path))
+    assert (model.class_names, model.prompts_per_class) == (("cat", "dog"), 1)
+    first, second = model.cond(torch.tensor([0, 1]))
+    assert not torch.equal(first, second)
+
+
+def test_a_prompt_that_would_be_cut_or_says_nothing_is_refused(sd_folder: Path, tmp_path: Path) -> None:
+    for texts, message in (
+        ({"cat": "a " * 300, "dog": "a dog"}, r"model\.prompts: 'a a .* has 302 tokens; valid: at most 256"),
+        ({"cat": "  ", "dog": "a dog"}, r"has no text for class 'cat'"),
+        ({"": "a cat", "dog": "a dog"}, r"has no text for class ''"),
+    ):
+        (tmp_path / "prompts.json").write_text(json.dumps(texts))
+        for weights in (str(sd_folder), "tiny"):
+            with pytest.raises(ValueError, match=message):
+                models.build(
+                    ModelConfig(name="stable_diffusion", weights=weights, prompts=str(tmp_path / "prompts.json"))
+                )
+    with pytest.raises(
+        ValueError, match=r"model\.prompt_template: 'a \{\}' is not valid; .*no effect with model\.prompts"
+    ):
+        ModelConfig(prompt_template="a {}", prompts="p.json")
+    from clarep_ray.models.stable_diffusion import read_prompts
+
+    odd = read_prompts(ModelConfig(name="stable_diffusion", prompt_template="{x} {} {0} }"))
+    assert odd["n01440764"] == ("{x} tench, Tinca tinca {0} }",)
+
+
+def change_config(folder: Path, part: str, **change: Any) -> None:
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("vae", {"shift_factor": 0.1, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, "contradict one another"),
+        ("vae", {"latents_mean": [0.0] * 4}, "contradict one another"),
+        ("vae", {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3}, "latents_mean is no list of 4 numbers"),
+        ("vae", {"scaling_factor": 0}, r"scaling_factor / latents_std is not valid; valid: more than 0"),
+        ("vae", {"scaling_factor": "0.18"}, r"scaling_factor is '0\.18'; valid: a number"),
+        ("vae", {"_class_name": "AutoencoderTiny"}, "is of the class 'AutoencoderTiny'; valid: AutoencoderKL"),
+        (
+            "transformer",
+            {"_class_name": "SiTTransformer2DModel"},
+            "is of the class 'SiTTransformer2DModel'; valid: DiT",
+        ),
+        (
+            "transformer",
+            {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"},
+            "is of the class 'Transformer2DModel'",
+        ),
+    ],
+)
+def test_settings_of_a_dit_folder_are_carried_out_or_refused(
+    part: str, change: dict[str, Any], message: str, dit_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dit_folder, tmp_path / "dit")
+    change_config(tmp_path / "dit", part, **change)
+    with pytest.raises(ValueError, match=message):
+        models.build(ModelConfig(name="dit", weights=str(tmp_path / "dit")))
+
+
+def test_a_dit_of_the_class_before_it_is_read(
+    dit_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dit_folder, tmp_path / "dit")
+    change_config(tmp_path / "dit", "transformer", _class_name="Transformer2DModel", norm_type="ada_norm_zero")
+    found = models.build(ModelConfig(name="dit", weights=str(tmp_path / "dit")))
+    expected = models.build(ModelConfig(name="dit", weights=str(dit_folder)))
+    x_t, cond = torch.randn(1, *found.latent_shape), found.cond(torch.tensor([1]))
+    assert torch.equal(found.eps(x_t, 500.0, cond), expected.eps(x_t, 500.0, cond))
+    assert "accelerate" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scaling_factor": 0.3},
+        {"scaling_factor": 1.5, "shift_factor": 0.1},
+        {"scaling_factor": 0.9, "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.0, 2.0, 4.0]},
+    ],
+)
+def test_latents_are_scaled_as_the_folder_says(change: dict[str, Any], dit_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(dit_folder, tmp_path / "dit")
+    change_config(tmp_path / "dit", "vae", **change)
+    model: Any = models.build(ModelConfig(name="dit", weights=str(tmp_path / "dit")))
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    raw = model.autoencoder.vae.encode(pixels).latent_dist.mean
+    mean = torch.tensor(change.get("latents_mean", change.get("shift_factor", 0.0))).reshape(-1, 1, 1)
+    std = torch.tensor(change.get("latents_std", 1.0)).reshape(-1, 1, 1)
+    found = model.encode(pixels)
+    torch.testing.assert_close(found, (raw - mean) * change["scaling_factor"] / std)
+    torch.testing.assert_close(model.decode(found), model.autoencoder.vae.decode(raw).sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("unet", {"addition_embed_type": "text_time"}, r"describes no network|addition_embed_type is 'text_time'"),
+        ("unet", {"time_cond_proj_dim": 8}, "time_cond_proj_dim is 8; valid: None"),
+        ("unet", {"sample_size": [8, 16]}, r"sample_size is .8, 16.; valid: one side"),
+        ("unet", {"sample_size": None}, "sample_size is None; valid: one side"),
+        ("unet", {"center_input_sample": True}, "center_input_sample is True; valid: False"),
+        ("unet", {"_class_name": "UNet2DModel"}, "is of the class 'UNet2DModel'; valid: UNet2DConditionModel"),
+        ("text_encoder", {"use_attention_mask": True}, "use_attention_mask is True"),
+        ("text_encoder", {"architectures": ["T5EncoderModel"]}, "is of the class 'T5EncoderModel'; valid: CLIPTextM"),
+    ],
+)
+def test_settings_of_a_text_conditional_folder_are_carried_out_or_refused(
+    part: str, change: dict[str, Any], message: str, sd_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sd_folder, tmp_path / "sd")
+    change_config(tmp_path / "sd", part, **change)
+    with pytest.raises(ValueError, match=message):
+        models.build(ModelConfig(name="stable_diffusion", weights=str(tmp_path / "sd")))
+
+
+def test_networks_that_take_more_than_the_latents_are_refused(sd_folder: Path, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
+    shutil.copytree(sd_folder, tmp_path / "sd")
+    config = json.loads((sd_folder / "unet" / "config.json").read_text())
+    made: Any = UNet2DConditionModel.from_config(config | {"in_channels": 9})
+    made.save_pretrained(tmp_path / "sd" / "unet")
+    with pytest.raises(ValueError, match="takes 9 channels, its autoencoder makes 4"):
+        models.build(ModelConfig(name="stable_diffusion", weights=str(tmp_path / "sd")))
+    tiny: Any = models.build_tiny("class_unet")
+    grey: Any = UNet2DModel.from_config(tiny.network.config, in_channels=1, out_channels=1)
+    grey.save_pretrained(tmp_path / "grey" / "unet")
+    write_scheduler(tmp_path / "grey" / "scheduler", DIT_SCHEDULER)
+    with pytest.raises(ValueError, match="takes 1 channels, images have 3"):
+        models.build(ModelConfig(name="class_unet", weights=str(tmp_path / "grey")))
+    for name, value in (
+        ("time_embedding_type", "fourier"),
+        ("class_embed_type", "identity"),
+        ("center_input_sample", 1),
+    ):
+        change_config(tmp_path / "grey", "unet", **{name: value})
+        with pytest.raises(ValueError, match=name):
+            models.build(ModelConfig(name="class_unet", weights=str(tmp_path / "grey")))
+        change_config(tmp_path / "grey", "unet", **{name: tiny.network.config[name]})
+
+
+def test_the_setting_that_is_named_is_the_users(tmp_path: Path) -> None:
+    for change in ({"weights": str(tmp_path)}, {"weights": "tiny", "prompt_template": "a {}"}, {"name": "gan"}):
+        with pytest.raises(ValueError, match=r"^teacher\.diffusion\.(weights|prompt_template|name): "):
+            models.build(ModelConfig(**{"name": "dit", **change}), "teacher.diffusion")
+    with pytest.raises(ValueError, match=r"^teacher\.diffusion\.weights: "):
+        models.weights_sha256(ModelConfig(name="dit", weights=str(tmp_path)), "teacher.diffusion")
+
+
+def test_several_prompts_are_refused_where_the_first_alone_would_be_read(tmp_path: Path) -> None:
+    from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
+    from clarep_ray.config import FeatureConfig, TeacherConfig
+
+    (tmp_path / "prompts.json").write_text(json.dumps({"cat": ["a cat", "cats"], "dog": ["a dog", "dogs"]}))
+    model = models.build(ModelConfig(name="stable_diffusion", weights="tiny", prompts=str(tmp_path / "prompts.json")))
+    teacher = TeacherConfig(reading=FeatureConfig(layer="mid_block"), num_times=1000)
+    with pytest.raises(ValueError, match=r"teacher\.diffusion\.prompts: 2 prompts for every class"):
+        DiffusionTeacher(model, teacher)
+    one = models.build_tiny("stable_diffusion")
+    with pytest.raises(ValueError, match=r"teacher\.num_times: num_steps: 1000 with the model's steps_offset 1"):
+        DiffusionTeacher(one, teacher)

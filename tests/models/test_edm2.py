@@ -19,6 +19,7 @@ from clarep_ray.models.edm2_network import (
     mp_sum,
     unit_magnitude,
 )
+from clarep_ray.models.edm_folder import save_network
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,7 @@ def test_pixel_networks_need_no_vae_and_latent_ones_say_so(tiny: Edm2, tmp_path:
     assert model.image_size == 8
     with pytest.raises(ValueError, match=r"no guide/ beside them"):
         model.null_cond(1)
-    save(Edm2(Edm2Network(tiny_sizes(label_dim=3, model_channels=16))), tmp_path / "latents")
+    latent = tiny_sizes(label_dim=3, model_channels=16)
+    save_network(Edm2Network(latent).state_dict(), latent, tmp_path / "latents")
     with pytest.raises(ValueError, match=r"has no vae/config\.json"):
         models.build(ModelConfig(name="edm2", weights=str(tmp_path / "latents")))
