@@ -42,6 +42,8 @@ def run_calibration(config: CalibrateConfig, preset: str, say: Callable[[str], N
 
 def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None]) -> Findings:
     session = work.open_session(config)
+    for note in session.plan.notes:
+        say(f"input: {note}")
     flat = dotted.flatten(session.config)
     findings = Findings(
         config=session.config,
