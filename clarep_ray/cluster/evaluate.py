@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from clarep_ray import dotted
@@ -25,12 +27,14 @@ from clarep_ray.cluster.evaluate_units import (
     Unit,
     load_evaluated,
     read_stage,
+    view_of,
 )
 from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_counts
 from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import WORK, OutputStore
+from clarep_ray.data.views import View
 from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256
 from clarep_ray.robustness.attack import Attack, SampleAttack
 from clarep_ray.robustness.attacks import build_attack
@@ -61,6 +65,10 @@ class Session:
     benchmarks: dict[str, Benchmark]
     sizes: dict[tuple[str, str], int]
     """Pictures of (benchmark, slice)."""
+    views: dict[str, View]
+    """How each classifier sees images, by its name."""
+    stored: dict[str, int]
+    """Shorter side of an image of each benchmark that is published at its final size [pixels]."""
     context: EvaluationContext
 
     @property
@@ -85,21 +93,25 @@ def open_session(config: EvaluateConfig) -> Session:
         raise ValueError(f"classifier.compared: {weights[1]!r} is the classifier itself; valid: another one")
     benchmarks = {name: open_benchmark(name, config.benchmarks) for name in config.benchmarks.names}
     rows = {name: _frozen(benchmark, name in config.attacked) for name, benchmark in benchmarks.items()}
-    _check(config, benchmarks)
+    views, stored = _check(config, benchmarks)
     fields = dotted.fingerprint_fields(config) | environment_fields(PACKAGES, CODE)
     fields |= dict(zip(("classifier_sha256", "compared_sha256"), hashes, strict=False))
     fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
+    fields |= {name: view.text for name, view in zip(("classifier_view", "compared_view"), views, strict=False)}
     store = OutputStore(Path(config.output))
     if not check_same_run(fields, store, "output"):
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
         store.write_run(fields, dotted.flatten(config))
+    names = _names(weights)
     return Session(
         config=config,
         fields=fields,
-        names=_names(weights),
+        names=names,
         benchmarks=benchmarks,
         sizes={(name, part): size for name, (_, sizes) in rows.items() for part, size in sizes.items()},
-        context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12]),
+        views=dict(zip(names, views, strict=True)),
+        stored=stored,
+        context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12], views),
     )
 
 
@@ -132,19 +144,31 @@ def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
     return total.hexdigest(), sizes
 
 
-def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> None:
-    """Raise ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow."""
-    for weights in config.classifier.all_weights:
-        model = load_evaluated(weights, "cpu")
-        for benchmark in benchmarks.values():
-            _check_reads(weights, model, benchmark)
+def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> tuple[tuple[View, ...], dict[str, int]]:
+    """Return how each classifier sees images, and the side of images of benchmarks that are stored at their final size.
+
+    Raises ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow.
+    """
+    weights = config.classifier.all_weights
+    models = [load_evaluated(each, "cpu") for each in weights]
+    try:
+        views = tuple(view_of(model, config.benchmarks) for model in models)
+    except ValueError as error:
+        raise ValueError(f"benchmarks.{error}") from None
+    stored = dict[str, int]()
+    for name, benchmark in benchmarks.items():
+        row, opened = _readable(benchmark, views)
+        if benchmark.stored_at_final_size:
+            stored[name] = min(opened.size)
+        for which, model, view in zip(weights, models, views, strict=True):
+            _check_reads(which, model, benchmark, row, view.of(opened, benchmark.stored_at_final_size))
     for name in config.attacks.names:
         for target in config.attacked:
             _check_attack(build_attack(name, config.attacks), benchmarks[target])
+    return views, stored
 
 
-def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
-    row, image = _readable(benchmark)
+def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark, row: Row, image: NDArray[np.uint8]) -> None:
     try:
         clean_columns(model, benchmark, [row], np.stack([image]))
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -153,13 +177,17 @@ def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
         ) from None
 
 
-def _readable(benchmark: Benchmark) -> tuple[Row, np.ndarray[Any, Any]]:
+def _readable(benchmark: Benchmark, views: Sequence[View]) -> tuple[Row, Image.Image]:
+    """Return the first row whose image every classifier can be given, and the image as it is stored."""
     part = benchmark.slices()[0]
     for row in benchmark.rows(part)[:TRIED_ROWS]:
         try:
-            return row, benchmark.read(row)
+            opened = benchmark.open(row)
+            for view in views:
+                view.of(opened, benchmark.stored_at_final_size)
         except RejectedImage:
             continue
+        return row, opened
     raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
 
 

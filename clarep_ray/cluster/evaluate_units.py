@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from clarep_ray import dotted
-from clarep_ray.cadistill.students import load_student, read_architecture
+from clarep_ray.cadistill.students import Student, load_student, read_architecture
 from clarep_ray.cluster.attempts import Attempt, Ledger, name_poison, survive
 from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import BenchmarksConfig, ClassifierConfig, EvaluateConfig
@@ -26,10 +25,11 @@ from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.units import STAND_IN, UnitBlob
 from clarep_ray.data.verdicts import VerdictParts
+from clarep_ray.data.views import View
 from clarep_ray.models.classifiers import CONFIG, SHIPPED
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
-from clarep_ray.robustness.classifier import load_classifier
+from clarep_ray.robustness.classifier import NormalisedClassifier, load_classifier
 from clarep_ray.robustness.evaluate import attack_columns, chosen_rows, clean_columns, to_unit_range
 from clarep_ray.robustness.trust import Finding, trust_findings
 
@@ -38,11 +38,14 @@ CLEAN, TRUST = "clean", "trust"
 PARTS = "parts"
 
 
-def _load(weights: str) -> nn.Module:
+Evaluated = NormalisedClassifier | Student
+
+
+def _load(weights: str) -> NormalisedClassifier:
     return load_classifier(ClassifierConfig(weights=weights))
 
 
-CLASSIFIERS: dict[str, Callable[[str], nn.Module]] = {"shipped": _load, "timm": _load, "student": load_student}
+CLASSIFIERS: dict[str, Callable[[str], Evaluated]] = {"shipped": _load, "timm": _load, "student": load_student}
 """Kind of weights -> the classifier of them, for pictures in [0, 1]."""
 
 
@@ -56,9 +59,14 @@ def classifier_kind(weights: str) -> str:
         raise ValueError(f"classifier.weights: {weights!r} has no readable {CONFIG}: {error}") from None
 
 
-def load_evaluated(weights: str, device: str) -> nn.Module:
+def load_evaluated(weights: str, device: str) -> Evaluated:
     """Return a classifier, frozen and in eval mode; ValueError for a folder that holds none."""
     return CLASSIFIERS[classifier_kind(weights)](weights).eval().requires_grad_(False).to(device)
+
+
+def view_of(model: Evaluated, config: BenchmarksConfig) -> View:
+    """Return how a classifier sees images: its own way, but for what the config says otherwise."""
+    return model.view.with_size(config.image_size, config.resize, config.interpolation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,8 @@ class EvaluationContext:
     config: dict[str, Any]
     output: str
     run_id: str
+    views: tuple[View, ...]
+    """How each role's classifier sees images."""
 
     @property
     def evaluate_config(self) -> EvaluateConfig:
@@ -114,7 +124,7 @@ def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:
     rows = unit_rows(unit, config)
 
     def read(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
-        blob = read_rows(unit.benchmark, [rows[row] for row in sorted(attempt.rows)], config)
+        blob = read_rows(unit.benchmark, [rows[row] for row in sorted(attempt.rows)], config, context.views[unit.role])
         name_poison(f"unit {unit.name}", [row.key for row in rows], poison)
         return blob
 
@@ -129,15 +139,15 @@ def unit_rows(unit: Unit, config: EvaluateConfig) -> Sequence[Row]:
     return _chosen(unit.benchmark, unit.part, unit.count, config.benchmarks, config.seed)[unit.start : unit.stop]
 
 
-def read_rows(name: str, rows: Sequence[Row], config: EvaluateConfig) -> UnitBlob:
-    """Return the pictures of rows of a benchmark that can be read, and a record of every row."""
+def read_rows(name: str, rows: Sequence[Row], config: EvaluateConfig, view: View) -> UnitBlob:
+    """Return the images of rows that can be read, as a classifier sees them, and a record of every row."""
     benchmark = _benchmark(name, config.benchmarks)
     images: list[NDArray[np.uint8]] = []
     records: list[dict[str, Any]] = []
     for row in rows:
         reject = None
         try:
-            images.append(benchmark.read(row))
+            images.append(benchmark.read(row, view))
         except RejectedImage as rejected:
             reject = rejected.reason.value
         records.append({**asdict(row), "reject": reject})
@@ -194,7 +204,7 @@ class Evaluator:
 
     def __init__(self, config: EvaluateConfig, device: str = "cpu") -> None:
         self.config, self.device = config, device
-        self._models: dict[int, nn.Module] = {}
+        self._models: dict[int, Evaluated] = {}
         set_exact(config.engine.num_threads)
 
     def do(self, unit: Unit, blob: UnitBlob, parts: VerdictParts) -> None:
@@ -227,8 +237,13 @@ class Evaluator:
         return {**found, "right": found["robust"]}
 
     def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:
-        """Return the trust checks' findings; a model without a single right answer is one of them."""
-        others = [self.model(role) for role in range(len(self.config.classifier.all_weights)) if role != unit.role]
+        """Return the trust checks' findings; a model without a single right answer is one of them.
+
+        Adversarial images are carried over only from a classifier that sees images in the same way.
+        """
+        models = [self.model(role) for role in range(len(self.config.classifier.all_weights))]
+        views = [view_of(model, self.config.benchmarks) for model in models]
+        others = [model for role, model in enumerate(models) if role != unit.role and views[role] == views[unit.role]]
         pictures = to_unit_range(images, self.device)
         labels = torch.tensor([row.labels[0] for row in rows], device=self.device)
         keys, running = [row.key for row in rows], self._running(self.config.seed)
@@ -237,7 +252,7 @@ class Evaluator:
         except ValueError as error:
             return [Finding("classifies_at_all", False, "refuse", {"share_right": 0.0}, str(error))]
 
-    def model(self, role: int) -> nn.Module:
+    def model(self, role: int) -> Evaluated:
         """Return a classifier, loaded when it is first asked for."""
         if role not in self._models:
             self._models[role] = load_evaluated(self.config.classifier.all_weights[role], self.device)

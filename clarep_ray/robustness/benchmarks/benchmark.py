@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from clarep_ray.data.views import View
 
 IMAGENET_CLASSES = 1000
 
@@ -33,6 +36,8 @@ class Benchmark(ABC):
 
     name: str
     num_classes: int
+    stored_at_final_size = False
+    """Whether its images are published as classifiers get them, so that nothing is cut away."""
 
     @abstractmethod
     def slices(self) -> tuple[str, ...]:
@@ -43,8 +48,12 @@ class Benchmark(ABC):
         """Return the pictures of a slice in a fixed order; ValueError for an unknown slice."""
 
     @abstractmethod
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        """Return a picture (h, w, 3). Raises RejectedImage for a damaged one."""
+    def open(self, row: Row) -> Image.Image:
+        """Return an image as it is stored, RGB. Raises RejectedImage for a damaged one."""
+
+    def read(self, row: Row, view: View) -> NDArray[np.uint8]:
+        """Return an image (image_size, image_size, 3) as a classifier sees it. Raises RejectedImage."""
+        return view.of(self.open(row), self.stored_at_final_size)
 
     @cached_property
     def answers(self) -> tuple[int, ...]:
