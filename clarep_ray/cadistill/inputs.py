@@ -9,6 +9,7 @@ import torch
 
 from clarep_ray import dotted
 from clarep_ray.cadistill import students
+from clarep_ray.cadistill.augment import RECIPES
 from clarep_ray.cadistill.batches import Inputs
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher, RepFusionHead
 from clarep_ray.cadistill.learner import AttentionHead, Head, Learner, ProjectionHead, RegressorHead
@@ -18,6 +19,7 @@ from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, 
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
 from clarep_ray.data.picture_rows import Pictures, open_pictures
+from clarep_ray.data.views import View
 from clarep_ray.models import build, weights_sha256
 
 
@@ -45,10 +47,9 @@ def open_inputs(config: DistillConfig) -> Opened:
     """
     method = METHODS[config.method]
     students.check_name(config.student.name)
-    size = config.augment.source_size
     teacher_hash = _check_teacher(config)
-    images = open_pictures(config.data, size)
-    val = open_pictures(config.val, size, images.class_names, "val")
+    images = open_pictures(config.data, training_view(config))
+    val = open_pictures(config.val, architecture(config, images.class_names).view, images.class_names, "val")
     store = _open_store(config, images.class_names)
     inputs = Inputs(
         images,
@@ -64,6 +65,21 @@ def open_inputs(config: DistillConfig) -> Opened:
         raise ValueError(f"schedule.batch_size: {config.schedule.batch_size} is below {MIN_DEBIASED} (debiased CKA)")
     found = {"data_sha256": images.sha256, "val_sha256": val.sha256, "store_sha256": store.sha256 if store else ""}
     return Opened(inputs, val, found | {"teacher_sha256": teacher_hash})
+
+
+def training_view(config: DistillConfig) -> View | None:
+    """Return how training images are made before they are augmented; None where crops are taken from the whole.
+
+    Raises ValueError where one stage would take crops from the whole image and the other not.
+    """
+    first, second = config.augment.recipe, config.second_stage.recipe or config.augment.recipe
+    whole = RECIPES[first].smallest is not None
+    if whole != (RECIPES[second].smallest is not None):
+        valid = ", ".join(name for name, recipe in RECIPES.items() if whole == (recipe.smallest is not None))
+        raise ValueError(f"second_stage.recipe: {second!r} is not valid after {first!r}; valid: {valid}")
+    if whole:
+        return None
+    return View(image_size=config.augment.source_size, resize=config.augment.source_size)
 
 
 def _open_store(config: DistillConfig, class_names: tuple[str, ...]) -> ClarepStore | None:

@@ -127,7 +127,7 @@ def evaluate_one(
         return kept["accuracy"]
     student = load_student(result["last"]["student"])
     sets = {
-        split: open_pictures(dotted.override(config.val, {"digits.split": split}), config.augment.source_size)
+        split: open_pictures(dotted.override(config.val, {"digits.split": split}), student.view)
         for split in ("test", *SPLITS)
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
@@ -144,7 +144,7 @@ def _pgd_accuracy(student: Student, pictures: Pictures) -> float:
 
     attack = Pgd(eps=PGD_EPS_255 / 255, step=PGD_STEP_255 / 255, num_steps=PGD_STEPS, random_start=False)
     keys, fallen = iter(pictures.keys), 0
-    for pixels, labels in batches(pictures, student.architecture.image_size):
+    for pixels, labels in batches(pictures):
         fallen += int(attack(student, pixels, labels, [next(keys) for _ in labels]).success.sum())
     return (len(pictures) - fallen) / len(pictures)
 

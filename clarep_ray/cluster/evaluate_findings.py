@@ -119,8 +119,10 @@ def view_lines(session: Session) -> Iterator[str]:
         other = {name: side for name, side in session.stored.items() if side != view.image_size}
         for name, side in other.items():
             yield f"{name}: stored with {side} pixels, resized to {view.image_size} for {model}."
-    if len(set(session.views.values())) > 1:
-        yield "The two classifiers see images differently: differences include that, and no attack is transferred."
+    if len({view.image_size for view in session.views.values()}) > 1:
+        yield "The two classifiers have other input sides: no attack is transferred between them."
+    if len(set(session.views.values())) > 1 and session.stored.keys() != session.benchmarks.keys():
+        yield "The two classifiers see images differently: their accuracies differ by that too."
 
 
 def _trust_lines(found: Found) -> Iterator[str]:

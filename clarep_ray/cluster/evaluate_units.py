@@ -239,11 +239,11 @@ class Evaluator:
     def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:
         """Return the trust checks' findings; a model without a single right answer is one of them.
 
-        Adversarial images are carried over only from a classifier that sees images in the same way.
+        Adversarial images are carried over only from a classifier of the same input side.
         """
         models = [self.model(role) for role in range(len(self.config.classifier.all_weights))]
-        views = [view_of(model, self.config.benchmarks) for model in models]
-        others = [model for role, model in enumerate(models) if role != unit.role and views[role] == views[unit.role]]
+        sides = [view_of(model, self.config.benchmarks).image_size for model in models]
+        others = [model for role, model in enumerate(models) if role != unit.role and sides[role] == sides[unit.role]]
         pictures = to_unit_range(images, self.device)
         labels = torch.tensor([row.labels[0] for row in rows], device=self.device)
         keys, running = [row.key for row in rows], self._running(self.config.seed)
