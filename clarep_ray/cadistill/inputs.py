@@ -14,13 +14,14 @@ from clarep_ray.cadistill.batches import Inputs
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher, RepFusionHead
 from clarep_ray.cadistill.learner import AttentionHead, Head, Learner, ProjectionHead, RegressorHead
 from clarep_ray.cadistill.losses import MIN_DEBIASED
-from clarep_ray.cadistill.methods import MAP_SIDE, METHODS
+from clarep_ray.cadistill.methods import MAP_SIDE, METHODS, OWN_READING
 from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, teacher_sha256
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
 from clarep_ray.data.picture_rows import Pictures, open_pictures
 from clarep_ray.data.views import View
 from clarep_ray.models import build, weights_sha256
+from clarep_ray.models.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,44 @@ def open_teacher(config: DistillConfig, class_names: tuple[str, ...]) -> Teacher
             )
         return teacher
     model = build(config.teacher.diffusion)
+    if config.method in OWN_READING:
+        _check_reads_without_labels(config, model)
+    else:
+        _check_reads_with_labels(config, model, class_names)
+    return DiffusionTeacher(model, config.teacher)
+
+
+def _check_reads_without_labels(config: DistillConfig, model: Adapter) -> None:
+    """Raise ValueError for a model that must be told a class, or for prompts, which would not be read."""
+    given = config.teacher.diffusion
+    if given.prompts is not None:
+        raise ValueError(f"teacher.diffusion.prompts: {given.prompts!r} is not read by {config.method}; valid: None")
+    try:
+        model.null_cond(1)
+    except ValueError:
+        raise ValueError(
+            f"teacher.diffusion: {given.name} {given.weights!r} must be told a class, and {config.method} reads "
+            "without one (it would give the answer away); valid: a model without classes or with a null branch"
+        ) from None
+
+
+def _check_reads_with_labels(config: DistillConfig, model: Adapter, class_names: tuple[str, ...]) -> None:
+    """Raise ValueError for a model of other classes, of none, or of several prompts for each."""
+    given = config.teacher.diffusion
     if model.class_names and tuple(model.class_names) != class_names:
         raise ValueError(f"teacher.diffusion: it knows the classes {', '.join(model.class_names[:3])}, ...")
-    if config.method in ("repfusion", "diffaug"):
-        model.null_cond(1)  # raises where there is no unconditional branch
-    return DiffusionTeacher(model, config.teacher)
+    if model.prompts_per_class > 1:
+        raise ValueError(
+            f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for each class, and an image is read with "
+            "one; valid: one prompt for each"
+        )
+    try:
+        model.cond(torch.tensor([len(class_names) - 1]))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"teacher.diffusion: {given.name} {given.weights!r} takes no labels of {len(class_names)} classes, with "
+            f"which {config.method} reads; valid: a model of these classes"
+        ) from None
 
 
 def make_learner(config: DistillConfig, opened: Opened, teacher: Teacher | DiffusionTeacher | None) -> Learner:
@@ -144,7 +178,7 @@ def architecture(config: DistillConfig, class_names: tuple[str, ...]) -> student
 
 def _teacher_width(opened: Opened, teacher: Teacher | DiffusionTeacher | None) -> int:
     if isinstance(teacher, DiffusionTeacher):
-        return teacher.width
+        return teacher.width(labelled=True)
     if isinstance(teacher, Teacher):
         return teacher.num_features
     assert opened.inputs.store is not None, "a method with a regressor has a teacher"

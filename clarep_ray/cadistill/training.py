@@ -16,7 +16,7 @@ from clarep_ray.cadistill.evaluation import Validation
 from clarep_ray.cadistill.gathering import gather
 from clarep_ray.cadistill.inputs import Opened
 from clarep_ray.cadistill.learner import Learner, Outputs
-from clarep_ray.cadistill.methods import METHODS, Step, Terms, teacher_attention, total, vanilla
+from clarep_ray.cadistill.methods import METHODS, OWN_READING, Step, Terms, teacher_attention, total, vanilla
 from clarep_ray.cadistill.mixing import share
 from clarep_ray.cadistill.schedule import Stages, learning_rate_at, weight_decay_at
 from clarep_ray.cadistill.teachers import Reading, Teacher
@@ -26,8 +26,6 @@ from clarep_ray.models.divergence import clip_finite
 from clarep_ray.seeding import stream_seed, torch_generator
 
 AnyTeacher = Teacher | DiffusionTeacher | None
-OWN_READING = ("repfusion", "diffaug")
-"""Methods that ask the diffusion model themselves, and not for features with labels."""
 
 
 @dataclass
