@@ -34,8 +34,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes the picture upright; 1, and numbers that stand for nothing, change nothing."""
-TRANSPOSED = (5, 6, 7, 8)
-"""Orientations that swap width and height."""
 SCALES = (1, 2, 4, 8)
 """Reductions that a JPEG can be decoded at."""
 BACKDROP = (128, 128, 128)
@@ -78,15 +76,19 @@ class WholeImage:
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name = data, name
 
-    @cached_property
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height, upright; ValueError naming the image where it cannot be read."""
+        return self._layout[0]
+
+    @cached_property
+    def _layout(self) -> tuple[tuple[int, int], bool]:
+        """Upright size, and whether it has a reduced scale: a turned one's last column would be its first."""
         with self._naming(), _rejecting():
             picture = _checked(self.data)
-            if picture.format != "JPEG":
-                return self._decoded.size
-            turned = picture.getexif().get(ORIENTATION) in TRANSPOSED
-            return (picture.height, picture.width) if turned else picture.size
+            if picture.format == "JPEG" and picture.getexif().get(ORIENTATION) not in TURNS:
+                return picture.size, True
+            return self._decoded.size, False
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return all of it (h, w, 3); ValueError as `size`."""
@@ -104,11 +106,9 @@ class WholeImage:
         Decoded at the smallest scale at which the part still has `side` pixels both ways.
         """
         smallest = min(box[2] - box[0], box[3] - box[1])
-        scale = max(each for each in SCALES if each == 1 or smallest >= each * side)
+        scale = max(each for each in SCALES if each == 1 or (self._layout[1] and smallest >= each * side))
         with self._naming():
             picture = self._decoded if scale == 1 else open_rgb(self.data, scale)
-        if picture.size == self.size:  # as it is stored: not every format has a reduced scale
-            scale = 1
         left, top, right, bottom = (edge / scale for edge in box)
         return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
 
