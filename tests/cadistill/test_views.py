@@ -88,7 +88,7 @@ def test_a_students_folder_says_how_its_test_images_are_made(tmp_path: Path) -> 
     assert load_student(tmp_path / "s").view == View(image_size=24, resize=24, interpolation="bicubic")
     for wrong in ({"resize": 12}, {"resize": 10**6}, {"interpolation": "cubic"}):
         (tmp_path / "s/config.json").write_text(json.dumps({**record, **wrong}))
-        with pytest.raises(ValueError, match=r"describes no student: .* is not valid"):
+        with pytest.raises(ValueError, match="describes no student: "):
             read_architecture(tmp_path / "s")
 
 
