@@ -302,8 +302,9 @@ def cifar10_repfusion_smoke() -> Preset[DistillConfig]:
         | {
             "loader_threads": 1,
             "teacher.diffusion.name": "digits_dit",
-            "teacher.reading.layer": "blocks.2",
+            "teacher.reading.layer": "transformer_blocks.2",
             "teacher.num_times": 8,
+            "schedule.epochs": 1,
             "second_stage.epochs": 1,
             "second_stage.milestones": (),
         },
