@@ -1,4 +1,4 @@
-"""Augmentation of one picture by one random stream: what comes out depends on no batch, thread or worker.
+"""Augmentation of one image by one random stream: what comes out depends on no batch, thread or worker.
 
 The transforms are torchvision's functions, with parameters drawn here: its classes, as timm's, draw from global
 streams, which threads share.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,8 +18,13 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 
+from clarep_ray.config import AugmentRecipe
+from clarep_ray.data.pixels import WholeImage
+
 Step = Callable[[Tensor, int, Generator], Tensor]
 """(picture (3, h, w) uint8, side of the student's input, stream) -> picture."""
+NARROWEST, WIDEST = 3 / 4, 4 / 3
+"""Ratios of width to height of random resized crops."""
 PADDING_SHARE = 8
 """Crops of CIFAR-10 pad 32-pixel pictures by 4: an eighth of the side."""
 MAGNITUDE, MAGNITUDE_STD, NUM_OPERATIONS, MAX_MAGNITUDE = 9.0, 0.5, 2, 10.0
@@ -61,21 +67,27 @@ def flip(picture: Tensor, side: int, stream: Generator) -> Tensor:
     return picture.flip(2) if uniform(stream) < 0.5 else picture
 
 
-def resized_crop(smallest: float) -> Step:
-    """RandomResizedCrop of an area between `smallest` and 1 and a ratio between 3/4 and 4/3."""
+def resized_crop(image: Tensor | WholeImage, smallest: float, side: int, stream: Generator) -> UInt8[Tensor, "3 s s"]:
+    """Return torchvision's RandomResizedCrop: an area between `smallest` and 1, a ratio between 3/4 and 4/3.
 
-    def step(picture: Tensor, side: int, stream: Generator) -> Tensor:
-        height, width = picture.shape[1:]
-        for _ in range(10):
-            area = height * width * uniform(stream, smallest)
-            ratio = math.exp(uniform(stream, math.log(3 / 4), math.log(4 / 3)))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                top, left = whole(stream, height - h + 1), whole(stream, width - w + 1)
-                return TF.resized_crop(picture, top, left, h, w, [side, side], antialias=True)
-        return fit(picture, side)
+    Where ten draws do not fit, the largest centre crop of a ratio within those, as torchvision has it.
+    """
+    width, height = image.size if isinstance(image, WholeImage) else (image.shape[2], image.shape[1])
+    for _ in range(10):
+        area = height * width * uniform(stream, smallest)
+        ratio = math.exp(uniform(stream, math.log(NARROWEST), math.log(WIDEST)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = whole(stream, height - h + 1), whole(stream, width - w + 1)
+            return _cut(image, left, top, w, h, side)
+    w, h = min(width, round(height * WIDEST)), min(height, round(width / NARROWEST))
+    return _cut(image, (width - w) // 2, (height - h) // 2, w, h, side)
 
-    return step
+
+def _cut(image: Tensor | WholeImage, left: int, top: int, width: int, height: int, side: int) -> Tensor:
+    if isinstance(image, WholeImage):
+        return to_tensor(image.crop((left, top, left + width, top + height), side))
+    return TF.resized_crop(image, top, left, height, width, [side, side], antialias=True)
 
 
 def jitter(strengths: tuple[float, float, float, float], probability: float) -> Step:
@@ -165,24 +177,40 @@ def erase(picture: Tensor, side: int, stream: Generator) -> Tensor:
     return erased
 
 
-RECIPES: dict[str, tuple[Step, ...]] = {
-    "none": (fit,),
-    "crop_flip": (crop, flip),
-    "supcon": (resized_crop(0.2), flip, jitter((0.4, 0.4, 0.4, 0.1), 0.8), grey(0.2)),
-    "jitter": (resized_crop(0.08), flip, jitter((0.3, 0.3, 0.3, 0.0), 1.0)),
-    "timm": (resized_crop(0.08), flip, rand_augment, erase),
+@dataclass(frozen=True)
+class Recipe:
+    """`smallest` is the least area of a random resized crop of the whole image; None for none."""
+
+    smallest: float | None
+    steps: tuple[Step, ...]
+
+
+RECIPES: dict[AugmentRecipe, Recipe] = {
+    "none": Recipe(None, (fit,)),
+    "crop_flip": Recipe(None, (crop, flip)),
+    "resized_flip": Recipe(0.2, (flip,)),
+    "supcon": Recipe(0.2, (flip, jitter((0.4, 0.4, 0.4, 0.1), 0.8), grey(0.2))),
+    "jitter": Recipe(0.08, (flip, jitter((0.3, 0.3, 0.3, 0.0), 1.0))),
+    "timm": Recipe(0.08, (flip, rand_augment, erase)),
 }
 
 
 def augment(
-    picture: UInt8[Tensor, " 3 h w"], recipe: str, side: int, stream: Generator
+    image: NDArray[np.uint8] | WholeImage, recipe: AugmentRecipe, side: int, stream: Generator
 ) -> Float[Tensor, " 3 side side"]:
-    """Return a picture as the student sees it in training, pixels in [0, 1]."""
-    for step in RECIPES[recipe]:
-        picture = step(picture, side, stream)
-    return picture.float() / 255
+    """Return an image (h, w, 3), or a crop of an encoded one, as the student sees it in training, pixels in [0, 1]."""
+    chosen = RECIPES[recipe]
+    if chosen.smallest is not None:
+        source = image if isinstance(image, WholeImage) else to_tensor(image)
+        pixels = resized_crop(source, chosen.smallest, side, stream)
+    else:
+        assert not isinstance(image, WholeImage), "its inputs were made by a view"
+        pixels = to_tensor(image)
+    for step in chosen.steps:
+        pixels = step(pixels, side, stream)
+    return pixels.float() / 255
 
 
-def plain(picture: UInt8[Tensor, " 3 h w"], side: int) -> Float[Tensor, " 3 side side"]:
-    """Return a picture as the student sees it in a test, pixels in [0, 1]."""
-    return fit(picture, side).float() / 255
+def plain(image: NDArray[np.uint8], side: int) -> Float[Tensor, " 3 side side"]:
+    """Return a square image that is not augmented, resized to the student's side, pixels in [0, 1]."""
+    return fit(to_tensor(image), side).float() / 255

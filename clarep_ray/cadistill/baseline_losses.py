@@ -7,18 +7,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TINY = 1e-12
-"""Added below a root or a quotient, so that equal samples have a finite gradient."""
+from clarep_ray.cadistill.losses import full_precision, rescaled, unit
 
 
+@full_precision
 def loss_kd(
     logits: Float[Tensor, " b c"], teacher: Float[Tensor, " b c"], temperature: float = 4.0
 ) -> Float[Tensor, ""]:
-    """Return T^2 KL(teacher || student) of the softened classes, averaged over samples (Hinton et al. 2015)."""
-    student, target = F.log_softmax(logits / temperature, 1), F.log_softmax(teacher / temperature, 1)
-    return temperature**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+    """Return T^2 KL(teacher || student) of the softened classes, averaged over samples (Hinton et al. 2015).
+
+    In double precision: at high temperatures it is a small difference of large logarithms, times T^2.
+    """
+    student, target = (F.log_softmax(each.double() / temperature, 1) for each in (logits, teacher))
+    soft = temperature**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+    return soft.to(logits.dtype)
 
 
+@full_precision
 def loss_dkd(
     logits: Float[Tensor, " b c"],
     teacher: Float[Tensor, " b c"],
@@ -30,8 +35,10 @@ def loss_dkd(
     """Return decoupled distillation (Zhao et al. 2022, Eq. 7): target against rest, and among the others.
 
     `weight_target` and `weight_others` are the paper's alpha and beta; both terms are scaled by T^2. With weights 1
-    and the teacher's probability of the other classes it is KD again.
+    and the teacher's probability of the other classes it is KD again. The authors' linear warm-up of this term over
+    20 epochs is left out. In double precision, as `loss_kd`.
     """
+    kept, logits, teacher = logits.dtype, logits.double(), teacher.double()
     target = F.one_hot(labels, logits.shape[1]).bool()
     student_two, teacher_two = (_target_or_not(each / temperature, target) for each in (logits, teacher))
     tckd = F.kl_div(student_two, teacher_two, reduction="batchmean", log_target=True)
@@ -39,7 +46,7 @@ def loss_dkd(
         F.log_softmax((each / temperature)[~target].view(len(labels), -1), 1) for each in (logits, teacher)
     )
     nckd = F.kl_div(student_rest, teacher_rest, reduction="batchmean", log_target=True)
-    return temperature**2 * (weight_target * tckd + weight_others * nckd)
+    return (temperature**2 * (weight_target * tckd + weight_others * nckd)).to(kept)
 
 
 def _target_or_not(logits: Tensor, target: Tensor) -> Tensor:
@@ -49,6 +56,7 @@ def _target_or_not(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([log_share[target], others], 1)
 
 
+@full_precision
 def loss_fitnet(regressed: Float[Tensor, " b e"], teacher: Float[Tensor, " b e"]) -> Float[Tensor, ""]:
     """Return the mean squared difference to the teacher's features (Romero et al. 2015, Eq. 3, without its 1/2).
 
@@ -57,19 +65,23 @@ def loss_fitnet(regressed: Float[Tensor, " b e"], teacher: Float[Tensor, " b e"]
     return F.mse_loss(regressed, teacher)
 
 
+@full_precision
 def attention_map(maps: Float[Tensor, " b c h w"], side: int) -> Float[Tensor, " b side_squared"]:
     """Return where the activations are strong (Zagoruyko and Komodakis 2017): mean square over channels, unit norm.
 
-    Averaged to `side` x `side` first, so that two networks can be compared.
+    Averaged to `side` x `side` first, so that two networks can be compared. Zeros for a map of zeros.
     """
-    return F.normalize(F.adaptive_avg_pool2d(maps.square().mean(1, keepdim=True), side).flatten(1), dim=1)
+    strengths = rescaled(maps, 1, 2, 3).square().mean(1, keepdim=True)
+    return unit(F.adaptive_avg_pool2d(strengths, side).flatten(1))
 
 
+@full_precision
 def loss_attention(student: Float[Tensor, " b p"], teacher: Float[Tensor, " b p"]) -> Float[Tensor, ""]:
     """Return the mean squared difference of two attention maps of unit norm, as the authors' code has it."""
     return F.mse_loss(student, teacher)
 
 
+@full_precision
 def loss_rkd(
     features: Float[Tensor, " b d"],
     teacher: Float[Tensor, " b e"],
@@ -87,14 +99,16 @@ def loss_rkd(
 
 
 def _distances(x: Tensor) -> Tensor:
-    """Return pairwise distances (b, b) over their mean; the diagonal is zero and takes no part in the mean."""
-    off = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-    squared = (x[:, None] - x[None, :]).square().sum(2)
-    distances = torch.where(off, (squared + TINY).sqrt(), 0.0)
-    return distances / distances.sum().clamp_min(TINY) * off.sum()
+    """Return pairwise distances (b, b) over their mean, which the diagonal takes no part in; zeros if all are zero."""
+    scaled = rescaled(x)
+    squared = (scaled[:, None] - scaled[None, :]).square().sum(2)
+    apart = squared > 0  # equal samples, and each with itself, have no gradient
+    distances = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+    total = distances.sum()
+    return distances / torch.where(total > 0, total, 1.0) * (len(x) * (len(x) - 1))
 
 
 def _angles(x: Tensor) -> Tensor:
-    """Return the cosines (b, b, b) at sample j between the directions to samples i and k."""
-    directions = F.normalize(x[None, :] - x[:, None], dim=2, eps=1e-6)
+    """Return the cosines (b, b, b) at sample j between the directions to samples i and k; 0 where one is at j."""
+    directions = unit(x[None, :] - x[:, None])
     return directions @ directions.transpose(1, 2)

@@ -14,11 +14,13 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clarep_ray.cadistill.augment import augment, plain, to_tensor
+from clarep_ray.cadistill.augment import augment, plain
 from clarep_ray.cadistill.mixing import mix, share, soft_targets
-from clarep_ray.config import DistillConfig
+from clarep_ray.cadistill.schedule import Stages
+from clarep_ray.config import AugmentRecipe, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, Pairing, draw_partners
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.data.pixels import WholeImage
 from clarep_ray.seeding import numpy_generator, torch_generator
 
 STAGE = "distill"
@@ -30,7 +32,8 @@ AHEAD = 2
 class Batch:
     """One worker's share of a global batch; what a method has no use for has a width of 0.
 
-    `pixels` are in [0, 1]: `views` augmentations of every image, the first of all, then the second of all.
+    `pixels` are in [0, 1]: `views` augmentations of every image, the first of all, then the second of all; in a second
+    stage one.
     `canonical` are the Canonical Samples, `features` the stored features: of row i's Canonical Sample, or of image i
     itself. `targets` are the classes' shares, `draws` numbers in [0, 1), three for each image.
     """
@@ -96,7 +99,10 @@ class Inputs:
         draws: Tensor,
     ) -> Batch:
         numbers = rows.tolist()
-        pixels = torch.cat([self._views(config, epoch, f"view{view}", rows) for view in range(self.views)])
+        second = Stages.of(config, self.steps_per_epoch(config.schedule.batch_size)).in_second(step)
+        recipe = (config.second_stage.recipe if second else None) or config.augment.recipe
+        names = [f"view{view}/{epoch}" for view in range(1 if second else self.views)]
+        pixels = torch.cat([self._views(config, recipe, name, rows) for name in names])
         labels = torch.from_numpy(self.images.labels[rows])
         num_classes, smoothing = len(self.images.classes), config.loss.label_smoothing
         targets = soft_targets(labels, num_classes, smoothing)
@@ -111,24 +117,27 @@ class Inputs:
                 canonical = self._canonical(config, epoch, self.store.images(partners), numbers)
         return Batch(pixels, labels, targets, canonical, features, draws)
 
-    def _views(self, config: DistillConfig, epoch: int, kind: str, rows: NDArray[np.int64]) -> Tensor:
+    def _views(self, config: DistillConfig, recipe: AugmentRecipe, name: str, rows: NDArray[np.int64]) -> Tensor:
         return torch.stack(
-            [_augmented(self.images.read(row), config, f"{kind}/{epoch}/{row}") for row in rows.tolist()]
+            [_augmented(self.images.whole(row), recipe, config, f"{name}/{row}") for row in rows.tolist()]
         )
 
     def _canonical(
         self, config: DistillConfig, epoch: int, images: NDArray[np.uint8], numbers: Sequence[int]
     ) -> Tensor:
         if not config.augment.canonical:
-            return torch.stack([plain(to_tensor(image), config.student.image_size) for image in images])
+            return torch.stack([plain(image, config.student.image_size) for image in images])
         # The stream is the image's, not the CLARep's: one that is drawn twice in a batch is seen in two ways.
         names = [f"canonical/{epoch}/{row}" for row in numbers]
-        return torch.stack([_augmented(image, config, name) for image, name in zip(images, names, strict=True)])
+        recipe = config.augment.recipe
+        return torch.stack([_augmented(each, recipe, config, name) for each, name in zip(images, names, strict=True)])
 
 
-def _augmented(image: NDArray[np.uint8], config: DistillConfig, name: str) -> Tensor:
+def _augmented(
+    image: NDArray[np.uint8] | WholeImage, recipe: AugmentRecipe, config: DistillConfig, name: str
+) -> Tensor:
     stream = torch_generator(config.seed, name, STAGE)
-    return augment(to_tensor(image), config.augment.recipe, config.student.image_size, stream)
+    return augment(image, recipe, config.student.image_size, stream)
 
 
 @lru_cache(maxsize=2)

@@ -15,6 +15,9 @@ from clarep_ray.config import TeacherConfig
 from clarep_ray.data.class_list import Match
 from clarep_ray.models.adapter import Adapter
 
+FINEST = 1000
+"""Steps of the grid whose last timestep is the latest that a model is read at."""
+
 
 class DiffusionTeacher:
     """A diffusion model read with labels or without, at one layer.
@@ -29,15 +32,13 @@ class DiffusionTeacher:
         if self.layer not in model.feature_layers:
             valid = ", ".join(model.feature_layers)
             raise ValueError(f"teacher.reading.layer: {self.layer!r} is not valid; valid: {valid}")
-        if model.prompts_per_class > 1:
-            raise ValueError(
-                f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for every class, of which the first "
-                "alone would be read; valid: one for every class"
-            )
         try:
             grid = model.schedule.times(config.num_times).tolist()
         except ValueError as error:
             raise ValueError(f"teacher.num_times: {error}") from None
+        latest = model.schedule.times(FINEST)[-1].item()
+        if not 0 <= self.feature_t <= latest:
+            raise ValueError(f"teacher.reading.feature_t: {self.feature_t} is not valid; valid: 0 to {latest:g}")
         self.times: list[float] = grid[1:]
         """The timesteps there are to choose from, ascending."""
 
@@ -45,11 +46,11 @@ class DiffusionTeacher:
         self.model = self.model.to(device)
         return self
 
-    @property
-    def width(self) -> int:
-        """Width of the averaged features."""
-        pixels = torch.zeros(1, 3, self.model.image_size, self.model.image_size, device=self.model.device)
-        return self.null_features(pixels / 2 + 0.5, torch.zeros(1, dtype=torch.long)).shape[1]
+    def width(self, labelled: bool) -> int:
+        """Return the width of the averaged features, as they are read with labels or without."""
+        latents = torch.zeros(1, *self.model.latent_shape, device=self.model.device)
+        cond = self.model.cond(torch.zeros(1, dtype=torch.long)) if labelled else self.model.null_cond(1)
+        return self.model.layer_means(latents, self.times[0], cond, [self.layer])[self.layer].shape[1]
 
     def latents(self, pixels: Float[Tensor, " b 3 h w"]) -> Tensor:
         """Return clean latents of pixels in [0, 1], resized to the model's side."""
@@ -72,17 +73,14 @@ class DiffusionTeacher:
         times = torch.full((len(pixels),), self.feature_t, dtype=torch.float64)
         latents = self._noised(self.latents(pixels), times, eps)
         output = self.model.features(latents, self.feature_t, cond, self.layer).float()
-        pooled = self.model.pool(output)
-        if output.ndim == 3:
-            side = round(output.shape[1] ** 0.5)
-            output = output.transpose(1, 2).unflatten(2, (side, side))
-        return Reading(torch.zeros(len(pixels), 0, device=pixels.device), pooled, output)
+        maps = self.model.spatial(output)
+        return Reading(torch.zeros(len(pixels), 0, device=pixels.device), maps.mean((2, 3)), maps)
 
     def null_features(self, pixels: Float[Tensor, " b 3 h w"], chosen: Int[Tensor, " b"]) -> Float[Tensor, " b e"]:
         """Return averaged features of clean images, each at its chosen timestep, without a label.
 
         RepFusion feeds the image as it is, together with t; without the label, which would give the answer away
-        (Sec. K.6). Raises ValueError where the model has no unconditional branch.
+        (Sec. K.6): by a model that was trained without any, or by the unconditional branch.
         """
         latents = self.latents(pixels)
 
@@ -132,7 +130,7 @@ class RepFusionHead(Head):
     def __init__(self, teacher: DiffusionTeacher, width: int, num_classes: int) -> None:
         super().__init__()
         self.teacher = teacher
-        num_times, teacher_width = len(teacher.times), teacher.width
+        num_times, teacher_width = len(teacher.times), teacher.width(labelled=False)
         self.policy = nn.Sequential(
             nn.Conv2d(3, 6, 5, padding=2),
             nn.ReLU(),

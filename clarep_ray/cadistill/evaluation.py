@@ -1,42 +1,72 @@
-"""Accuracy of a student on pictures."""
+"""Accuracy of a student on images, made and counted as an evaluation makes and counts them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clarep_ray.cadistill.augment import plain, to_tensor
 from clarep_ray.cadistill.gathering import sum_over_workers, world_size
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.models.students import Student
 
 EVAL_BATCH = 250
 
 
-def accuracy(student: Student, pictures: Pictures, rank: int = 0, world: int = 1) -> float:
-    """Return the share of pictures whose class is right, each worker taking its part; leaves eval mode on."""
+@dataclass(frozen=True)
+class Validation:
+    """Share of images whose class is right [0..1], and how many were answered by no numbers, which are wrong."""
+
+    accuracy: float
+    not_finite: int
+
+
+def validate(student: Student, pictures: Pictures, rank: int = 0, world: int = 1, threads: int = 1) -> Validation:
+    """Return what a student makes of images, each worker taking its part; leaves eval mode on.
+
+    `threads` of each worker decode. Raises TrainingDiverged where not one image has finite logits.
+    """
     student.eval()
     if world_size() > 1:  # batch normalisation: DDP makes rank 0's statistics everyone's, but a step late
         for buffer in student.buffers():
             dist.broadcast(buffer, 0)
     device = student.mean.device
-    right = torch.zeros((), dtype=torch.float64, device=device)
+    counts = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for pixels, labels in batches(pictures, student.architecture.image_size, rank, world):
-            right += (student(pixels.to(device)).argmax(1) == labels.to(device)).sum()
-    return sum_over_workers(right).item() / len(pictures)
+        for pixels, labels in batches(pictures, rank, world, threads):
+            logits = student(pixels.to(device))
+            finite = logits.isfinite().all(1)
+            counts += torch.stack([right(logits, labels.to(device)).sum(), (~finite).sum()])
+    found, missing = sum_over_workers(counts).tolist()
+    if missing == len(pictures):
+        raise TrainingDiverged(f"not one of {len(pictures)} validation images has finite logits")
+    return Validation(found / len(pictures), int(missing))
 
 
-def batches(pictures: Pictures, side: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+def right(logits: Float[Tensor, " b c"], labels: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+    """Return which images are answered right; never one with a logit that is no finite number."""
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+
+
+def accuracy(student: Student, pictures: Pictures) -> float:
+    """Return the share of images whose class is right, as `validate`."""
+    return validate(student, pictures).accuracy
+
+
+def batches(
+    pictures: Pictures, rank: int = 0, world: int = 1, threads: int = 1
+) -> Iterator[tuple[Float[Tensor, " b 3 s s"], Int[Tensor, " b"]]]:
     """Yield (pixels in [0, 1], labels) of a worker's part in order, not augmented."""
     rows = np.arange(len(pictures))[rank::world]
-    for start in range(0, len(rows), EVAL_BATCH):
-        chosen = rows[start : start + EVAL_BATCH]
-        yield (
-            torch.stack([plain(to_tensor(pictures.read(row)), side) for row in chosen.tolist()]),
-            torch.from_numpy(pictures.labels[chosen]),
-        )
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(rows), EVAL_BATCH):
+            chosen = rows[start : start + EVAL_BATCH]
+            images = torch.from_numpy(np.stack(list(pool.map(pictures.read, chosen.tolist()))))
+            yield images.permute(0, 3, 1, 2).float() / 255, torch.from_numpy(pictures.labels[chosen])

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from clarep_ray import dotted
+from clarep_ray.cadistill.augment import RECIPES
 from clarep_ray.cadistill.batches import Inputs
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher, RepFusionHead
 from clarep_ray.cadistill.learner import AttentionHead, Head, Learner, ProjectionHead, RegressorHead
 from clarep_ray.cadistill.losses import MIN_DEBIASED
-from clarep_ray.cadistill.methods import MAP_SIDE, METHODS
+from clarep_ray.cadistill.methods import MAP_SIDE, METHODS, OWN_READING
 from clarep_ray.cadistill.teachers import Teacher, check_teacher, load_teacher, teacher_sha256
 from clarep_ray.config import TEACHERS, DistillConfig
 from clarep_ray.data.clarep_store import ClarepStore, open_clareps
@@ -20,7 +21,9 @@ from clarep_ray.data.class_list import ClassList, ClassMismatch, Match, match
 from clarep_ray.data.manifest import names_sha256
 from clarep_ray.data.picture_rows import Pictures, check_apart, open_pictures
 from clarep_ray.data.records import shown
+from clarep_ray.data.views import View
 from clarep_ray.models import build, students, weights_sha256
+from clarep_ray.models.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,9 @@ def open_inputs(config: DistillConfig) -> Opened:
     """
     method = METHODS[config.method]
     students.check_name(config.student.name)
-    size = config.augment.source_size
     teacher_hash = _check_teacher(config)
-    images = open_pictures(config.data, size)
-    val = open_pictures(config.val, size, images.classes, "val")
+    images = open_pictures(config.data, training_view(config))
+    val = open_pictures(config.val, architecture(config, images.classes).view, images.classes, "val")
     check_apart(images, val)
     store = _open_store(config, images.classes)
     inputs = Inputs(
@@ -72,6 +74,21 @@ def open_inputs(config: DistillConfig) -> Opened:
     matches = {"val": val.match, "CLAReps": store.match if store else None}
     lines = tuple(f"{name}: {each.describe()}" for name, each in matches.items() if each is not None)
     return Opened(inputs, val, found, lines)
+
+
+def training_view(config: DistillConfig) -> View | None:
+    """Return how training images are made before they are augmented; None where crops are taken from the whole.
+
+    Raises ValueError where one stage would take crops from the whole image and the other not.
+    """
+    first, second = config.augment.recipe, config.second_stage.recipe or config.augment.recipe
+    whole = RECIPES[first].smallest is not None
+    if whole != (RECIPES[second].smallest is not None):
+        valid = ", ".join(name for name, recipe in RECIPES.items() if whole == (recipe.smallest is not None))
+        raise ValueError(f"second_stage.recipe: {second!r} is not valid after {first!r}; valid: {valid}")
+    if whole:
+        return None
+    return View(image_size=config.augment.source_size, resize=config.augment.source_size)
 
 
 def _open_store(config: DistillConfig, classes: ClassList) -> ClarepStore | None:
@@ -114,12 +131,31 @@ def open_teacher(config: DistillConfig, classes: ClassList) -> Teacher | Diffusi
             )
         return teacher
     model = build(config.teacher.diffusion, "teacher.diffusion")
-    if config.method in ("repfusion", "diffaug"):  # read without labels
-        model.null_cond(1)  # raises where there is no unconditional branch
+    if config.method in OWN_READING:
+        _check_reads_without_labels(config, model)
         return DiffusionTeacher(model, config.teacher)
     if "label" not in model.readings:
         raise ValueError(f"teacher.diffusion: it has no classes, and {config.method} reads it with labels")
+    if model.prompts_per_class > 1:
+        raise ValueError(
+            f"teacher.diffusion.prompts: {model.prompts_per_class} prompts for each class, and an image is read with "
+            "one; valid: one prompt for each"
+        )
     return DiffusionTeacher(model, config.teacher, _match_all_of(classes, model.classes, "teacher.diffusion"))
+
+
+def _check_reads_without_labels(config: DistillConfig, model: Adapter) -> None:
+    """Raise ValueError for a model that must be told a class, or for prompts, which would not be read."""
+    given = config.teacher.diffusion
+    if given.prompts is not None:
+        raise ValueError(f"teacher.diffusion.prompts: {given.prompts!r} is not read by {config.method}; valid: None")
+    try:
+        model.null_cond(1)
+    except ValueError:
+        raise ValueError(
+            f"teacher.diffusion: {given.name} {given.weights!r} must be told a class, and {config.method} reads "
+            "without one (it would give the answer away); valid: a model without classes or with a null branch"
+        ) from None
 
 
 def _match_all_of(classes: ClassList, known: ClassList, teacher: str) -> Match:
@@ -149,7 +185,7 @@ def architecture(config: DistillConfig, classes: ClassList) -> students.Architec
 
 def _teacher_width(opened: Opened, teacher: Teacher | DiffusionTeacher | None) -> int:
     if isinstance(teacher, DiffusionTeacher):
-        return teacher.width
+        return teacher.width(labelled=True)
     if isinstance(teacher, Teacher):
         return teacher.num_features
     assert opened.inputs.store is not None, "a method with a regressor has a teacher"

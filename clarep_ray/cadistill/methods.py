@@ -25,6 +25,10 @@ MAP_SIDE = 4
 """Side of the grid on which attention maps are compared."""
 
 
+OWN_READING = ("repfusion", "diffaug")
+"""Methods that ask the diffusion model themselves, without labels."""
+
+
 @dataclass(frozen=True)
 class Step:
     """All rows of a global batch, as the losses see them; what a method has no use for is empty.

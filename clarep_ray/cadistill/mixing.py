@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from clarep_ray.config import AugmentConfig
 from clarep_ray.seeding import stream_seed
+
+DRAWING = threading.Lock()
+"""Several loader threads mix at a time, and NumPy's global stream is one for all."""
 
 
 def share(batch_size: int, rank: int, world: int, paired: bool) -> NDArray[np.int64]:
@@ -50,12 +54,13 @@ def mix(
     """Return mixed pixels and the classes' shares; what is mixed how follows from seed and step alone."""
     options: dict[str, Any] = {"mixup_alpha": config.mixup, "cutmix_alpha": config.cutmix}
     mixer = OwnMixup(**options, num_classes=num_classes, label_smoothing=smoothing)
-    before = np.random.get_state()
-    np.random.seed(stream_seed(seed, f"mix/{step}", "distill") % 2**32)  # timm draws from NumPy's global stream
-    try:
-        return mixer(pixels.clone(), labels)  # type: ignore[no-any-return]
-    finally:
-        np.random.set_state(before)
+    with DRAWING:
+        before = np.random.get_state()
+        np.random.seed(stream_seed(seed, f"mix/{step}", "distill") % 2**32)  # timm draws from NumPy's global stream
+        try:
+            return mixer(pixels.clone(), labels)  # type: ignore[no-any-return]
+        finally:
+            np.random.set_state(before)
 
 
 def soft_targets(labels: Int[Tensor, " b"], num_classes: int, smoothing: float) -> Float[Tensor, " b c"]:

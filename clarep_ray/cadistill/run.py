@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
-from clarep_ray.cadistill.evaluation import accuracy
+from clarep_ray.cadistill.evaluation import validate
 from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_teacher
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
@@ -73,8 +74,8 @@ def run_training(
         ended = step % trainer.stages.per_epoch == 0
         record: dict[str, Any] = {"step": step}
         if ended:
-            share = accuracy(trainer.learner.student, opened.val, rank, world)
-            record = trainer.close_epoch(share)
+            found = validate(trainer.learner.student, opened.val, rank, world, config.loader_threads)
+            record = trainer.close_epoch(found)
         if ended or step % config.checkpoint_every == 0:
             if rank == 0:
                 _keep(trainer, output, mark, ended)
@@ -118,8 +119,10 @@ def write_result(
     assert best is not None, "a training has epochs"
     record: dict[str, Any] = {"fingerprint": mark, **opened.sha256, "method": trainer.config.method}
     record |= {"seed": trainer.config.seed, "steps": trainer.step, "epochs": len(trainer.history)}
-    record["last"] = {"student": str(output / LAST), "val_accuracy": last["val_accuracy"], "epoch": last["epoch"]}
-    record["best"] = {"student": str(output / BEST), "val_accuracy": best["val_accuracy"], "epoch": best["epoch"]}
+    told = ("val_accuracy", "val_not_finite", "epoch")
+    for name, found in ((LAST, last), (BEST, best)):
+        record[name] = {"student": str(output / name), **{key: found[key] for key in told if key in found}}
+    record["view"] = asdict(trainer.learner.student.view)
     taught = () if teacher is None or teacher.match is None else (f"teacher: {teacher.match.describe()}",)
     record |= {"labels": [*opened.labels, *taught]}
     record |= {"loss": last["loss"], "config": dotted.flatten(trainer.config)}

@@ -12,10 +12,11 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from clarep_ray.cadistill.batches import STAGE, Batch, prefetched
 from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
+from clarep_ray.cadistill.evaluation import Validation
 from clarep_ray.cadistill.gathering import gather
 from clarep_ray.cadistill.inputs import Opened
 from clarep_ray.cadistill.learner import Learner, Outputs
-from clarep_ray.cadistill.methods import METHODS, Step, Terms, teacher_attention, total, vanilla
+from clarep_ray.cadistill.methods import METHODS, OWN_READING, Step, Terms, teacher_attention, total, vanilla
 from clarep_ray.cadistill.mixing import share
 from clarep_ray.cadistill.schedule import Stages, learning_rate_at, weight_decay_at
 from clarep_ray.cadistill.teachers import Reading, Teacher
@@ -25,8 +26,6 @@ from clarep_ray.models.divergence import clip_finite
 from clarep_ray.seeding import stream_seed, torch_generator
 
 AnyTeacher = Teacher | DiffusionTeacher | None
-OWN_READING = ("repfusion", "diffaug")
-"""Methods that ask the diffusion model themselves, and not for features with labels."""
 
 
 @dataclass
@@ -86,12 +85,14 @@ class Distiller:
         # Dropout draws from torch's own generators: without this, a training that was interrupted would end elsewhere.
         torch.manual_seed(stream_seed(config.seed, f"dropout/{self.step}/{rank}", STAGE))
 
-    def close_epoch(self, val_accuracy: float) -> dict[str, Any]:
-        """Return and keep the record of the epoch that has just ended."""
+    def close_epoch(self, found: Validation) -> dict[str, Any]:
+        """Return and keep the record of the epoch that has just ended, and of what its validation found."""
         means = {name: value.item() / self.stages.per_epoch for name, value in sorted(self.sums.items())}
         epoch = self.step // self.stages.per_epoch
         rate = learning_rate_at(self.step - 1, self.config, self.stages)
-        record = {"epoch": epoch, "step": self.step, "learning_rate": rate, **means, "val_accuracy": val_accuracy}
+        record = {"epoch": epoch, "step": self.step, "learning_rate": rate, **means, "val_accuracy": found.accuracy}
+        if found.not_finite:
+            record["val_not_finite"] = found.not_finite
         self.history.append(record)
         self.sums = {}
         return record

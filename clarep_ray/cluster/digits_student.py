@@ -43,9 +43,9 @@ def evaluate_one(
     if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
         return kept["accuracy"]
     student = load_student(result["last"]["student"])
-    size, known = config.augment.source_size, student.architecture.classes
+    known = student.architecture.classes
     sets = {
-        split: open_pictures(dotted.override(config.val, {"digits.split": split}), size, known)
+        split: open_pictures(dotted.override(config.val, {"digits.split": split}), student.view, known)
         for split in ("test", *SPLITS)
     }
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
@@ -62,6 +62,6 @@ def _pgd_accuracy(student: Student, pictures: Pictures) -> float:
 
     attack = Pgd(eps=PGD_EPS_255 / 255, step=PGD_STEP_255 / 255, num_steps=PGD_STEPS, random_start=False)
     keys, fallen = iter(pictures.keys), 0
-    for pixels, labels in batches(pictures, student.architecture.image_size):
+    for pixels, labels in batches(pictures):
         fallen += int(attack(student, pixels, labels, [next(keys) for _ in labels]).success.sum())
     return (len(pictures) - fallen) / len(pictures)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from clarep_ray import dotted
@@ -24,12 +26,14 @@ from clarep_ray.cluster.evaluate_units import (
     EvaluationContext,
     Unit,
     read_stage,
+    view_of,
 )
 from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_counts
 from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import WORK, OutputStore
+from clarep_ray.data.views import View
 from clarep_ray.models.classifiers import SHIPPED, classifiers_sha256, load_classifier
 from clarep_ray.robustness.attack import Attack, SampleAttack
 from clarep_ray.robustness.attacks import build_attack
@@ -61,6 +65,10 @@ class Session:
     """Pictures of (benchmark, slice)."""
     labels: dict[str, dict[str, str]]
     """{classifier: {benchmark: how its labels became the benchmark's, and which logits compete}}."""
+    views: dict[str, View]
+    """How each classifier sees images, by its name."""
+    stored: dict[str, int]
+    """Shorter side of an image of each benchmark that is published at its final size [pixels]."""
     context: EvaluationContext
 
     @property
@@ -89,22 +97,26 @@ def open_session(config: EvaluateConfig) -> Session:
         raise ValueError(f"classifier.compared: {weights[1]!r} is the classifier itself; valid: another one")
     benchmarks = {name: open_benchmark(name, config.benchmarks) for name in config.benchmarks.names}
     rows = {name: _frozen(benchmark, name in config.attacked) for name, benchmark in benchmarks.items()}
-    labels = _check(config, benchmarks)
+    views, stored, labels = _check(config, benchmarks)
     fields = dotted.fingerprint_fields(config) | environment_fields(packages, CODE)
     fields |= dict(zip(("classifier_sha256", "compared_sha256"), hashes, strict=False))
     fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
+    fields |= {name: view.text for name, view in zip(("classifier_view", "compared_view"), views, strict=False)}
     store = OutputStore(Path(config.output))
     if not check_same_run(fields, store, "output"):
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
         store.write_run(fields, dotted.flatten(config))
+    names = _names(weights)
     return Session(
         config=config,
         fields=fields,
-        names=_names(weights),
+        names=names,
         benchmarks=benchmarks,
         sizes={(name, part): size for name, (_, sizes) in rows.items() for part, size in sizes.items()},
-        labels=dict(zip(_names(weights), labels, strict=True)),
-        context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12]),
+        labels=dict(zip(names, labels, strict=True)),
+        views=dict(zip(names, views, strict=True)),
+        stored=stored,
+        context=EvaluationContext(dotted.flatten(config), config.output, uuid.uuid4().hex[:12], views),
     )
 
 
@@ -137,26 +149,37 @@ def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
     return total.hexdigest(), sizes
 
 
-def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> list[dict[str, str]]:
-    """Return, for each classifier, how its labels became each benchmark's.
+def _check(
+    config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]
+) -> tuple[tuple[View, ...], dict[str, int], list[dict[str, str]]]:
+    """Return what an evaluation must know of classifiers and benchmarks before anything is read.
 
-    Raises ValueError for a classifier that cannot read a benchmark, or an attack that its classes do not allow.
+    These are how each classifier sees images, the side of images of benchmarks that are stored at their final size, and
+    for each classifier how its labels became each benchmark's. Raises ValueError for a classifier that cannot read a
+    benchmark, or an attack that its classes do not allow.
     """
-    labels: list[dict[str, str]] = []
-    for weights in config.classifier.all_weights:
-        found = {name: match_classifier(weights, benchmark) for name, benchmark in benchmarks.items()}
-        model = load_classifier(weights)
-        for name, benchmark in benchmarks.items():
-            _check_reads(weights, as_benchmark(model, found[name]), benchmark)
-        labels.append({name: protocol(each) for name, each in found.items()})
+    weights = config.classifier.all_weights
+    matches = [{name: match_classifier(each, benchmark) for name, benchmark in benchmarks.items()} for each in weights]
+    models = [load_classifier(each) for each in weights]
+    try:
+        views = tuple(view_of(model, config.benchmarks) for model in models)
+    except ValueError as error:
+        raise ValueError(f"benchmarks.{error}") from None
+    stored = dict[str, int]()
+    for name, benchmark in benchmarks.items():
+        row, opened = _readable(benchmark, views)
+        if benchmark.stored_at_final_size:
+            stored[name] = min(opened.size)
+        for which, model, view, found in zip(weights, models, views, matches, strict=True):
+            image = view.of(opened, benchmark.stored_at_final_size)
+            _check_reads(which, as_benchmark(model, found[name]), benchmark, row, image)
     for name in config.attacks.names:
         for target in config.attacked:
             _check_attack(build_attack(name, config.attacks), benchmarks[target])
-    return labels
+    return views, stored, [{name: protocol(each) for name, each in found.items()} for found in matches]
 
 
-def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
-    row, image = _readable(benchmark)
+def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark, row: Row, image: NDArray[np.uint8]) -> None:
     try:
         clean_columns(model, benchmark, [row], np.stack([image]))
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -165,13 +188,17 @@ def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
         ) from None
 
 
-def _readable(benchmark: Benchmark) -> tuple[Row, np.ndarray[Any, Any]]:
+def _readable(benchmark: Benchmark, views: Sequence[View]) -> tuple[Row, Image.Image]:
+    """Return the first row whose image every classifier can be given, and the image as it is stored."""
     part = benchmark.slices()[0]
     for row in benchmark.rows(part)[:TRIED_ROWS]:
         try:
-            return row, benchmark.read(row)
+            opened = benchmark.open(row)
+            for view in views:
+                view.of(opened, benchmark.stored_at_final_size)
         except RejectedImage:
             continue
+        return row, opened
     raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
 
 

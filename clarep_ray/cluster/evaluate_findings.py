@@ -102,11 +102,27 @@ def report_text(found: Found) -> str:
             f"L-inf budget {attacks.eps_255:g}/255 (cw: L2, c = {attacks.cw.c:g}); {attacks.implementation} attacks.",
             "",
         ]
-    lines += [*_label_lines(found), *_trust_lines(found), *_reject_lines(found)]
+    lines += [*_label_lines(found), *view_lines(found.session), "", *_trust_lines(found), *_reject_lines(found)]
     lines += ["Accuracy in percent; of several seeds mean +- standard deviation.", ""]
     for table in result_tables(found).values():
         lines += [table.markdown(), ""]
     return "\n".join([*lines, *_paired_lines(found)]).rstrip()
+
+
+def view_lines(session: Session) -> Iterator[str]:
+    """Yield how each classifier sees images, and where that is not as they are stored or not as the other one does."""
+    settings = session.config.benchmarks
+    given = [name for name in ("image_size", "resize", "interpolation") if getattr(settings, name) is not None]
+    whose = f"benchmarks.{', benchmarks.'.join(given)} and its own config" if given else "its own config"
+    for model, view in session.views.items():
+        yield f"Images for {model}: {view.text} ({whose})."
+        other = {name: side for name, side in session.stored.items() if side != view.image_size}
+        for name, side in other.items():
+            yield f"{name}: stored with {side} pixels, resized to {view.image_size} for {model}."
+    if len({view.image_size for view in session.views.values()}) > 1:
+        yield "The two classifiers have other input sides: no attack is transferred between them."
+    if len(set(session.views.values())) > 1 and session.stored.keys() != session.benchmarks.keys():
+        yield "The two classifiers see images differently: their accuracies differ by that too."
 
 
 def _trust_lines(found: Found) -> Iterator[str]:

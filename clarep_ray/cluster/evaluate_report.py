@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from clarep_ray.analysis import evaluation_figures as pictures
 from clarep_ray.analysis.calibration_findings import as_csv
 from clarep_ray.cluster.evaluate import Session, open_session, run_units, trust_units, verdict_units
-from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, result_tables, tracked_metrics
+from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, result_tables, tracked_metrics, view_lines
 from clarep_ray.cluster.evaluate_units import CLEAN, Unit
 from clarep_ray.cluster.tracked import start_evaluation
 from clarep_ray.config import EvaluateConfig
@@ -40,6 +41,8 @@ def run_evaluation(config: EvaluateConfig, preset: str, say: Callable[[str], Non
 def _evaluate(config: EvaluateConfig, preset: str, say: Callable[[str], None]) -> dict[str, Any]:
     session = open_session(config)
     with start_evaluation(session, preset) as run:
+        for line in view_lines(session):
+            say(line)
         trust = _trust(session, say)
         units = verdict_units(session)
         cost = run_units(session, units, say)
@@ -123,6 +126,7 @@ def _record(found: Found) -> dict[str, Any]:
         "fingerprint": session.fingerprint,
         "models": dict(zip(ROLES, session.names, strict=False)),
         "labels": session.labels,
+        "views": {model: asdict(view) for model, view in session.views.items()},
         "rejects": found.rejects,
         "trust": {model: [vars(finding) for finding in findings] for model, findings in found.trust.items()},
         "figures": found.figures,

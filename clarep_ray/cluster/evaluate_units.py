@@ -25,7 +25,8 @@ from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.units import STAND_IN, UnitBlob
 from clarep_ray.data.verdicts import VerdictParts
-from clarep_ray.models.classifiers import load_classifier
+from clarep_ray.data.views import View
+from clarep_ray.models.classifiers import Evaluated, load_classifier
 from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
 from clarep_ray.robustness.evaluate import attack_columns, chosen_rows, clean_columns, to_unit_range
@@ -35,6 +36,11 @@ from clarep_ray.robustness.trust import Finding, trust_findings
 CLEAN, TRUST = "clean", "trust"
 """What a unit does where it is no attack: the answers alone, or the trust checks."""
 PARTS = "parts"
+
+
+def view_of(model: Evaluated, config: BenchmarksConfig) -> View:
+    """Return how a classifier sees images: its own way, but for what the config says otherwise."""
+    return model.view.with_size(config.image_size, config.resize, config.interpolation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ class EvaluationContext:
     config: dict[str, Any]
     output: str
     run_id: str
+    views: tuple[View, ...]
+    """How each role's classifier sees images."""
 
     @property
     def evaluate_config(self) -> EvaluateConfig:
@@ -90,7 +98,7 @@ def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:
     rows = unit_rows(unit, config)
 
     def read(attempt: Attempt, poison: Mapping[int, str]) -> UnitBlob:
-        blob = read_rows(unit.benchmark, [rows[row] for row in sorted(attempt.rows)], config)
+        blob = read_rows(unit.benchmark, [rows[row] for row in sorted(attempt.rows)], config, context.views[unit.role])
         name_poison(f"unit {unit.name}", [row.key for row in rows], poison)
         return blob
 
@@ -105,15 +113,15 @@ def unit_rows(unit: Unit, config: EvaluateConfig) -> Sequence[Row]:
     return _chosen(unit.benchmark, unit.part, unit.count, config.benchmarks, config.seed)[unit.start : unit.stop]
 
 
-def read_rows(name: str, rows: Sequence[Row], config: EvaluateConfig) -> UnitBlob:
-    """Return the pictures of rows of a benchmark that can be read, and a record of every row."""
+def read_rows(name: str, rows: Sequence[Row], config: EvaluateConfig, view: View) -> UnitBlob:
+    """Return the images of rows that can be read, as a classifier sees them, and a record of every row."""
     benchmark = _benchmark(name, config.benchmarks)
     images: list[NDArray[np.uint8]] = []
     records: list[dict[str, Any]] = []
     for row in rows:
         reject = None
         try:
-            images.append(benchmark.read(row))
+            images.append(benchmark.read(row, view))
         except RejectedImage as rejected:
             reject = rejected.reason.value
         records.append({**asdict(row), "reject": reject})
@@ -170,7 +178,7 @@ class Evaluator:
 
     def __init__(self, config: EvaluateConfig, device: str = "cpu") -> None:
         self.config, self.device = config, device
-        self._models: dict[int, nn.Module] = {}
+        self._models: dict[int, Evaluated] = {}
         set_exact(config.engine.num_threads)
 
     def do(self, unit: Unit, blob: UnitBlob, parts: VerdictParts) -> None:
@@ -203,9 +211,14 @@ class Evaluator:
         return {**found, "right": found["robust"]}
 
     def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:
-        """Return the trust checks' findings; a model without a single right answer is one of them."""
+        """Return the trust checks' findings; a model without a single right answer is one of them.
+
+        Adversarial images are carried over only from a classifier of the same input side.
+        """
         roles = range(len(self.config.classifier.all_weights))
-        others = [self.model(role, unit.benchmark) for role in roles if role != unit.role]
+        sides = [view_of(self.loaded(role), self.config.benchmarks).image_size for role in roles]
+        same = [role for role in roles if role != unit.role and sides[role] == sides[unit.role]]
+        others = [self.model(role, unit.benchmark) for role in same]
         pictures = to_unit_range(images, self.device)
         labels = torch.tensor([row.labels[0] for row in rows], device=self.device)
         keys, running = [row.key for row in rows], self._running(self.config.seed)
@@ -216,12 +229,15 @@ class Evaluator:
             return [Finding("classifies_at_all", False, "refuse", {"share_right": 0.0}, str(error))]
 
     def model(self, role: int, name: str) -> nn.Module:
-        """Return a classifier, loaded when it is first asked for, with a benchmark's classes for logits."""
-        weights = self.config.classifier.all_weights[role]
+        """Return a classifier with a benchmark's classes for logits."""
+        weights, benchmark = self.config.classifier.all_weights[role], _benchmark(name, self.config.benchmarks)
+        return as_benchmark(self.loaded(role), match_classifier(weights, benchmark))
+
+    def loaded(self, role: int) -> Evaluated:
+        """Return a classifier, loaded when it is first asked for."""
         if role not in self._models:
-            self._models[role] = load_classifier(weights, self.device)
-        benchmark = _benchmark(name, self.config.benchmarks)
-        return as_benchmark(self._models[role], match_classifier(weights, benchmark))
+            self._models[role] = load_classifier(self.config.classifier.all_weights[role], self.device)
+        return self._models[role]
 
     def _running(self, seed: int) -> Running:
         return Running(seed=seed, micro_batch=self.config.engine.rows_per_call, padded=True)

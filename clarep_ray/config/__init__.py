@@ -72,7 +72,15 @@ from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.report import ReportConfig
 from clarep_ray.config.search import Block, Point, Range, SearchConfig, SearchMethod, Space
-from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
+from clarep_ray.config.student import (
+    AugmentConfig,
+    AugmentRecipe,
+    Interpolation,
+    OptimizerConfig,
+    ScheduleConfig,
+    SecondStageConfig,
+    StudentConfig,
+)
 from clarep_ray.config.toy import ToyConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.config.train_cdm import DitSizes, TrainCdmConfig, UnetSizes
@@ -87,6 +95,7 @@ __all__ = [
     "AttackBenchmarkConfig",
     "AttacksConfig",
     "AugmentConfig",
+    "AugmentRecipe",
     "BenchmarkedModel",
     "BenchmarksConfig",
     "Block",
@@ -114,6 +123,7 @@ __all__ = [
     "FeatureConfig",
     "FeatureMapConfig",
     "InteractionConfig",
+    "Interpolation",
     "InversionConfig",
     "LimitsBenchmarkConfig",
     "LossConfig",

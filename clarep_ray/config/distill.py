@@ -100,7 +100,7 @@ class LossConfig:
     weight_denoised_ce: float = 1.0
     """diffaug: cross-entropy on the denoised images."""
     weight_kd: float = 0.9
-    """kd: of softened logits, beside weight_ce [Tian et al.: 0.9 and 0.1]."""
+    """kd: of softened logits [Tian et al.: 0.9, with a weight_ce of 0.1]."""
     weight_dkd: float = 1.0
     """dkd: both parts together."""
     weight_fitnet: float = 1.0
@@ -110,7 +110,7 @@ class LossConfig:
     weight_rkd: float = 1.0
     """rkd: distances (25) and angles (50) together [Park et al.]."""
     weight_supcon: float = 1.0
-    """supcon: the contrastive term of the first stage."""
+    """supcon: the contrastive term of the first stage, which the official code scales by temperature / 0.07."""
     weight_policy: float = 1.0
     """repfusion: REINFORCE on the choice of a timestep."""
     weight_teacher_head: float = 1.0
@@ -134,7 +134,8 @@ class LossConfig:
             value = getattr(self, f"weight_{part}")
             require(value >= 0, f"loss.weight_{part}", value, "0 or more")
         for name in ("temperature", "kd_temperature"):
-            require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "more than 0")
+            value = getattr(self, name)
+            require(0.001 <= value <= 1000, f"loss.{name}", value, "0.001 to 1000")
         require(0 <= self.label_smoothing < 1, "loss.label_smoothing", self.label_smoothing, "0 up to 1")
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import DigitsConfig, DigitsSplit, EngineConfig
+from clarep_ray.config.student import Interpolation
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
@@ -224,12 +225,12 @@ class BenchmarksConfig:
         "conflict",
     )
     """spurious_digits: the variants, each a slice."""
-    image_size: int = 224
-    """Side of the pictures that ImageNet's benchmarks give [pixels]."""
-    resize: int = 256
-    """Shorter side before the centre crop of pictures that are not stored at their final size [pixels]."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Of that resize [torchvision: bilinear; most timm models: bicubic]."""
+    image_size: int | None = None
+    """Side of the images [pixels]; None: the classifier's own (config.json of a timm model or of a student)."""
+    resize: int | None = None
+    """Shorter side before the centre crop of images not stored at their final size [pixels]; None: its own."""
+    interpolation: Interpolation | None = None
+    """Of that resize; None: the classifier's own."""
     partial: bool = False
     """Accept fewer pictures than a benchmark has; the figures are then those of a subset."""
 
@@ -238,13 +239,10 @@ class BenchmarksConfig:
         require(bool(self.names), "benchmarks.names", self.names, "one benchmark or more")
         _require_once("benchmarks.names", self.names)
         _require_once("benchmarks.digits_splits", self.digits_splits)
-        require(self.image_size >= 8, "benchmarks.image_size", self.image_size, "8 or more")
-        require(
-            self.resize >= self.image_size,
-            "benchmarks.resize",
-            self.resize,
-            f"benchmarks.image_size ({self.image_size}) or more",
-        )
+        least = 8 if self.image_size is None else self.image_size
+        require(least >= 8, "benchmarks.image_size", self.image_size, "None, or 8 or more")
+        fits = self.resize is None or self.resize >= least
+        require(fits, "benchmarks.resize", self.resize, f"None, or {least} (benchmarks.image_size) or more")
         for name in self.names:
             for path in {"spurious_digits": (), "imagenet_real": ("imagenet_real", "imagenet")}.get(
                 name, (name.removesuffix("_full1000"),)

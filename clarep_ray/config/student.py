@@ -8,7 +8,8 @@ from typing import Literal
 from clarep_ray.config.checks import require
 from clarep_ray.dotted import check_types
 
-AugmentRecipe = Literal["none", "crop_flip", "supcon", "jitter", "timm"]
+AugmentRecipe = Literal["none", "crop_flip", "resized_flip", "supcon", "jitter", "timm"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,10 @@ class StudentConfig:
     """small_cnn, resnet18_cifar, or any timm model [paper: ResNet-18, ResNet-50, Swin-Tiny, FAN-Tiny]."""
     image_size: int = 16
     """Side of its input [pixels]."""
+    resize: int | None = None
+    """Shorter side of a test image before its centre is cut out [pixels]; None: image_size, so that nothing is."""
+    interpolation: Interpolation = "bicubic"
+    """Of that resize. It is stored with the student, and an evaluation reads test images by it."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Mean of the pixels in [0, 1], taken off inside the network."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -29,6 +34,8 @@ class StudentConfig:
     def __post_init__(self) -> None:
         check_types(self)
         require(self.image_size >= 8, "student.image_size", self.image_size, "8 or more")
+        valid = f"None, or student.image_size ({self.image_size}) or more"
+        require(self.resize is None or self.resize >= self.image_size, "student.resize", self.resize, valid)
         for name in ("mean", "std"):
             require(len(getattr(self, name)) == 3, f"student.{name}", getattr(self, name), "three numbers")
         require(min(self.std) > 0, "student.std", self.std, "three numbers above 0")
@@ -101,6 +108,8 @@ class SecondStageConfig:
     """Epochs of this stage before which the rate is multiplied by `factor` [SupCon: 60, 75, 90]."""
     factor: float = 0.2
     """[SupCon: 0.2]."""
+    recipe: AugmentRecipe | None = None
+    """Augmentation of this stage [SupCon: resized_flip]; None: that of the first."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -113,9 +122,12 @@ class AugmentConfig:
     """What is done to pictures, the same to images and Canonical Samples; stored features stay as they are."""
 
     recipe: AugmentRecipe = "none"
-    """none; crop_flip [paper App. J: CIFAR]; supcon [App. J: ImageNet]; jitter [Sec. K.2]; timm [Sec. K.8]."""
+    """none; crop_flip [paper App. J: CIFAR]; supcon [App. J: ImageNet]; jitter [Sec. K.2]; timm [Sec. K.8].
+
+    resized_flip is supcon without its colours. All but the first two take their crops from the whole image.
+    """
     source_size: int = 16
-    """Side to which pictures are resized and centre-cropped before [pixels]."""
+    """none, crop_flip: side to which images are resized and centre-cropped before [pixels]."""
     canonical: bool = True
     """Augment Canonical Samples too [paper: not said]."""
     mixup: float = 0.0

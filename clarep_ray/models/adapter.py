@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -82,6 +83,10 @@ class Adapter(DiffusionModel, Protocol):
         """Return the spatial means (b, channels) of several layers' outputs in one forward pass, in float32."""
         ...
 
+    def spatial(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels h w"]:
+        """Return a layer's output as a map; ValueError where its tokens form none."""
+        ...
+
 
 class NetworkAdapter(ABC):
     """Base of the adapters: subclasses say how the network is called and what its conditions are.
@@ -92,6 +97,8 @@ class NetworkAdapter(ABC):
 
     compiled = False
     """Whether `eps` runs compiled networks."""
+    num_prefix_tokens = 0
+    """Tokens before those of the picture, in layers whose outputs are tokens."""
 
     def __init__(
         self,
@@ -221,8 +228,18 @@ class NetworkAdapter(ABC):
             return {layer: self.pool(outputs[layer]).float() for layer in layers}
 
     def pool(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels"]:
-        """Average over space: tokens (b, n, c) or maps (b, c, h, w)."""
-        return features.mean((2, 3)) if features.ndim == 4 else features.mean(1)
+        """Average over space: tokens (b, n, c), of the picture alone, or maps (b, c, h, w)."""
+        return features.mean((2, 3)) if features.ndim == 4 else features[:, self.num_prefix_tokens :].mean(1)
+
+    def spatial(self, features: Float[Tensor, " b *feature"]) -> Float[Tensor, " b channels h w"]:
+        """Return a layer's output as a map; ValueError where the picture's tokens form no square."""
+        if features.ndim == 4:
+            return features
+        tokens = features[:, self.num_prefix_tokens :]
+        side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise ValueError(f"features: {tokens.shape[1]} tokens form no square map")
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
 
     def encode(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b *latent"]:
         """Return clean latents of pixels in [-1, 1]: the posterior's mean, or the pixels themselves."""

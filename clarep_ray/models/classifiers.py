@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
+from clarep_ray.data.views import View
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.class_names import FILES, read_classes
-from clarep_ray.models.students import load_student, read_architecture
-from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
+from clarep_ray.models.students import Student, load_student, read_architecture
+from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm, timm_view
 from clarep_ray.models.weight_files import stored_shapes
 
 SHIPPED = "digits"
@@ -28,19 +29,22 @@ Kind = Literal["shipped", "timm", "student"]
 
 
 class NormalisedClassifier(nn.Module):
-    """A network behind (images - mean) / std, for images in [0, 1]; mean and std have one entry per channel."""
+    """A network behind (images - mean) / std, for images in [0, 1] made by `view`; mean and std are per channel."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], view: View) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.view = network, view
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(list(values), dtype=torch.float32)[:, None, None], persistent=False)
 
     def forward(self, images: Float[Tensor, " b c h w"]) -> Float[Tensor, " b classes"]:
         return self.network((images - self.mean) / self.std)
+
+
+Evaluated = NormalisedClassifier | Student
 
 
 def kind_of(name: str, field: str = "classifiers") -> Kind:
@@ -64,7 +68,7 @@ def classes_of(name: str, field: str = "classifiers") -> ClassList:
     return _CLASSES[kind_of(name, field)](name, field)
 
 
-def load_classifier(name: str, device: torch.device | str = "cpu", field: str = "classifier.weights") -> nn.Module:
+def load_classifier(name: str, device: torch.device | str = "cpu", field: str = "classifier.weights") -> Evaluated:
     """Return a classifier of images in [0, 1], frozen, in eval mode; raises as `kind_of`, or where weights are none."""
     return _LOADERS[kind_of(name, field)](name, field).eval().requires_grad_(False).to(device)
 
@@ -97,16 +101,17 @@ def classifier_name(name: str) -> str:
     return Path(name).name
 
 
-def _shipped(name: str, field: str) -> nn.Module:
-    return NormalisedClassifier(digit_classifier.load("digit"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+def _shipped(name: str, field: str) -> NormalisedClassifier:
+    grey, view = (0.5, 0.5, 0.5), View(image_size=digit_classifier.SIDE, resize=digit_classifier.SIDE)
+    return NormalisedClassifier(digit_classifier.load("digit"), grey, grey, view)
 
 
-def _timm(name: str, field: str) -> nn.Module:
+def _timm(name: str, field: str) -> NormalisedClassifier:
     from timm.data.config import resolve_data_config
 
     network: Any = load_timm(Path(name), field)
     data = resolve_data_config(model=network)
-    return NormalisedClassifier(network, data["mean"], data["std"])
+    return NormalisedClassifier(network, data["mean"], data["std"], timm_view(network, Path(name), field))
 
 
 def _timm_classes(name: str, field: str) -> ClassList:
@@ -128,7 +133,7 @@ def _student_classes(name: str, field: str) -> ClassList:
     return known.classes
 
 
-_LOADERS: dict[Kind, Callable[[str, str], nn.Module]] = {
+_LOADERS: dict[Kind, Callable[[str, str], Evaluated]] = {
     "shipped": _shipped,
     "timm": _timm,
     "student": lambda name, field: load_student(name),

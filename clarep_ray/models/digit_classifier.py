@@ -22,6 +22,8 @@ from clarep_ray.models.digits_dit import SHIPPED
 Target = Literal["digit", "background"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 NUM_IMAGES, NUM_STEPS, BATCH_SIZE, DATA_SEED = 8000, 500, 128, 7
+SIDE = 16
+"""Pixels of the images it was trained on."""
 
 
 class DigitClassifier(nn.Module):

@@ -19,10 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clarep_ray import dotted
+from clarep_ray.config import Interpolation
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.durable import new_folder
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.views import View
 from clarep_ray.models.weight_files import check_fits, load_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -32,7 +34,9 @@ MAX_SIDE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All that is needed to build a student: its name here or in timm, classes, input side, statistics of pixels."""
+    """All that is needed to build a student and to test it: its name here or in timm, classes, how test images are
+    resized and cut, statistics of pixels.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -42,11 +46,20 @@ class Architecture:
     drop_path: float = 0.0
     named: bool = True
     """False where nothing named the classes of its training: `class_names` are numbers then."""
+    resize: int | None = None
+    """Shorter side before the centre crop; None, as in students saved before there was one: the input side."""
+    interpolation: Interpolation = "bicubic"
 
     @property
     def classes(self) -> ClassList:
         """What its labels stand for."""
         return ClassList(self.class_names, self.named)
+
+    @property
+    def view(self) -> View:
+        """How test images are made: by an evaluation as by the validation of its training."""
+        resize = self.image_size if self.resize is None else self.resize
+        return View(image_size=self.image_size, resize=resize, interpolation=self.interpolation)
 
 
 class SmallCnn(nn.Module):
@@ -112,6 +125,11 @@ class Student(nn.Module):
         self.num_features = int(self.network.num_features)
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def view(self) -> View:
+        """How test images are made for it."""
+        return self.architecture.view
 
     def forward(self, pixels: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b c"]:
         """Return logits of pixels in [0, 1]."""
@@ -207,6 +225,8 @@ def read_architecture(folder: str | Path) -> Architecture | None:
         made = Architecture(**values)
         dotted.check_types(made)
         made.classes  # noqa: B018  (raises where names are said to be numbers and are none)
+        if not 0 < made.view.resize <= MAX_SIDE:
+            raise ValueError(f"resize: {made.resize} is not valid; valid: at most {MAX_SIDE}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"student: {str(path)!r} describes no student: {error}") from None
     if not 0 < made.image_size <= MAX_SIDE or not made.class_names or len(made.mean) != 3 or len(made.std) != 3:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from clarep_ray.data.records import shown
+from clarep_ray.data.views import View
 from clarep_ray.models.weight_files import check_fits, read_sizes, stored_shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -41,3 +43,22 @@ def check_timm_config(folder: Path, field: str, num_tensors: int) -> dict[str, A
     if not isinstance(config.get("architecture"), str) or not isinstance(cfg, dict):
         raise ValueError(f"{field}: {str(folder / CONFIG)!r} names no architecture")
     return config
+
+
+def timm_view(network: nn.Module, folder: Path, field: str) -> View:
+    """Return how a model's own config has test images resized and cut, as timm's own evaluation does it.
+
+    Raises ValueError, naming the config field and the folder, for a config that no `View` can follow.
+    """
+    from timm.data.config import resolve_data_config
+
+    data = resolve_data_config(model=network)
+    channels, height, width = data["input_size"]
+    try:
+        if channels != 3 or height != width:
+            raise ValueError(f"input_size: {data['input_size']} is not valid; valid: (3, side, side)")
+        resize = math.floor(height / data["crop_pct"])
+        mode = data.get("crop_mode") or "center"
+        return View(image_size=height, resize=resize, interpolation=data["interpolation"], mode=mode)
+    except (ValueError, ZeroDivisionError, TypeError) as error:
+        raise ValueError(f"{field}: {str(folder / CONFIG)!r}: {error}") from None

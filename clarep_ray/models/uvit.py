@@ -151,6 +151,8 @@ class Uvit(LabelledAdapter):
     The published scale s means eps_c + s (eps_c - eps_u); ours is w = 1 + s.
     """
 
+    num_prefix_tokens = NUM_EXTRAS  # the label's and the time's
+
     def __init__(self, network: UvitNetwork, autoencoder: Autoencoder, classes: ClassList | None = None) -> None:
         sizes = network.sizes
         self.num_classes = sizes.num_classes - 1
@@ -171,10 +173,6 @@ class Uvit(LabelledAdapter):
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, timesteps(x_t, t), cond)
-
-    def pool(self, features: Tensor) -> Tensor:
-        """Average over the patches; the label's and the time's tokens are no part of the picture."""
-        return features[:, NUM_EXTRAS:].mean(1)
 
 
 def build(config: ModelConfig) -> Uvit:

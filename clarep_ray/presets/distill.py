@@ -107,9 +107,10 @@ def cifar10() -> Preset[DistillConfig]:
 
 
 def cifar10_supcon() -> Preset[DistillConfig]:
-    """SupCon on CIFAR-10, by its public settings: 1000 epochs of contrast, then a linear head (App. J; Table 1: 92.7).
+    """SupCon on CIFAR-10 by its official code: 1000 epochs of contrast, then a linear head (App. J; Table 1: 92.7).
 
-    The paper follows the official code with its own augmentation; the learning rate of 0.5 belongs to 1024 images.
+    Its loss, augmentation, rates and pixel statistics. Ours: both stages have 1024 images in a batch, where the second
+    has 512 there; the warm-up begins at zero, not at 0.01, and the cosine after it ends at zero, not at 0.0005.
     """
     data = ("data.source", "val.source", "augment.source_size", "student.image_size")
     return (
@@ -119,6 +120,7 @@ def cifar10_supcon() -> Preset[DistillConfig]:
             paper={"method": "supcon", "schedule.epochs": 1000},
             inferred={
                 "augment.recipe": "supcon",
+                "student.std": (0.2023, 0.1994, 0.2010),
                 "schedule.batch_size": 1024,
                 "schedule.decay": "cosine",
                 "schedule.milestones": (),
@@ -130,18 +132,46 @@ def cifar10_supcon() -> Preset[DistillConfig]:
                 "second_stage.weight_decay": 0.0,
                 "second_stage.milestones": (60, 75, 90),
                 "second_stage.factor": 0.2,
+                "second_stage.recipe": "resized_flip",
             },
             default={"output": "outputs/distill_cifar10_supcon"},
         )
     )
 
 
+def cifar10_repfusion() -> Preset[DistillConfig]:
+    """RepFusion on CIFAR-10: 200 epochs of features from an unconditional UNet, then fine-tuning (Sec. 4.1, Table 1).
+
+    The paper took a model without classes, since labels would give the answer away: `jobs/train_cdm.py --preset
+    cifar10_unet_uncond` trains one. Rates, epochs and the entropy bonus are RepFusion's own; its moving average of the
+    policy's reward is the batch's mean here. Not run in full yet.
+    """
+    return cifar10().replaced(
+        paper={"method": "repfusion", "teacher.source": "diffusion"},
+        inferred={
+            "teacher.diffusion.name": "class_unet",
+            "teacher.reading.layer": "mid_block",
+            "teacher.num_times": 1000,
+            "second_stage.epochs": 200,
+            "second_stage.learning_rate": 0.1,
+            "second_stage.weight_decay": 5e-4,
+            "second_stage.milestones": (100, 150),
+            "second_stage.factor": 0.1,
+        },
+        default={
+            "teacher.diffusion.weights": "outputs/cdm_cifar10_unet_uncond/model",
+            "teacher.features": None,
+            "output": "outputs/distill_cifar10_repfusion",
+        },
+    )
+
+
 def imagenet() -> Preset[DistillConfig]:
     """CaDistill of a ResNet-50 on ImageNet (Table 4; Table 1: 75.9 clean, as Vanilla); 40 hours on four A100.
 
-    CLAReps of a tenth of the training images by DiT-XL/2 with guidance 3. Pictures are centre-cropped to 256 pixels
-    before they are augmented, where the original crops from all of them. Loss weights are guesses: the paper's are
-    lost. Not run yet.
+    CLAReps of a tenth of the training images by DiT-XL/2 with guidance 3. Random crops are taken from the whole image;
+    test images are resized to 256 and cut to 224 pixels, as torchvision's ResNets have it. Loss weights are guesses:
+    the paper's are lost. Not run yet.
     """
     return Preset(DistillConfig(), {}).replaced(
         default={
@@ -156,7 +186,6 @@ def imagenet() -> Preset[DistillConfig]:
             "num_workers": 4,
             "data.source": "image_folder",
             "val.source": "image_folder",
-            "augment.source_size": 256,
             "amp": True,
         },
         paper={
@@ -171,6 +200,8 @@ def imagenet() -> Preset[DistillConfig]:
         },
         inferred={
             "student.image_size": 224,
+            "student.resize": 256,
+            "student.interpolation": "bilinear",
             "student.mean": IMAGENET_MEAN,
             "student.std": IMAGENET_STD,
             "augment.recipe": "supcon",
@@ -254,6 +285,7 @@ SMOKE_DATA: dict[str, Any] = {
     "val.digits.count": 40,
     "augment.source_size": 16,
     "student.image_size": 16,
+    "student.resize": None,
     "schedule.batch_size": 16,
     "schedule.epochs": 2,
     "schedule.milestones": (),
@@ -270,6 +302,23 @@ def cifar10_smoke() -> Preset[DistillConfig]:
             tuned=SMOKE_DATA | {"loader_threads": 1},
             default={"clareps.path": "outputs/extract", "output": "outputs/distill_cifar10_smoke"},
         )
+    )
+
+
+def cifar10_repfusion_smoke() -> Preset[DistillConfig]:
+    """The path of `cifar10_repfusion` on 64 embedded digits, taught by the shipped model without labels; seconds."""
+    return cifar10_repfusion().replaced(
+        tuned=SMOKE_DATA
+        | {
+            "loader_threads": 1,
+            "teacher.diffusion.name": "digits_dit",
+            "teacher.reading.layer": "transformer_blocks.2",
+            "teacher.num_times": 8,
+            "schedule.epochs": 1,
+            "second_stage.epochs": 1,
+            "second_stage.milestones": (),
+        },
+        default={"teacher.diffusion.weights": "rho10", "output": "outputs/distill_cifar10_repfusion_smoke"},
     )
 
 
@@ -294,6 +343,8 @@ DISTILL: dict[str, Callable[[], Preset[DistillConfig]]] = {
         cifar10,
         cifar10_smoke,
         cifar10_supcon,
+        cifar10_repfusion,
+        cifar10_repfusion_smoke,
         imagenet,
         imagenet_smoke,
         imagenet100,

@@ -72,7 +72,7 @@ def attacks_cifar10() -> Preset[EvaluateConfig]:
     """
     paths = {"benchmarks.cifar10": "data/cifar-10-batches-py", "benchmarks.cifar10_c": "data/CIFAR-10-C"}
     names = {"benchmarks.names": ("cifar10", "cifar10_c"), "classifier.weights": "weights/resnet18_cifar10"}
-    size = {"benchmarks.image_size": 32, "benchmarks.resize": 32, "engine.unit_size": 500, "engine.micro_batch": 250}
+    size = {"engine.unit_size": 500, "engine.micro_batch": 250}
     return _tables(2.0, 0.2, **paths, **names, **size)
 
 

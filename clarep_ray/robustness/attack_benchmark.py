@@ -89,10 +89,10 @@ def _pictures(count: int) -> _Pictures:
     benchmark = open_benchmark(
         "spurious_digits", BenchmarksConfig(digits=DigitsConfig(count=count), digits_splits=("test",))
     )
-    rows = benchmark.rows("test")
+    rows, classifier = benchmark.rows("test"), load_classifier(SHIPPED)
     return _Pictures(
-        load_classifier(SHIPPED),
-        to_unit_range(np.stack([benchmark.read(row) for row in rows])),
+        classifier,
+        to_unit_range(np.stack([benchmark.read(row, classifier.view) for row in rows])),
         torch.tensor([row.labels[0] for row in rows]),
         [row.key for row in rows],
     )

@@ -67,7 +67,7 @@ def test_attention_maps_have_unit_norm_and_one_side() -> None:
     torch.testing.assert_close(found, by_hand / by_hand.norm(dim=1, keepdim=True))
 
 
-def test_supcon_is_its_formula() -> None:
+def test_supcon_is_the_official_loss_formula_times_temperature_over_its_base() -> None:
     features = drawn(5, 3)
     unit = features / features.norm(dim=1, keepdim=True)
     total = 0.0
@@ -75,7 +75,8 @@ def test_supcon_is_its_formula() -> None:
         bottom = sum(math.exp(float(unit[i] @ unit[a]) / 0.1) for a in range(5) if a != i)
         positives = [p for p in range(5) if p != i and LABELS[p] == LABELS[i]]
         total -= sum(float(unit[i] @ unit[p]) / 0.1 - math.log(bottom) for p in positives) / max(1, len(positives))
-    assert loss_supcon(features, LABELS).item() == pytest.approx(total / 5, abs=1e-10)
+    assert loss_supcon(features, LABELS).item() == pytest.approx(0.1 / 0.07 * total / 5, abs=1e-10)
+    assert loss_supcon(features, LABELS, 0.07).item() != pytest.approx(total / 5, abs=1e-3)
 
 
 def test_gradients_match_finite_differences() -> None:

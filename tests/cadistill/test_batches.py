@@ -9,23 +9,25 @@ from PIL import Image
 from timm.data.mixup import Mixup
 from torchvision import transforms
 
-from clarep_ray.cadistill import augment as augmenting
-from clarep_ray.cadistill.augment import OPERATIONS, RECIPES, augment, to_tensor
+from clarep_ray.cadistill.augment import OPERATIONS, RECIPES, augment, resized_crop, to_tensor
 from clarep_ray.cadistill.batches import prefetched
 from clarep_ray.cadistill.inputs import open_inputs
 from clarep_ray.cadistill.mixing import mix, share, soft_targets
 from clarep_ray.cadistill.schedule import Stages, learning_rate_at
-from clarep_ray.config import AugmentConfig, DataConfig, DigitsConfig
+from clarep_ray.config import AugmentConfig, AugmentRecipe, DataConfig, DigitsConfig
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.picture_rows import open_pictures
+from clarep_ray.data.views import View
 from clarep_ray.dotted import override
 from clarep_ray.presets import DISTILL
 from clarep_ray.seeding import torch_generator
 from tests.cadistill.small import small_config
 
+VIEW = View(image_size=16, resize=16)
 
-def picture(side: int = 32) -> torch.Tensor:
-    return torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+def picture(side: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def stream(number: int) -> torch.Generator:
@@ -33,7 +35,7 @@ def stream(number: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_picture_follows_from_its_stream_and_stays_in_range(recipe: str) -> None:
+def test_a_picture_follows_from_its_stream_and_stays_in_range(recipe: AugmentRecipe) -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     seen = [augment(picture(), recipe, 32, stream(number)) for number in range(30)]
@@ -46,7 +48,7 @@ def test_a_picture_follows_from_its_stream_and_stays_in_range(recipe: str) -> No
 
 
 def test_a_crop_of_cifar_is_the_picture_moved_by_up_to_four_pixels_and_often_mirrored() -> None:
-    padded = transforms.functional.pad(picture(), [4]).float() / 255
+    padded = transforms.functional.pad(to_tensor(picture()), [4]).float() / 255
     windows = {padded[:, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)}
     straight = 0
     for number in range(200):
@@ -60,8 +62,7 @@ def test_a_crop_of_cifar_is_the_picture_moved_by_up_to_four_pixels_and_often_mir
 def test_resized_crops_take_the_areas_and_ratios_of_torchvision() -> None:
     """Crops of a ramp tell how large they were."""
     ramp = torch.arange(256, dtype=torch.uint8).expand(3, 256, 256).contiguous()
-    step = augmenting.resized_crop(0.2)
-    ours = [float(np.ptp(step(ramp, 8, stream(n)).float().numpy())) for n in range(300)]
+    ours = [float(np.ptp(resized_crop(ramp, 0.2, 8, stream(n)).float().numpy())) for n in range(300)]
     torch.manual_seed(0)
     theirs = transforms.RandomResizedCrop(8, (0.2, 1), antialias=True)
     other = [float(np.ptp(theirs(ramp).float().numpy())) for _ in range(300)]
@@ -87,7 +88,9 @@ def test_operations_of_rand_augment_are_timms(name: str) -> None:
         "translate_x": "TranslateXRel",
         "translate_y": "TranslateYRel",
     }
-    smooth = torch.nn.functional.interpolate(picture(4)[None].float(), (32, 32), mode="bilinear")[0].to(torch.uint8)
+    smooth = torch.nn.functional.interpolate(to_tensor(picture(4))[None].float(), (32, 32), mode="bilinear")[0].to(
+        torch.uint8
+    )
     found = {sign: OPERATIONS[name](smooth, 0.9, sign).float() for sign in (-1.0, 1.0)}
     level = theirs.LEVEL_TO_ARG[names[name]]
     arguments = level(9.0, {}) if level else ()
@@ -118,6 +121,10 @@ def test_a_batch_is_the_same_for_any_number_of_workers_and_threads(files: Path) 
         value, parts = getattr(whole, name), [getattr(half, name) for half in halves]
         assert torch.equal(value[0::2], parts[0])
         assert torch.equal(value[1::2], parts[1])
+    mixed = override(config, {"augment.mixup": 0.8, "augment.cutmix": 1.0})
+    alone = [inputs.batch(mixed, step).pixels for step in range(12)]
+    at_once = prefetched(lambda step: inputs.batch(mixed, step), 0, 12, threads=6)
+    assert all(torch.equal(batch.pixels, pixels) for batch, pixels in zip(at_once, alone, strict=True))
     ahead = list(prefetched(lambda step: inputs.batch(config, step), 4, 8, threads=3))
     assert torch.equal(ahead[1].pixels, whole.pixels)
     assert not torch.equal(ahead[2].pixels, whole.pixels)
@@ -192,12 +199,12 @@ def test_shares_of_workers_are_equal_and_complete(paired: bool) -> None:
 
 def test_pictures_that_are_not_held_are_the_same(tmp_path: Path) -> None:
     config = DataConfig(digits=DigitsConfig(count=5))
-    held, read = (open_pictures(config, 16, held_bytes=size) for size in (10**6, 0))
+    held, read = (open_pictures(config, VIEW, held_bytes=size) for size in (10**6, 0))
     assert read.held is None
     assert np.array_equal(held.read(3), read.read(3))
     assert held.keys == read.keys == tuple(f"test-{number:06d}" for number in range(5))
     with pytest.raises(ValueError, match="none is in both"):
-        open_pictures(config, 16, ClassList(("a", "b")))
+        open_pictures(config, VIEW, ClassList(("a", "b")))
 
 
 def test_learning_rates_are_those_of_table_4() -> None:

@@ -129,7 +129,9 @@ def test_a_model_without_an_unconditional_branch_cannot_teach_where_labels_would
     unet = build_tiny("class_unet")
     monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config: unet)
     config = override(small_config(files, "repfusion"), {"teacher.reading.layer": unet.feature_layers[0]})
-    with pytest.raises(ValueError, match="unconditional"):
+    with pytest.raises(
+        ValueError, match=r"teacher\.diffusion: .* must be told a class, and repfusion reads without one"
+    ):
         open_teacher(config, unet.classes)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clarep_ray.cadistill.evaluation import Validation
 from clarep_ray.cadistill.methods import METHODS
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
@@ -14,7 +15,7 @@ def run(trainer: Distiller, opened, teacher, until: int) -> Distiller:
     if trainer.step < until:
         for step in train_steps(trainer, trainer.learner, opened, teacher):
             if step % trainer.stages.per_epoch == 0:
-                trainer.close_epoch(0.5)
+                trainer.close_epoch(Validation(0.5, 0))
             if step == until:
                 break
     return trainer

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from clarep_ray.cadistill.evaluation import accuracy
+from clarep_ray.cadistill.evaluation import validate
 from clarep_ray.cadistill.methods import total
 from clarep_ray.cadistill.training import batch_terms, needs_unused_parameters, train_step
 from clarep_ray.config import DistillConfig
@@ -35,7 +35,7 @@ def trained(config: DistillConfig, rank: int, world: int) -> dict[str, torch.Ten
     forward = DistributedDataParallel(trainer.learner) if world > 1 else trainer.learner
     for step in range(3):
         train_step(trainer, forward, opened.inputs.batch(config, step, rank, world), teacher, rank, world)
-    share = accuracy(trainer.learner.student, opened.val, rank, world)
+    share = validate(trainer.learner.student, opened.val, rank, world).accuracy
     weights = {name: value.detach() for name, value in trainer.learner.named_parameters()}
     return {**weights, "accuracy": torch.tensor(share)}
 

@@ -58,7 +58,9 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "small_resnet"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_for_hf(timm.create_model("test_resnet", num_classes=10), folder, safe_serialization=True)
+        own = {"input_size": (3, 16, 16)}
+        network = timm.create_model("test_resnet", num_classes=10, pretrained_cfg_overlay=own)
+        save_for_hf(network, folder, safe_serialization=True)
     return folder
 
 

@@ -296,7 +296,7 @@ def evaluated(folder: Path, key: str | None) -> Callable[[], Any]:
     """Return what an actor of an evaluation does with a unit of eight pictures."""
     config = override(EVALUATE["digits_smoke"]().config, {"output": str(folder)})
     stage = EvaluateStage.__new__(EvaluateStage)
-    stage.context = EvaluationContext(dotted.flatten(config), str(folder), "run")
+    stage.context = EvaluationContext(dotted.flatten(config), str(folder), "run", ())
     stage.evaluator = KilledBy(key, folder / "done")  # type: ignore[assignment]
     unit = Unit(role=0, benchmark="digits", part="test", attack="pgd", seed=0, count=None, start=0, stop=8)
     records = [{"key": f"key-{row}", "labels": [0], "source": "", "offset": 0, "reject": None} for row in range(8)]

@@ -11,6 +11,7 @@ from PIL import Image
 from clarep_ray.config import BenchmarksConfig, DataConfig, DigitsConfig
 from clarep_ray.data.class_list import imagenet_wnids
 from clarep_ray.data.sources import open_source
+from clarep_ray.data.views import View
 from clarep_ray.robustness.benchmarks import BENCHMARKS, Benchmark, open_benchmark
 from clarep_ray.robustness.benchmarks.corruptions import ALEXNET_ERRORS, CORRUPTIONS, mean_corruption_error
 from clarep_ray.robustness.benchmarks.labels import (
@@ -18,6 +19,8 @@ from clarep_ray.robustness.benchmarks.labels import (
     IMAGENET_A,
     background_answers,
 )
+
+VIEW = View(image_size=8, resize=10)
 
 
 def picture(path: Path, width: int = 24, height: int = 20, seed: int = 0) -> None:
@@ -27,7 +30,7 @@ def picture(path: Path, width: int = 24, height: int = 20, seed: int = 0) -> Non
 
 
 def config(**changes: object) -> BenchmarksConfig:
-    return BenchmarksConfig(**{"image_size": 8, "resize": 10, "partial": True, **changes})  # type: ignore[arg-type]
+    return BenchmarksConfig(**{"partial": True, **changes})  # type: ignore[arg-type]
 
 
 def one_hot(benchmark: Benchmark, answers: list[int]) -> np.ndarray:
@@ -47,7 +50,7 @@ def test_cifar10(cifar10: Path) -> None:
     benchmark = open_benchmark("cifar10", config(cifar10=str(cifar10)))
     rows = benchmark.rows("test")
     assert [row.labels for row in rows] == [(3,), (0,), (9,)]
-    assert benchmark.read(rows[1]).shape == (32, 32, 3)
+    assert benchmark.read(rows[1], View(image_size=32, resize=36)).shape == (32, 32, 3)
     two_thirds = pytest.approx(2 / 3)
     assert benchmark.score({"test": np.array([3, 1, 9])}) == {"top1": two_thirds, "test": two_thirds}
     with pytest.raises(ValueError, match="cifar10: 3 pictures found, 10000 published"):
@@ -70,7 +73,7 @@ def test_cifar10_c_has_a_severity_in_each_block(cifar10_c: Path) -> None:
     assert "spatter/1" not in benchmark.slices()
     rows = benchmark.rows("shot_noise/4")
     assert [row.labels for row in rows] == [(3,), (7,)]
-    assert [int(benchmark.read(row)[0, 0, 0]) for row in rows] == [16, 17]
+    assert [int(benchmark.read(row, View(image_size=32, resize=32))[0, 0, 0]) for row in rows] == [16, 17]
     predictions = {part: np.array([3, 7 if part.startswith("snow") else 0]) for part in benchmark.slices()}
     figures = benchmark.score(predictions)
     assert figures["snow"] == 1
@@ -113,7 +116,7 @@ def test_imagenet(imagenet: Path) -> None:
     rows = benchmark.rows("val")
     assert [row.labels for row in rows] == [(0,), (0,), (6,)]
     assert rows[2].key == f"{imagenet_wnids()[6]}/ILSVRC2012_val_00000001.JPEG"
-    assert benchmark.read(rows[0]).shape == (8, 8, 3)
+    assert benchmark.read(rows[0], VIEW).shape == (8, 8, 3)
     assert benchmark.predict(one_hot(benchmark, [0, 5, 999])).tolist() == [0, 5, 999]
     with pytest.raises(ValueError, match=r"imagenet: logits \(2, 10\) are not valid; valid: \(b, 1000\)"):
         benchmark.predict(np.zeros((2, 10)))
@@ -130,11 +133,11 @@ def test_imagenet(imagenet: Path) -> None:
 def test_pictures_are_cut_as_torchvision_cuts_them(imagenet: Path) -> None:
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-    benchmark = open_benchmark("imagenet", config(imagenet=str(imagenet), interpolation="bicubic"))
+    benchmark = open_benchmark("imagenet", config(imagenet=str(imagenet)))
     reference = Compose([Resize(10, InterpolationMode.BICUBIC), CenterCrop(8)])
     for row in benchmark.rows("val"):
         expected = np.asarray(reference(Image.open(imagenet / row.source)))
-        assert np.array_equal(benchmark.read(row), expected)
+        assert np.array_equal(benchmark.read(row, VIEW), expected)
 
 
 def test_any_class_folders(imagenet: Path) -> None:
@@ -220,7 +223,7 @@ def test_imagenet_c_reads_what_is_stored(tmp_path: Path, grouped: bool) -> None:
     benchmark = open_benchmark("imagenet_c", config(imagenet_c=str(tmp_path)))
     row = benchmark.rows("fog/3")[0]
     assert row.labels == (6,)
-    assert np.array_equal(benchmark.read(row), np.asarray(Image.open(tmp_path / row.source).convert("RGB")))
+    assert np.array_equal(benchmark.read(row, VIEW), np.asarray(Image.open(tmp_path / row.source).convert("RGB")))
     figures = benchmark.score({part: np.array([6]) for part in benchmark.slices()})
     assert figures["top1"] == 1
     assert figures["mce"] == 0
@@ -260,7 +263,7 @@ def test_the_embedded_variants_are_slices() -> None:
     assert benchmark.slices() == ("test", "same_background", "random_background", "foreground_only", "conflict")
     rows = benchmark.rows("conflict")
     assert len(rows) == 5
-    assert benchmark.read(rows[0]).shape == (16, 16, 3)
+    assert benchmark.read(rows[0], View(image_size=16, resize=20)).shape == (16, 16, 3)
     keys = [row.key for part in benchmark.slices() for row in benchmark.rows(part)]
     assert len(set(keys)) == len(keys)
 

@@ -22,7 +22,7 @@ def digits(count: int = 24) -> SpuriousDigitsVariants:
 def test_the_shipped_classifier_reads_pictures_in_the_unit_range() -> None:
     model, benchmark = load_classifier("digits"), digits()
     rows = benchmark.rows("test")
-    images = np.stack([benchmark.read(row) for row in rows])
+    images = np.stack([benchmark.read(row, model.view) for row in rows])
     columns = clean_columns(model, benchmark, rows, images)
     assert columns["correct"].mean() > 0.9
     assert (columns["prediction"] == model.network.predict(images)).all()
@@ -53,7 +53,7 @@ def test_presets_run_on_the_embedded_data(name: str) -> None:
         open_benchmark(config.benchmarks.names[0], config.benchmarks),
     )
     rows = benchmark.rows("test")
-    images = np.stack([benchmark.read(row) for row in rows])
+    images = np.stack([benchmark.read(row, model.view) for row in rows])
     clean = clean_columns(model, benchmark, rows, images)
     for attack in config.attacks.names:
         running = Running(seed=config.attacks.seeds[0], micro_batch=config.engine.micro_batch, padded=True)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.sources.files import Listing, image_files
+from clarep_ray.data.views import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Benchmark(ABC):
 
     name: str
     classes: ClassList
+    stored_at_final_size = False
+    """Whether its images are published as classifiers get them, so that nothing is cut away."""
 
     @property
     def num_classes(self) -> int:
@@ -53,8 +57,12 @@ class Benchmark(ABC):
         """Return the pictures of a slice in a fixed order; ValueError for an unknown slice."""
 
     @abstractmethod
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        """Return a picture (h, w, 3). Raises RejectedImage for a damaged one."""
+    def open(self, row: Row) -> Image.Image:
+        """Return an image as it is stored, RGB. Raises RejectedImage for a damaged one."""
+
+    def read(self, row: Row, view: View) -> NDArray[np.uint8]:
+        """Return an image (image_size, image_size, 3) as a classifier sees it. Raises RejectedImage."""
+        return view.of(self.open(row), self.stored_at_final_size)
 
     def notes(self) -> list[str]:
         """Return what was passed over when the files were listed, a short line each."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
@@ -27,7 +28,7 @@ TEST_IMAGES, SIDE = 10_000, 32
 class Cifar10Test(Benchmark):
     """CIFAR-10's test split from its python batches, one slice."""
 
-    name, classes = "cifar10", ClassList(CIFAR10_NAMES)
+    name, classes, stored_at_final_size = "cifar10", ClassList(CIFAR10_NAMES), True
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self._files = Cifar10Files(folder_of(config.cifar10, "cifar10"), "test")
@@ -45,14 +46,14 @@ class Cifar10Test(Benchmark):
         self.part_of(part)
         return self._rows
 
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        return self._files.batch(row.source).images[row.offset]
+    def open(self, row: Row) -> Image.Image:
+        return Image.fromarray(self._files.batch(row.source).images[row.offset])
 
 
 class Cifar10C(Benchmark):
     """Fifteen corruptions in five severities, the rows of a severity in one block of each file."""
 
-    name, classes = "cifar10_c", ClassList(CIFAR10_NAMES)
+    name, classes, stored_at_final_size = "cifar10_c", ClassList(CIFAR10_NAMES), True
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self.root = folder_of(config.cifar10_c, "cifar10_c")
@@ -75,8 +76,8 @@ class Cifar10C(Benchmark):
             for i, label in enumerate(self._labels.tolist())
         ]
 
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        return np.array(self._open(row.source)[row.offset])
+    def open(self, row: Row) -> Image.Image:
+        return Image.fromarray(np.array(self._open(row.source)[row.offset]))
 
     def summary(self, accuracies: Mapping[str, float]) -> dict[str, float]:
         return corruption_summary(accuracies)

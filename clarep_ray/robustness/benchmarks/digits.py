@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.class_list import ClassList
@@ -14,7 +13,7 @@ from clarep_ray.robustness.benchmarks.benchmark import Benchmark, Row
 class SpuriousDigitsVariants(Benchmark):
     """Each split of `benchmarks.digits_splits` is a slice, whatever `benchmarks.digits.split` says."""
 
-    name, classes = "spurious_digits", ClassList(CLASS_NAMES)
+    name, classes, stored_at_final_size = "spurious_digits", ClassList(CLASS_NAMES), True
 
     def __init__(self, config: BenchmarksConfig) -> None:
         self._pictures = {split: _pictures(config, split) for split in config.digits_splits}
@@ -29,8 +28,8 @@ class SpuriousDigitsVariants(Benchmark):
             for number in range(len(pictures))
         ]
 
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        return self._pictures[row.source][row.offset].image
+    def open(self, row: Row) -> Image.Image:
+        return Image.fromarray(self._pictures[row.source][row.offset].image)
 
 
 def _pictures(config: BenchmarksConfig, split: Split) -> SpuriousDigits:

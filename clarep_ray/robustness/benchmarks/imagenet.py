@@ -15,7 +15,6 @@ from PIL import Image
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, imagenet_wnids
 from clarep_ray.data.pixels import open_rgb
-from clarep_ray.data.records import RejectedImage, RejectReason
 from clarep_ray.data.sources.files import Listing, folder_names, only_split
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
@@ -36,19 +35,11 @@ from clarep_ray.robustness.benchmarks.labels import IMAGENET_A, class_folders
 VALIDATION_IMAGES, IMAGENET_A_IMAGES = 50_000, 7_500
 GROUPS = ("blur", "digital", "noise", "weather")
 """Folders of ImageNet-C's archives, which some leave in the tree and some do not."""
-MAX_RESIZED = 32 * 10**6
-"""Pixels of a picture before it is cut; a tenth of it is more than any photograph has."""
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class ImageNetPictures(Benchmark):
-    """What ImageNet's benchmarks share: folders of JPEGs, one per wnid, and how a picture is cut.
-
-    Pictures of their own size are resized to `benchmarks.resize` and cut to `benchmarks.image_size`; those that are
-    stored at their final size are left alone where the model takes that size.
-    """
-
-    stored_at_final_size = False
+    """What ImageNet's benchmarks share: folders of JPEGs, one per wnid."""
 
     def __init__(self, config: BenchmarksConfig, root: Path) -> None:
         self.root, self.config, self.classes = root, config, ClassList(imagenet_wnids())
@@ -57,13 +48,8 @@ class ImageNetPictures(Benchmark):
     def notes(self) -> list[str]:
         return self.listing.lines()
 
-    def read(self, row: Row) -> NDArray[np.uint8]:
-        picture = open_rgb((self.root / row.source).read_bytes())
-        size = self.config.image_size
-        if self.stored_at_final_size and min(picture.size) >= size:
-            return _centre(picture, size)
-        shorter = size if self.stored_at_final_size else self.config.resize
-        return _centre(_resized(picture, shorter, self.config.interpolation), size)
+    def open(self, row: Row) -> Image.Image:
+        return open_rgb((self.root / row.source).read_bytes())
 
     def folder_rows(self, folders: Iterable[tuple[Path, int]]) -> list[Row]:
         """Return the pictures of class folders, keyed by their path."""
@@ -229,19 +215,3 @@ def _number(row: Row) -> int:
             f"imagenet_real: {row.source!r} is no validation picture; valid: ILSVRC2012_val_00000001 and on"
         )
     return int(found[1])
-
-
-def _resized(picture: Image.Image, shorter: int, interpolation: str) -> Image.Image:
-    """Return the picture with its shorter side scaled, the other rounded down, as torchvision's Resize does."""
-    width, height = picture.size
-    scale = shorter / min(width, height)
-    size = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
-    if size[0] * size[1] > MAX_RESIZED:  # a line of a few pixels, scaled until it is as wide as the picture asked for
-        raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
-    kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
-    return picture if size == picture.size else picture.resize(size, kind)
-
-
-def _centre(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
