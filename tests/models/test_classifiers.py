@@ -154,7 +154,7 @@ def test_own_students_are_judges(tmp_path: Path) -> None:
 
 
 def test_a_student_of_data_without_names_says_so(tmp_path: Path) -> None:
-    sizes = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    sizes: dict[str, Any] = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     numbers = Architecture(name="small_cnn", class_names=tuple("0123456789"), named=False, **sizes)
     save_student(make_student(numbers), tmp_path / "numbers")
     save_student(make_student(replace(numbers, named=True)), tmp_path / "digits")
