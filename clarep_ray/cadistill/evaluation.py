@@ -13,12 +13,16 @@ from clarep_ray.cadistill.augment import plain, to_tensor
 from clarep_ray.cadistill.gathering import sum_over_workers, world_size
 from clarep_ray.cadistill.students import Student
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.models.answers import answers_of
 
 EVAL_BATCH = 250
 
 
 def accuracy(student: Student, pictures: Pictures, rank: int = 0, world: int = 1) -> float:
-    """Return the share of pictures whose class is right, each worker taking its part; leaves eval mode on."""
+    """Return the share of images whose class is right, each worker taking its part; leaves eval mode on.
+
+    An image with a logit that is not finite is wrong.
+    """
     student.eval()
     if world_size() > 1:  # batch normalisation: DDP makes rank 0's statistics everyone's, but a step late
         for buffer in student.buffers():
@@ -27,7 +31,7 @@ def accuracy(student: Student, pictures: Pictures, rank: int = 0, world: int = 1
     right = torch.zeros((), dtype=torch.float64, device=device)
     with torch.no_grad():
         for pixels, labels in batches(pictures, student.architecture.image_size, rank, world):
-            right += (student(pixels.to(device)).argmax(1) == labels.to(device)).sum()
+            right += (answers_of(student(pixels.to(device)).float()) == labels.to(device)).sum()
     return sum_over_workers(right).item() / len(pictures)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
+from clarep_ray.models.answers import answers_of
 from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
 from clarep_ray.models.weight_files import stored_shapes
 
@@ -26,7 +27,7 @@ class Classifier(Protocol):
     """Reads the class of pictures."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the label of each picture (n, h, w, 3)."""
+        """Return the label of each picture (n, h, w, 3); NO_ANSWER where a logit is not finite."""
         ...
 
 
@@ -48,7 +49,7 @@ class TimmClassifier:
         pixels: list[Tensor] = [self._transform(Image.fromarray(image)) for image in images]
         with torch.no_grad():
             logits: Tensor = self._network(torch.stack(pixels).to(self.device))
-        return logits.argmax(1).cpu().numpy()
+        return answers_of(logits.float()).cpu().numpy()
 
 
 def load_classifiers(names: Sequence[str], device: torch.device | str = "cpu") -> list[Classifier]:
