@@ -126,6 +126,10 @@ def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
         rows = benchmark.rows(part)
         if attacked:
             require_attackable(benchmark, rows)
+        if not rows:
+            raise ValueError(
+                f"benchmarks.names: {benchmark.name} has no image in its slice {part!r}; valid: one or more"
+            )
         sizes[part] = len(rows)
         for row in rows:
             total.update(f"{part}\0{row.key}\0{row.labels}\n".encode())
@@ -144,23 +148,41 @@ def _check(config: EvaluateConfig, benchmarks: Mapping[str, Benchmark]) -> None:
 
 
 def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark) -> None:
-    row, image = _readable(benchmark)
-    try:
-        clean_columns(model, benchmark, [row], np.stack([image]))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"classifier.weights: {weights!r} cannot read the pictures {image.shape} of {benchmark.name}: {error}"
-        ) from None
+    """Raise ValueError for a classifier that cannot read a benchmark, or answers none of a few of its images."""
+    tried = 0
+    for row, image in _readable(benchmark):
+        tried += 1
+        try:
+            columns = clean_columns(model, benchmark, [row], np.stack([image]))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"classifier.weights: {weights!r} cannot read the pictures {image.shape} of {benchmark.name}: {error}"
+            ) from None
+        if not columns["non_finite"].any():
+            return
+    raise ValueError(no_answers(weights, benchmark.name, tried))
 
 
-def _readable(benchmark: Benchmark) -> tuple[Row, np.ndarray[Any, Any]]:
-    part = benchmark.slices()[0]
+def no_answers(weights: str, benchmark: str, images: int) -> str:
+    """Say that a classifier answers nothing."""
+    return (
+        f"classifier.weights: {weights!r} answers none of {images} images of {benchmark}: all have a logit that is not "
+        "finite (NaN or infinite); valid: weights without such numbers"
+    )
+
+
+def _readable(benchmark: Benchmark) -> Iterator[tuple[Row, np.ndarray[Any, Any]]]:
+    """Yield the images that can be read among the first of the first slice; ValueError where there are none."""
+    part, found = benchmark.slices()[0], False
     for row in benchmark.rows(part)[:TRIED_ROWS]:
         try:
-            return row, benchmark.read(row)
+            image = benchmark.read(row)
         except RejectedImage:
             continue
-    raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
+        found = True
+        yield row, image
+    if not found:
+        raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
 
 
 def _check_attack(attack: Attack, benchmark: Benchmark) -> None:

@@ -54,8 +54,12 @@ def clean_columns(
     logits = model_logits(model, to_unit_range(images, device), running).cpu().numpy()
     answers = benchmark.predict(logits)
     right = [int(answer) in row.labels for row, answer in zip(rows, answers, strict=True)]
-    bad = ~np.isfinite(logits).all(1)
-    return {**_named(rows), "prediction": answers, "correct": np.array(right, dtype=bool), "non_finite": bad}
+    return {
+        **_named(rows),
+        "prediction": answers,
+        "correct": np.array(right, dtype=bool),
+        "non_finite": np.asarray(~np.isfinite(logits).all(1)),
+    }
 
 
 def attack_columns(

@@ -95,14 +95,17 @@ def _accuracy(fooled: Tensor) -> float:
     return 1 - float(fooled.float().mean())
 
 
+def _finite_logits(share: float) -> Finding:
+    meaning = "some logits are not finite (NaN or infinite); such answers count as wrong"
+    return Finding("finite_logits", share == 1, "refuse", {"share_finite": share}, meaning)
+
+
 def _outputs(probe: _Probe) -> Iterator[Finding]:
     """AutoAttack's checks of what comes out of the model: logits, finite, the same every time."""
     rows = torch.arange(len(probe.images), device=probe.images.device)
     with as_evaluated(probe.model):
         first, second = (probe.calls().logits(probe.images, rows) for _ in range(2))
-    finite = probe.share_finite
-    meaning = "some logits are not finite; such answers count as wrong, also where a step in between overflowed"
-    yield Finding("finite_logits", finite == 1, "refuse", {"share_finite": finite}, meaning)
+    yield _finite_logits(probe.share_finite)
     inside = ((first >= 0) & (first <= 1)).all(1) & ((first.sum(1) - 1).abs() < 1e-4)
     share = float(inside.float().mean())
     meaning = "outputs are probabilities; give attacks the logits, since softmax flattens their gradients"
@@ -192,7 +195,7 @@ def trust_findings(
     """Return the findings of the gradient-masking suite on the pictures that the model gets right.
 
     `surrogates` are other classifiers of the same classes, for the transfer checks. Raises ValueError where images
-    are outside [0, 1] or none is classified right, saying how many have logits that are not finite.
+    are outside [0, 1] or none is classified right, unless logits are not finite: then this is the only finding.
     """
     check_inputs(images, labels, keys)
     running = running or Running()
@@ -200,10 +203,11 @@ def trust_findings(
         calls = ModelCalls(model, running.micro_batch, running.padded)
         logits = calls.logits(images, torch.arange(len(images), device=images.device))
     rows, finite = (answers_of(logits) == labels).nonzero()[:, 0], all_finite(logits)
-    if not len(rows):
-        why = f" ({int((~finite).sum())} have logits that are not finite)" if not finite.all() else ""
-        raise ValueError(f"images: not one of {len(images)} is classified right{why}; valid: a model of these classes")
     share = float(finite.float().mean())
+    if not len(rows) and share < 1:
+        return [_finite_logits(share)]
+    if not len(rows):
+        raise ValueError(f"images: not one of {len(images)} is classified right; valid: a model of these classes")
     probe = _Probe(model, images[rows], labels[rows], of_rows(keys, rows), config, running, surrogates, share)
     return [finding for check in CHECKS for finding in check(probe)]
 
