@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.figures import blank_figure, literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def corruption_bars(accuracies: Mapping[str, Mapping[str, float]], title: str) -
             axis.bar(places, heights, width, color=(0.12, 0.3, shade), label=f"severity {severity}")
         axis.axhline(float(np.mean(list(values.values()))), color="C3", linewidth=0.9, linestyle="--", label="mean")
         axis.set(ylim=(0, 1), ylabel="accuracy")
-        axis.set_title(f"{title}: {model}", parse_math=False)
+        axis.set_title(literal(f"{title}: {model}"))
         names = [corruption.replace("_", " ") for corruption in corruptions]
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
     axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
@@ -74,7 +74,7 @@ def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str)
             if attack != "clean":
                 axis.hlines(clean, places - 0.45 * width, places + 0.45 * width, color="black", linewidth=0.9)
         axis.set(ylim=(0, 1.02), ylabel="accuracy")
-        axis.set_title(f"{title}: {model}", parse_math=False)
+        axis.set_title(literal(f"{title}: {model}"))
         axis.set_xticks(range(len(parts)), [part.replace("_", " ") for part in parts], fontsize=8)
     axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure

@@ -66,6 +66,8 @@ class CLARepBatch:
     """name -> (clean latents, features, features read without the label)."""
     status: list[str]
     """`ok`, or why a sample has no result."""
+    norm_ratio: Float[Tensor, " b"] | None = None
+    """||x_t projected by Eq. 2|| / ||x_t||, whatever the run's own projection: what controls of the norm can show."""
 
 
 def clarid(
@@ -108,6 +110,7 @@ def clarid(
             nonfinite_decoding=finite(canonical_samples),
             nonfinite_features=finite(features),
         ),
+        norm_ratio=norms(inputs.canonical) / norms(inversion.x_t).clamp_min(1e-12),
     )
 
 
@@ -256,6 +259,11 @@ def first_fault(**passed: Bool[Tensor, " b"]) -> list[str]:
     for outcomes in zip(*(check.tolist() for check in passed.values()), strict=True):
         status.append(next((reason for reason, good in zip(passed, outcomes, strict=True) if not good), OK))
     return status
+
+
+def norms(values: Float[Tensor, " b *rest"]) -> Float[Tensor, " b"]:
+    """Return the L2 norm of each sample."""
+    return values.flatten(1).norm(dim=1)
 
 
 def finite(values: Float[Tensor, " b *rest"]) -> Bool[Tensor, " b"]:
