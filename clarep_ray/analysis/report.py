@@ -72,7 +72,7 @@ def _named_metrics(output: ExtractionOutput, name: str, config: ExtractConfig) -
     metrics: dict[str, float] = {}
     labels = output.labels
     features = output.features(name)
-    valid = np.isfinite(features).all(1)
+    valid = np.asarray(np.isfinite(features).all(1))
     if not valid.all():  # of an extra alone: a sample's own make it a reject
         metrics[f"num_non_finite/{shown}"] = float((~valid).sum())
     if 2 <= len(np.unique(labels[valid])) < valid.sum():

@@ -53,9 +53,11 @@ def _write_summary(store: Store, summary: dict[str, Any]) -> Path:
     """Write `summary.json` and return it; where nothing was left to do, that of the process that did the work stays."""
     path = store.desk / SUMMARY
     earlier = None if summary["num_actors"] else _read_summary(store)
-    stays = earlier is not None and plain_json(earlier["metrics"]) == plain_json(summary["metrics"])
-    if not stays or not path.is_file():
-        write_file(path, plain_json(earlier if stays else summary))
+    kept = summary
+    if earlier is not None and plain_json(earlier["metrics"]) == plain_json(summary["metrics"]):
+        kept = earlier
+    if kept is summary or not path.is_file():
+        write_file(path, plain_json(kept))
         store.upload(SUMMARY)
     return path
 

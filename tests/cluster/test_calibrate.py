@@ -198,7 +198,8 @@ def test_judges_are_scored_on_the_originals(finished: tuple[Path, Findings]) -> 
 @pytest.mark.usefixtures("without_ray")
 def test_a_judge_that_reads_no_originals_is_said_to_be_the_problem(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"parts": ("saturation",), "data__digits__count": 20}
-    changes |= {"classifiers": (str(broken_timm(tmp_path / "$100k_$", rows=[])),)  # untrained, in a folder that looks like a formula, "saturation__images_per_class": 1}
+    judge = broken_timm(tmp_path / "$100k_$", rows=[])  # untrained, in a folder whose name looks like a formula
+    changes |= {"classifiers": (str(judge),), "saturation__images_per_class": 1}
     run_calibration(smoke(tmp_path / "out", **changes), "digits_smoke", lambda _: None)
     notes = json.loads((tmp_path / "out" / "calibration.json").read_text())["notes"]
     assert any(note.startswith("the judge $100k_$ reads ") and "it is the problem" in note for note in notes)
