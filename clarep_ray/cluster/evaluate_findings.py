@@ -75,9 +75,9 @@ def _slice_table(found: Found, figures: Mapping[str, Mapping[str, Figure]], benc
 def non_finite_images(results: Mapping[Cell, Verdicts]) -> dict[str, int]:
     """Return {benchmark/slice/attack/seed: images with a logit that is not finite}, where there are any."""
     return {
-        f"{cell.benchmark}/{cell.part}/{cell.attack}/{cell.seed}": verdicts.non_finite
+        f"{cell.benchmark}/{cell.part}/{cell.attack}/{cell.seed}": int(verdicts.non_finite.sum())
         for cell, verdicts in results.items()
-        if verdicts.non_finite
+        if verdicts.non_finite.any()
     }
 
 
@@ -86,15 +86,15 @@ def require_answers(found: Found) -> None:
     for weights, results in zip(found.session.config.classifier.all_weights, found.results.values(), strict=True):
         for benchmark in found.session.benchmarks:
             clean = [v for cell, v in results.items() if (cell.benchmark, cell.attack) == (benchmark, CLEAN)]
-            images, bad = sum(len(v.right) for v in clean), sum(v.non_finite for v in clean)
+            images, bad = sum(len(v.right) for v in clean), sum(int(v.non_finite.sum()) for v in clean)
             if images and bad == images:
                 raise ValueError(no_answers(weights, benchmark, images))
 
 
 def tracked_metrics(found: Found, cost: Mapping[str, float]) -> dict[str, float]:
-    """Return means over seeds, failed trust checks, and the speed of this process, under names that no folder changes.
+    """Return means over seeds, failed trust checks where any was run, and the speed of this process.
 
-    `benchmark/slice`, and `benchmark/slice/attack/budget` with the budget as eps / 255 (cw: its c), which saw
+    Names hold no folder: `benchmark/slice`, and `benchmark/slice/attack/budget` (eps / 255, or c of cw), which saw
     `images/benchmark/slice/attack` images; `benchmark/slice/attack/clean` is their accuracy without it. `non_finite`
     counts images with a logit that is not finite, without an attack. Of the second classifier the same below
     `compared/`.
@@ -110,9 +110,10 @@ def tracked_metrics(found: Found, cost: Mapping[str, float]) -> dict[str, float]
             if figure.clean is not None and np.isfinite(figure.clean)
         }
         metrics |= {f"{prefix}images/{key}": float(figure.images) for key, figure in figures.items()}
-        clean = [v.non_finite for cell, v in found.results[model].items() if cell.attack == CLEAN]
+        clean = [v.non_finite.sum() for cell, v in found.results[model].items() if cell.attack == CLEAN]
         metrics[f"{prefix}non_finite"] = float(sum(clean))
-        metrics[f"{prefix}trust_failed"] = float(sum(not finding.passed for finding in found.trust.get(model, [])))
+        if model in found.trust:  # none failed and none was run are not the same
+            metrics[f"{prefix}trust_failed"] = float(sum(not finding.passed for finding in found.trust[model]))
     return metrics
 
 
@@ -166,7 +167,7 @@ def _non_finite_lines(found: Found) -> Iterator[str]:
     for model, results in found.results.items():
         for attacked, what in ((False, "without an attack"), (True, "as an attack left them (all seeds)")):
             some = [v for cell, v in results.items() if (cell.attack != CLEAN) == attacked]
-            bad, images = sum(v.non_finite for v in some), sum(len(v.right) for v in some)
+            bad, images = sum(int(v.non_finite.sum()) for v in some), sum(len(v.right) for v in some)
             if bad:
                 yield from (
                     f"{model}: {bad} of {images} images {what} give logits that are not finite (NaN or infinite); "

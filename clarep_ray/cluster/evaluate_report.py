@@ -117,7 +117,7 @@ def _verdicts(table: pa.Table, attacked: bool) -> Verdicts:
         keys=table["key"].to_pylist() if attacked else (),
         labels=table["label"].to_numpy(),
         right=np.asarray(table["right"].to_numpy(), dtype=bool),
-        non_finite=_total(table["non_finite"]),
+        non_finite=np.asarray(table["non_finite"].to_numpy(), dtype=bool),
         num_gradients=_total(table["num_gradients"]),
         num_queries=_total(table["num_queries"]),
     )

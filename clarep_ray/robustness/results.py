@@ -33,14 +33,14 @@ class Cell:
 class Verdicts:
     """One model's verdicts in a cell, one entry for each picture that could be read.
 
-    `right` says that it is answered right, under an attack in spite of it; `non_finite` counts the images with a logit
-    that is not finite, none of which is right; costs are sums over the images.
+    `right` says that it is answered right, under an attack in spite of it; `non_finite` those with a logit that is not
+    finite, none of which is right; costs are sums over the images.
     """
 
     keys: Sequence[str]
     labels: NDArray[np.integer]
     right: NDArray[np.bool_]
-    non_finite: int = 0
+    non_finite: NDArray[np.bool_]
     num_gradients: int = 0
     num_queries: int = 0
 
@@ -74,7 +74,7 @@ def with_ensemble(results: Results) -> dict[Cell, Verdicts]:
                 keys=each[0].keys,
                 labels=each[0].labels,
                 right=np.logical_and.reduce([one.right for one in each]),
-                non_finite=max(one.non_finite for one in each),
+                non_finite=np.logical_or.reduce([one.non_finite for one in each]),
                 num_gradients=sum(one.num_gradients for one in each),
                 num_queries=sum(one.num_queries for one in each),
             )
@@ -140,7 +140,7 @@ def slice_table(results: Results) -> Table:
         interval = asdict(wilson_interval(int(verdicts.right.sum()), count)) if count else dict(NO_INTERVAL)
         costs = {"gradients": verdicts.num_gradients, "queries": verdicts.num_queries}
         rows.append(
-            {**_named(cell), **interval, "non_finite": verdicts.non_finite}
+            {**_named(cell), **interval, "non_finite": int(verdicts.non_finite.sum())}
             | {"clean": share_of(_clean(results, cell)) if count else None}
             | {f"mean_{name}": cost / count if count else None for name, cost in costs.items()}
         )

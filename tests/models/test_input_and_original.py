@@ -21,7 +21,7 @@ def test_original_is_the_input_for_models_of_pixels_alone(preset: str, size: int
     np.testing.assert_array_equal(arrays["input/samples"], images)
     assert np.array_equal(arrays["original/samples"], images) == same
     np.testing.assert_array_equal(arrays["input/features"], arrays["original/features"])
-    assert (0 < arrays["norm_ratio"]).all()
+    assert (arrays["norm_ratio"] > 0).all()
     assert (arrays["norm_ratio"] < 1).all()
 
 
