@@ -68,7 +68,7 @@ class QualityGate:
         classes = np.array(labels, np.int64) % self.num_classes
         first = self._faults(arrays, records, images, classes)
         verdicts = [_verdict(FLAGGED if faults else ACCEPTED, faults) for faults in first]
-        votes = self._votes(images, classes) if self.config.data.source != "noise" else None
+        votes = self._votes(images, classes)
         spectrum = {name: arrays[name].copy() for name in SPECTRUM_ARRAYS if name in arrays}
         for remedy in self.remedies():
             rows = [

@@ -109,9 +109,6 @@ def test_the_gate_says_whether_its_judges_read_the_inputs() -> None:
     images = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (7, 3)])
     _, records = gate.run(run, images, [3, 3], ["a", "b"], None)
     assert [(record["gate"], record["gate_input_votes"]) for record in records] == [("flagged", 0.0), ("accepted", 1.0)]
-    noise = QualityGate(config(**{"data.source": "noise"}), GRID, 10, [GreyLevel()])
-    _, records = noise.run(StubRun({"a": [3]}), images[:1], [3], ["a"], None)
-    assert "gate_input_votes" not in records[0]
 
 
 def test_a_judge_without_an_answer_does_not_let_class_0_pass() -> None:
