@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-def broken_timm(folder: Path, num_classes: int = 10, rows: Any = slice(None)) -> Path:
-    """Save a small random timm model whose last bias is NaN."""
+def broken_timm(folder: Path, num_classes: int = 10, rows: Any = slice(None), value: float = torch.nan) -> Path:
+    """Save a small random timm model with a number of no use in rows of its last bias."""
     import timm
     from timm.models import save_for_hf
 
@@ -19,7 +19,7 @@ def broken_timm(folder: Path, num_classes: int = 10, rows: Any = slice(None)) ->
         model: Any = timm.create_model("test_resnet", num_classes=num_classes)
     head: Any = model.fc
     with torch.no_grad():
-        head.bias[rows] = torch.nan
+        head.bias[rows] = value
     save_for_hf(model, str(folder), safe_serialization=True)
     return folder
 

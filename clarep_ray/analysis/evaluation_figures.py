@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SAME_IMAGES = "the same images, clean"
+
+
 @dataclass(frozen=True)
 class Bar:
     """Accuracy with the ends of its confidence interval, over `count` images, and theirs without an attack [0..1]."""
@@ -62,6 +65,7 @@ def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str)
     width = 0.84 / len(attacks)
     figure, axes = blank_figure(len(bars), 1, width=1.9 * len(parts) + 2.6, height=2.8 * len(bars))
     for axis, (model, values) in zip(axes[:, 0], bars.items(), strict=True):
+        marked = False
         for number, attack in enumerate(attacks):
             known = {at: values[part][attack] for at, part in enumerate(parts) if attack in values.get(part, {})}
             if not known:
@@ -72,7 +76,9 @@ def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str)
             label = f"{attack} (n = {_counts([bar.count for bar in known.values()])})"
             axis.bar(places, heights, width, yerr=ends, label=label, color=f"C{number}", error_kw={"linewidth": 0.8})
             if attack != "clean":
-                axis.hlines(clean, places - 0.45 * width, places + 0.45 * width, color="black", linewidth=0.9)
+                ends_of_dash = places - 0.45 * width, places + 0.45 * width
+                axis.hlines(clean, *ends_of_dash, color="black", linewidth=0.9, label=None if marked else SAME_IMAGES)
+                marked = True
         axis.set(ylim=(0, 1.02), ylabel="accuracy")
         axis.set_title(literal(f"{title}: {model}"))
         axis.set_xticks(range(len(parts)), [part.replace("_", " ") for part in parts], fontsize=8)

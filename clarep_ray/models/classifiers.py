@@ -17,7 +17,7 @@ from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.answers import answers_of
 from clarep_ray.models.timm_folder import CONFIG, WEIGHTS, check_timm_config, load_timm
-from clarep_ray.models.weight_files import stored_shapes
+from clarep_ray.models.weight_files import check_no_nan, stored_shapes
 
 SHIPPED = "digits"
 
@@ -67,8 +67,8 @@ def absolute_classifiers(names: Sequence[str]) -> tuple[str, ...]:
 def check_classifiers(names: Sequence[str], class_names: Sequence[str]) -> None:
     """Raise ValueError for a folder that is missing, or whose classes are not those of the diffusion model.
 
-    Reads no weights. Where a folder's config names its labels and these are the model's in another order, its
-    numbers would mean other classes.
+    So is a folder whose weights have a NaN: it would read nothing. Where a folder's config names its labels and these
+    are the model's in another order, its numbers would mean other classes.
     """
     for name in names:
         known = list(CLASS_NAMES) if name == SHIPPED else _label_names(_folder(name))
@@ -76,6 +76,8 @@ def check_classifiers(names: Sequence[str], class_names: Sequence[str]) -> None:
             raise ValueError(
                 f"classifiers: {name!r} knows {len(known)} classes; the diffusion model has {len(class_names)}"
             )
+        if name != SHIPPED:
+            check_no_nan(_folder(name) / WEIGHTS, f"classifiers: {name!r}")
         other = list(class_names) != known
         if other and (name == SHIPPED or set(class_names) == set(known)):
             raise ValueError(

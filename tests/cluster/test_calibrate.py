@@ -210,10 +210,18 @@ def test_a_judge_that_reads_no_originals_is_said_to_be_the_problem(tmp_path: Pat
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_judge_that_gives_no_numbers_ends_it_before_anything_is_sampled(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"classifiers": (str(broken_timm(tmp_path / "broken")),), "data__digits__count": 20}
+    judge = str(broken_timm(tmp_path / "broken", value=float("inf")))
+    changes: dict[str, Any] = {"classifiers": (judge,), "data__digits__count": 20}
     with pytest.raises(ValueError, match="classifiers: 'broken' answers none of 16 originals"):
         run_calibration(smoke(tmp_path / "out", **changes), "digits_smoke", lambda _: None)
     assert {path.name.split(".")[0] for path in (tmp_path / "out" / "parts").iterdir()} == {"judged"}
+
+
+def test_a_judge_with_nan_in_its_weights_is_refused_at_once(tmp_path: Path) -> None:
+    judge = str(broken_timm(tmp_path / "broken"))
+    with pytest.raises(ValueError, match=r"classifiers: '.*broken' has NaN in fc\.bias of model\.safetensors"):
+        open_session(smoke(tmp_path / "out", classifiers=(judge,)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", sorted(CALIBRATE))
