@@ -56,9 +56,9 @@ def feature_heat_maps(scores: FeatureMap, chosen: tuple[str, float], pictures: s
         cells = np.array([[(at[layer, t].mean, at[layer, t].std) for t in times] for layer in layers])
         _heat_map(axis, cells, layers, times, chosen)
         chance = np.mean([nmi.mean_chance for nmi in at.values() if np.isfinite(nmi.mean_chance)] or [np.nan])
-        how = {"label": "read with the label, which alone can explain it", "null": "read without the label"}[reading]
-        axis.set(xlabel="feature timestep t_f", title=f"NMI of {pictures}, {how} (chance {chance:.2f})")
-        axis.title.set_size(9)
+        how = {"label": "with the label, which may explain it", "null": "without the label"}[reading]
+        axis.set(xlabel="feature timestep t_f", title=f"NMI of {pictures}\n{how}; chance {chance:.2f}")
+        axis.title.set_size(8)
     return figure
 
 
@@ -86,8 +86,11 @@ def interaction_maps(scores: Sequence[Score], here: tuple[str, float], reading: 
     return figure
 
 
-def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
-    """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2)."""
+def window_curves(scores: Mapping[str, Score], window: int, *, chosen: bool) -> Figure:
+    """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2).
+
+    `window` is the M that was chosen or, where the rule chose none, kept.
+    """
     figure, axes = blank_figure(1, 2, width=11.0, height=4.0)
     before = scores["original"]
     for axis, letter in zip(axes[0], "Mk", strict=True):
@@ -113,8 +116,9 @@ def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
         axis.minorticks_off()
         for number, score in shown if letter == "M" else []:
             axis.annotate(f"k {score.mean_k:.1f}", (number, 0.02), ha="center", fontsize=7, color="C7")
-    axes[0, 0].axvline(chosen, color="C3", linewidth=0.9)
-    axes[0, 0].set(xlabel=f"window M, its mean k below; M = {chosen} is chosen", title="Adaptive k")
+    axes[0, 0].axvline(window, color="C3", linewidth=0.9)
+    outcome = "is chosen" if chosen else "stays, for the rule chose none"
+    axes[0, 0].set(xlabel=f"window M, its mean k below; M = {window} {outcome}", title="Adaptive k")
     axes[0, 1].set(xlabel="k (dotted: originals)", title="The same k for every sample")
     axes[0, 1].legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure

@@ -185,10 +185,12 @@ class Findings:
         for t, there in sorted(same.items()):
             if t != t_e:
                 parts.append("{:+.3f} ± {:.3f} against t_e = {:g}".format(*compare(same[t_e], there), t))
-        best = max(same, key=lambda t: same[t].mean)
+        best = max(same, key=lambda t: np.nan_to_num(same[t].mean, nan=-1.0))
         outcome = "the best of them" if best == t_e else f"not the best: t_e = {best:g} is"
         found = f"NMI at t_e = {t_e:g} is {same[t_e].mean:.3f} (chance {same[t_e].mean_chance:.3f}), {outcome}"
-        return f"{found} ({'; '.join(parts)})"
+        counts = sorted({nmi.num_samples for nmi in same.values()})
+        unequal = f"; not all of the same images: {', '.join(map(str, counts))}" if len(counts) > 1 else ""
+        return f"{found} ({'; '.join(parts)}){unequal}"
 
     def _judge_line(self) -> str:
         if not self.judges:

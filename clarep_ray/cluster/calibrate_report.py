@@ -291,7 +291,11 @@ def _figures(session: Session, findings: Findings) -> dict[str, Any]:
             made[name] = figures.feature_heat_maps(maps[name], findings.feature_cell, title)
     if "window" in session.config.parts:
         scores = findings.scores_here()
-        made["window"] = figures.window_curves(scores, findings.settings["spectrum.num_directions"])
+        made["window"] = figures.window_curves(
+            scores,
+            findings.settings["spectrum.num_directions"],
+            chosen="spectrum.num_directions" in findings.chosen,
+        )
         shown = {variant: f"{variant}/pictures" for variant in scores}
         made["window_pictures"] = figures.picture_sheet(
             _pictures(session, findings.groups[findings.here]), shown, names
