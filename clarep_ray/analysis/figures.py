@@ -45,7 +45,9 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
     classes = np.unique(output.labels)[:MAX_CLASSES]
     names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
     groups = [_first_of(output.labels, label) for label in classes]
-    most = max(len(chosen) for chosen in groups)  # where a class has fewer, its row ends in white
+    most = int(
+        np.median([len(chosen) for chosen in groups])
+    )  # most rows are full; where a class has fewer, it is white
     figure, axes = blank_figure(len(classes), most, width=1.05 * len(columns) * most + 0.6, height=1.12 * len(classes))
     for row, chosen in zip(axes, groups, strict=True):
         for axis, index in zip(row, chosen, strict=False):

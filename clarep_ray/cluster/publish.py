@@ -101,7 +101,7 @@ def _epilogue(
     ]
     if "median_num_removed" in metrics:
         lines.append(
-            f"median k {metrics['median_num_removed']:.0f}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
+            f"median k {metrics['median_num_removed']:g}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
             f"{metrics['mean_num_products']:.0f} products per sample"
         )
     if "mean_round_trip_error" in metrics:
