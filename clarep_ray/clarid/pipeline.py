@@ -110,7 +110,7 @@ def clarid(
             nonfinite_decoding=finite(canonical_samples),
             nonfinite_features=finite(features),
         ),
-        norm_ratio=norms(inputs.canonical) / norms(inversion.x_t).clamp_min(1e-12),
+        norm_ratio=inputs.norm_ratio,
     )
 
 
@@ -259,11 +259,6 @@ def first_fault(**passed: Bool[Tensor, " b"]) -> list[str]:
     for outcomes in zip(*(check.tolist() for check in passed.values()), strict=True):
         status.append(next((reason for reason, good in zip(passed, outcomes, strict=True) if not good), OK))
     return status
-
-
-def norms(values: Float[Tensor, " b *rest"]) -> Float[Tensor, " b"]:
-    """Return the L2 norm of each sample."""
-    return values.flatten(1).norm(dim=1)
 
 
 def finite(values: Float[Tensor, " b *rest"]) -> Bool[Tensor, " b"]:
