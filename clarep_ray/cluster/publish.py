@@ -132,17 +132,20 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
     extras = ("original", *(f"{mode}@{scale:g}" for scale in scales for mode in PROJECTION_MODES))
     with start_controls(config, preset) as run:
         values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        ratios: list[float] = []
+        ratios, chances = list[float](), list[float]()
         for seed in range(config.seed, config.seed + CONTROL_SEEDS):
             metrics = _controls_of_seed(config, preset, seed, extras, run.id, say)
             for name, column in product(extras, CONTROL_COLUMNS):
                 key = f"{column}/{name}" if column.startswith("nmi") else f"judge/{name}/{column}"
                 values[name][column].append(metrics.get(key, float("nan")))
             ratios.append(metrics["mean_norm_ratio"])
+            chances.append(metrics.get("nmi_chance", float("nan")))
             for name in extras:
                 values[name][NORM_RATIO] += [ratios[-1]] if name.partition("@")[0] in OF_THE_NORM else []
         table = SeedTable("projection@guidance", (*CONTROL_COLUMNS, NORM_RATIO), values)
         text = f"{table.markdown()}\n\n{about_the_norm(ratios)}"
+        if np.isfinite(chances).all():
+            text += f"\n\nNMI by chance, with shuffled labels: {mean_std(chances)[0]:.3f}."
         write_file(root / "controls.md", f"{text}\n".encode())
         write_file(root / "controls.csv", table.csv().encode())
         control_bars(table).savefig(root / "controls.png", dpi=130)
