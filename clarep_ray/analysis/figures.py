@@ -105,7 +105,8 @@ def control_bars(table: SeedTable) -> Figure:
         colours = ["C3" if row.startswith("clarid") else "C7" if row == "original" else "C0" for row in rows]
         means, deviations = zip(*pairs, strict=True)
         axis.barh(range(len(rows)), means, xerr=deviations, color=colours, height=0.7, error_kw={"linewidth": 0.8})
-        axis.set(xlim=(0, 1), title=column.replace("_", " "), yticks=[])
+        # The same limits everywhere: a panel that lacks its first rows would move the others up.
+        axis.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), title=column.replace("_", " "), yticks=[])
         axis.tick_params(labelsize=7)
     axes[0, 0].set_yticks(range(len(rows)), [literal(row) for row in rows], fontsize=7)
     return figure
