@@ -158,7 +158,10 @@ def test_override_names_unknown_fields_and_keeps_the_rest() -> None:
         ({"data.fraction": 0.0}, "data.fraction: 0.0 is not valid"),
         ({"data.source": "parquet"}, "data.path: None is not valid; valid: a folder"),
         ({"elbow.rule": "fixed", "elbow.num_removed": 99}, "elbow.num_removed: 99 is not valid; valid: at most"),
-        ({"output.extras": ("reconstruction", "shrink")}, "output.extras: 'shrink' is not valid; valid: original"),
+        (
+            {"output.extras": ("reconstruction", "shrink")},
+            "output.extras: 'shrink' is not valid; valid: input, original",
+        ),
         ({"spectrum.max_products": 3}, "spectrum.max_products: 3 is not valid; valid: spectrum.num_directions"),
         ({"engine.autoscaling": True}, "engine.num_actors: None is not valid; valid: a number where"),
         (

@@ -12,12 +12,43 @@ from numpy.typing import NDArray
 from clarep_ray.analysis.clusters import nmi_with_chance
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config import DrawsConfig
+from clarep_ray.models.answers import NO_ANSWER
 from clarep_ray.seeding import numpy_generator
 
 BOOTSTRAPS = 500
 LEVEL = 0.01
 Draws = list[list[int]]
 """Sets of class labels."""
+
+
+@dataclass(frozen=True)
+class JudgeScore:
+    """How well a judge reads the originals; without that, what it reads in samples says nothing about the model."""
+
+    name: str
+    accuracy: float
+    """Share of the originals whose class it reads [0..1]."""
+    images: int
+    non_finite: int
+    """Originals for which it gives logits that are not finite, which count as not read."""
+    chance: float
+    """Share that guessing reads."""
+
+    @property
+    def fit(self) -> bool:
+        """Say whether it reads at least half of what separates guessing from reading all."""
+        return self.accuracy >= (1 + self.chance) / 2
+
+
+def score_judge(name: str, read: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> JudgeScore:
+    """Return how well a judge reads originals: `read` and `labels` (n,); ValueError where it answers nothing."""
+    non_finite = int((read == NO_ANSWER).sum())
+    if non_finite == len(read):
+        raise ValueError(
+            f"classifiers: {name!r} answers none of {len(read)} originals: all have a logit that is not finite (NaN or "
+            "infinite); valid: weights without such numbers"
+        )
+    return JudgeScore(name, float((read == labels).mean()), len(read), non_finite, 1 / num_classes)
 
 
 @dataclass(frozen=True)
@@ -108,6 +139,8 @@ class DrawnNmi:
     chance: list[float]
     """What shuffled labels give on average."""
     chance_std: list[float]
+    num_samples: int = 0
+    """Samples with finite features in any draw: scores of unequal numbers are over other samples."""
 
     @property
     def mean(self) -> float:
@@ -136,7 +169,7 @@ class DrawnNmi:
 def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws: Draws, seed: int) -> DrawnNmi:
     """Return the NMI of K-means on features (n, channels) for every set of classes, beside that of chance.
 
-    Samples with a non-finite feature are left out; NaN where too few are left.
+    Samples with a non-finite feature are left out, which `num_samples` tells; NaN where too few are left.
     """
     finite = np.isfinite(features).all(1)
     features, labels = features[finite], labels[finite]
@@ -144,16 +177,24 @@ def nmi_of_draws(features: NDArray[np.float32], labels: NDArray[np.int64], draws
     nmi, chance, deviations = zip(
         *(nmi_with_chance(features[rows], labels[rows], seed) for rows in inside), strict=True
     )
-    return DrawnNmi(list(nmi), list(chance), list(deviations))
+    return DrawnNmi(list(nmi), list(chance), list(deviations), int(np.any(inside, axis=0).sum()))
 
 
 def best_feature(scores: Mapping[tuple[str, float], DrawnNmi]) -> tuple[str, float]:
-    """Return (layer, t_f) of the highest mean NMI over the class draws."""
-    return max(scores, key=lambda cell: np.nan_to_num(scores[cell].mean, nan=-1.0))
+    """Return (layer, t_f) of the highest mean NMI over the class draws, among those that all samples have features at.
+
+    A few samples fall into classes by chance alone, so that a cell that lost some is no rival of one that has them all.
+    """
+    most = max(score.num_samples for score in scores.values())
+    whole = [cell for cell, score in scores.items() if score.num_samples == most]
+    return max(whole, key=lambda cell: np.nan_to_num(scores[cell].mean, nan=-1.0))
 
 
 def best_window(scores: Mapping[int, DrawnNmi], accuracy: Mapping[int, float], least_accuracy: float) -> int | None:
-    """Return M of the highest mean NMI above chance among the windows that keep the class; None where none does."""
+    """Return M of the highest mean NMI above chance among the windows that keep the class; None where none does.
+
+    NaN, of an NMI or an accuracy, keeps nothing and is above nothing.
+    """
     kept = [
         window
         for window in scores

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.analysis.calibration import Saturation
 from clarep_ray.analysis.calibration_findings import FeatureMap, Score
-from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.figures import blank_figure, literal
 from clarep_ray.data.class_list import display_name
 
 if TYPE_CHECKING:
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 SHEET_ROWS = 10
 
 
-def saturation_curve(found: Saturation, names: Sequence[str]) -> Figure:
-    """Return accuracy of two-stage samples against t_e, the level that counts as saturated, and t_e (App. H.1)."""
+def saturation_curve(found: Saturation, names: Sequence[str], originals: float) -> Figure:
+    """Return accuracy of two-stage samples against t_e, the level that counts as saturated, and t_e (App. H.1).
+
+    `originals` is what the classifiers read in real images: more cannot be expected of samples.
+    """
     figure, axes = blank_figure(1, 1, width=7.0, height=4.2)
     axis = axes[0, 0]
     if len(names) > 1:
         for name, row in zip(names, found.accuracy.T, strict=True):
-            axis.plot(found.times, row, color="C7", linewidth=0.8, alpha=0.8, label=name)
+            axis.plot(found.times, row, color="C7", linewidth=0.8, alpha=0.8, label=literal(name))
     axis.errorbar(found.times, found.mean, found.error, fmt="o-", color="C0", markersize=4, capsize=2, label="mean")
     axis.plot(found.times, found.fitted, color="C1", linewidth=1.0, linestyle=":", label="monotone fit")
+    axis.axhline(originals, color="C2", linewidth=0.8, linestyle="-.", label="in the originals")
     axis.axhline(found.target, color="C3", linewidth=0.8, linestyle="--", label="saturated")
     if found.risen:
         axis.axvspan(*found.interval, color="C3", alpha=0.12, label="90 % when drawn again")
@@ -51,10 +55,10 @@ def feature_heat_maps(scores: FeatureMap, chosen: tuple[str, float], pictures: s
         at = {(layer, t): scores[layer, t, reading] for layer in layers for t in times}
         cells = np.array([[(at[layer, t].mean, at[layer, t].std) for t in times] for layer in layers])
         _heat_map(axis, cells, layers, times, chosen)
-        chance = np.mean([nmi.mean_chance for nmi in at.values()])
-        how = {"label": "read with the label", "null": "read without the label"}[reading]
-        axis.set(xlabel="feature timestep t_f", title=f"NMI of {pictures}, {how} (chance {chance:.2f})")
-        axis.title.set_size(9)
+        chance = np.mean([nmi.mean_chance for nmi in at.values() if np.isfinite(nmi.mean_chance)] or [np.nan])
+        how = {"label": "with the label, which may explain it", "null": "without the label"}[reading]
+        axis.set(xlabel="feature timestep t_f", title=f"NMI of {pictures}\n{how}; chance {chance:.2f}")
+        axis.title.set_size(8)
     return figure
 
 
@@ -74,7 +78,7 @@ def interaction_maps(scores: Sequence[Score], here: tuple[str, float], reading: 
     for axis, variant in zip(axes[0], variants, strict=True):
         found = {cell[:2]: (nmi.mean, nmi.std) for cell, nmi in at.items() if cell[2] == variant}
         cells = np.array([[found.get((layer, t), nothing) for t in times] for layer in layers])
-        _heat_map(axis, cells, layers, times, here, limits=(min(means), max(means)))
+        _heat_map(axis, cells, layers, times, here, limits=_limits(means))
         axis.set(xlabel="projection timestep t_e", title=_title(variant))
         axis.title.set_size(9)
     before = next(score.nmi[reading] for score in scores if score.variant == "original")
@@ -82,8 +86,11 @@ def interaction_maps(scores: Sequence[Score], here: tuple[str, float], reading: 
     return figure
 
 
-def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
-    """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2)."""
+def window_curves(scores: Mapping[str, Score], window: int, *, chosen: bool) -> Figure:
+    """Return NMI and class accuracy of Canonical Samples against the window M, and against a fixed k (App. H.2).
+
+    `window` is the M that was chosen or, where the rule chose none, kept.
+    """
     figure, axes = blank_figure(1, 2, width=11.0, height=4.0)
     before = scores["original"]
     for axis, letter in zip(axes[0], "Mk", strict=True):
@@ -91,7 +98,9 @@ def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
         numbers = [number for number, _ in shown]
         for colour, reading in zip(("C0", "C2"), before.nmi, strict=False):
             drawn = [score.nmi[reading] for _, score in shown]
-            label = {"label": "NMI, read with the label", "null": "NMI, read without the label"}[reading]
+            label = {"label": "NMI, read with the label (which may explain it)", "null": "NMI, read without the label"}[
+                reading
+            ]
             bars = [nmi.std for nmi in drawn]
             axis.errorbar(
                 numbers, [nmi.mean for nmi in drawn], bars, fmt="o-", color=colour, capsize=2, markersize=4, label=label
@@ -107,8 +116,9 @@ def window_curves(scores: Mapping[str, Score], chosen: int) -> Figure:
         axis.minorticks_off()
         for number, score in shown if letter == "M" else []:
             axis.annotate(f"k {score.mean_k:.1f}", (number, 0.02), ha="center", fontsize=7, color="C7")
-    axes[0, 0].axvline(chosen, color="C3", linewidth=0.9)
-    axes[0, 0].set(xlabel=f"window M, its mean k below; M = {chosen} is chosen", title="Adaptive k")
+    axes[0, 0].axvline(window, color="C3", linewidth=0.9)
+    outcome = "is chosen" if chosen else "stays, for the rule chose none"
+    axes[0, 0].set(xlabel=f"window M, its mean k below; M = {window} {outcome}", title="Adaptive k")
     axes[0, 1].set(xlabel="k (dotted: originals)", title="The same k for every sample")
     axes[0, 1].legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
@@ -149,7 +159,7 @@ def _heat_map(
 ) -> None:
     """Draw means (rows, columns, 0) as colours and write mean and deviation (.., 1) into every cell that has them."""
     means = cells[..., 0]
-    low, high = limits or (float(np.nanmin(means)), float(np.nanmax(means)))
+    low, high = limits or _limits(means.ravel().tolist())
     axis.imshow(means, aspect="auto", cmap="viridis", vmin=low, vmax=high)
     for (i, j), mean in np.ndenumerate(means):
         if not np.isnan(mean):
@@ -161,7 +171,13 @@ def _heat_map(
         corner = (list(columns).index(chosen[1]) - 0.5, list(rows).index(chosen[0]) - 0.5)
         axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="C3", linewidth=2))
     axis.set_xticks(range(len(columns)), [f"{column:.4g}" for column in columns], fontsize=7)
-    axis.set_yticks(range(len(rows)), rows, fontsize=7)
+    axis.set_yticks(range(len(rows)), [literal(row) for row in rows], fontsize=7)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a colour scale: of the values that are numbers, 0 and 1 where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return min(known, default=0.0), max(known, default=1.0)
 
 
 def _title(variant: str) -> str:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from clarep_ray.analysis.calibration import DrawnNmi, Saturation, compare
+from clarep_ray.analysis.calibration import DrawnNmi, JudgeScore, Saturation, compare
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.models.classifiers import classifier_name
 
+LABEL_EXPLAINS = (
+    "features read with the label: the label is an input of the network, so that it can explain the NMI by itself, "
+    "whatever the image shows"
+)
+"""What stands beside every NMI of that reading."""
 FeatureMap = dict[tuple[str, float, str], DrawnNmi]
 """(feature layer, t_f, reading) -> NMI."""
 
@@ -31,6 +36,8 @@ class Score:
     accuracy: float
     """The classifiers' mean accuracy on its pictures; NaN without classifiers."""
     mean_k: float
+    images: int
+    """That all variants of the cell could be made of."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Findings:
     groups: dict[tuple[str, float], str] = field(default_factory=dict)
     """Under which name the parts of a layer and time are kept."""
     notes: list[str] = field(default_factory=list)
+    judges: list[JudgeScore] = field(default_factory=list)
+    """How well the classifiers read the originals."""
     saturation: Saturation | None = None
     feature_map: FeatureMap = field(default_factory=dict)
     """NMI of the originals."""
@@ -78,6 +87,12 @@ class Findings:
     def reading(self) -> str:
         """The reading that choices go by: without the label where that can be."""
         return self.readings[-1]
+
+    @property
+    def judges_fit(self) -> bool:
+        """Say whether the classifiers read the originals, on average over them."""
+        accuracy = float(np.mean([judge.accuracy for judge in self.judges])) if self.judges else 0.0
+        return bool(self.judges) and accuracy >= (1 + self.judges[0].chance) / 2
 
     @property
     def here(self) -> tuple[str, float]:
@@ -96,6 +111,8 @@ class Findings:
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Return the rows of every curve, as the CSV files and calibration.json have them."""
         made: dict[str, list[dict[str, Any]]] = {}
+        if self.judges:
+            made["judges"] = [asdict(judge) | {"fit": judge.fit} for judge in self.judges]
         if self.saturation is not None:
             made["saturation"] = _saturation_rows(self.saturation, self.config.classifiers)
         if self.feature_map:
@@ -114,6 +131,7 @@ class Findings:
         found = {name: float(value) for name, value in self.settings.items() if isinstance(value, int | float)}
         for reading, nmi in self.scores_here()["original"].nmi.items() if self.scores else ():
             found[f"original_nmi/{reading}"] = nmi.mean
+        found |= {f"judge_on_originals/{judge.name}": judge.accuracy for judge in self.judges}
         return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def curves(self) -> Iterator[tuple[str, int, float]]:
@@ -140,9 +158,17 @@ class Findings:
     def text(self) -> str:
         """Return the page as markdown."""
         title = f"# Calibration of {self.config.model.name}: {self.num_images} images, {self.num_draws} class draws"
-        lines = [self._time_line(), self._feature_line(), self._window_line(), self.time_verdict(), *self.notes]
+        lines = [
+            self._judge_line(),
+            self._time_line(),
+            self._feature_line(),
+            self._window_line(),
+            self.time_verdict(),
+            *self.notes,
+        ]
         page = [title, "", *(f"* {line}" for line in lines if line)]
-        return "\n".join([*page, "", *self._score_table()] if self.scores else page)
+        about = [f"NMI, label: of {LABEL_EXPLAINS}."] if "label" in self.readings else []
+        return "\n".join([*page, "", *self._score_table(), "", *about] if self.scores else page).rstrip()
 
     def time_verdict(self) -> str:
         """Say how the NMI at t_e compares with that of the times below and above, whatever the outcome."""
@@ -159,10 +185,18 @@ class Findings:
         for t, there in sorted(same.items()):
             if t != t_e:
                 parts.append("{:+.3f} ± {:.3f} against t_e = {:g}".format(*compare(same[t_e], there), t))
-        best = max(same, key=lambda t: same[t].mean)
+        best = max(same, key=lambda t: np.nan_to_num(same[t].mean, nan=-1.0))
         outcome = "the best of them" if best == t_e else f"not the best: t_e = {best:g} is"
         found = f"NMI at t_e = {t_e:g} is {same[t_e].mean:.3f} (chance {same[t_e].mean_chance:.3f}), {outcome}"
-        return f"{found} ({'; '.join(parts)})"
+        counts = sorted({nmi.num_samples for nmi in same.values()})
+        unequal = f"; not all of the same images: {', '.join(map(str, counts))}" if len(counts) > 1 else ""
+        return f"{found} ({'; '.join(parts)}){unequal}"
+
+    def _judge_line(self) -> str:
+        if not self.judges:
+            return ""
+        read = ", ".join(f"{judge.name} {judge.accuracy:.3f}" for judge in self.judges)
+        return f"the judges read the class of the originals themselves ({self.judges[0].images} images): {read}"
 
     def _time_line(self) -> str:
         found = self.saturation
@@ -194,13 +228,14 @@ class Findings:
 
     def _score_table(self) -> list[str]:
         readings = [title for name in self.readings for title in (f"NMI, {name}", "chance")]
-        titles = ["layer", "t_e", "variant", *readings, "class read", "mean k"]
+        titles = ["layer", "t_e", "variant", "images", *readings, "class read", "mean k"]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         for score in self.scores:
             drawn = [score.nmi[reading] for reading in self.readings]
             cells = [cell for nmi in drawn for cell in (nmi.shown, f"{nmi.mean_chance:.3f}")]
-            cells += [f"{score.accuracy:.3f}", f"{score.mean_k:.1f}"]
-            lines.append(f"| {' | '.join([score.layer, f'{score.t:g}', score.variant, *cells])} |")
+            cells += ["-" if np.isnan(score.accuracy) else f"{score.accuracy:.3f}", f"{score.mean_k:.1f}"]
+            first = [score.layer, f"{score.t:g}", score.variant, str(score.images)]
+            lines.append(f"| {' | '.join([*first, *cells])} |")
         return lines
 
 
@@ -227,9 +262,11 @@ def _score_row(score: Score) -> dict[str, Any]:
     for reading, nmi in score.nmi.items():
         row |= _columns(f"nmi_{reading}", nmi)
     accuracy = None if np.isnan(score.accuracy) else round(score.accuracy, 6)
-    return row | {"accuracy": accuracy, "mean_k": round(score.mean_k, 4)}
+    mean_k = None if np.isnan(score.mean_k) else round(score.mean_k, 4)
+    return row | {"accuracy": accuracy, "mean_k": mean_k, "images": score.images}
 
 
-def _columns(name: str, scores: DrawnNmi) -> dict[str, float | None]:
+def _columns(name: str, scores: DrawnNmi) -> dict[str, float | int | None]:
     columns = {"mean": scores.mean, "std": scores.std, "chance": scores.mean_chance}
-    return {f"{name}_{column}": None if np.isnan(value) else round(value, 6) for column, value in columns.items()}
+    known = {f"{name}_{column}": None if np.isnan(value) else round(value, 6) for column, value in columns.items()}
+    return known | {f"{name}_samples": scores.num_samples}

@@ -15,8 +15,14 @@ from clarep_ray.data.class_list import display_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMN_TITLES = {"": "canonical", "original": "original", "reconstruction": "reconstr.", "guidance": "guidance"}
-SHEET_COLUMNS = ("original", "reconstruction", "guidance", "")
+COLUMN_TITLES = {
+    "": "canonical",
+    "input": "input",
+    "original": "original",
+    "reconstruction": "reconstr.",
+    "guidance": "guidance",
+}
+SHEET_COLUMNS = ("input", "original", "reconstruction", "guidance", "")
 MAX_CLASSES, SAMPLES_PER_CLASS, CURVES = 20, 4, 40
 
 
@@ -32,16 +38,17 @@ def write_figures(output: ExtractionOutput) -> list[Path]:
 
 
 def contact_sheet(output: ExtractionOutput) -> Figure:
-    """Return original | reconstruction | guidance only | canonical for a few samples of each class."""
+    """Return input | original | reconstruction | guidance only | canonical, those that were kept, by class."""
     columns = [name for name in SHEET_COLUMNS if name in output.picture_names]
     titles = COLUMN_TITLES | ({} if output.what == "canonical" else {"": output.what})
     pictures = {name: output.pictures(name) for name in columns}
     classes = np.unique(output.labels)[:MAX_CLASSES]
     names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
     groups = [_first_of(output.labels, label) for label in classes]
-    figure, axes = blank_figure(
-        len(classes), SAMPLES_PER_CLASS, width=1.05 * len(columns) * SAMPLES_PER_CLASS + 0.6, height=1.12 * len(classes)
-    )
+    most = int(
+        np.median([len(chosen) for chosen in groups])
+    )  # most rows are full; where a class has fewer, it is white
+    figure, axes = blank_figure(len(classes), most, width=1.05 * len(columns) * most + 0.6, height=1.12 * len(classes))
     for row, chosen in zip(axes, groups, strict=True):
         for axis, index in zip(row, chosen, strict=False):
             axis.imshow(_strip([pictures[name][index] for name in columns]), interpolation="nearest")
@@ -96,13 +103,14 @@ def control_bars(table: SeedTable) -> Figure:
         1, len(table.columns), width=2.2 * len(table.columns) + 1.4, height=0.24 * len(rows) + 0.9
     )
     for axis, column in zip(axes[0], table.columns, strict=True):
-        pairs = [mean_std(table.values[row][column]) for row in rows]
+        pairs = [mean_std(cells) if (cells := table.values[row][column]) else (np.nan, 0.0) for row in rows]
         colours = ["C3" if row.startswith("clarid") else "C7" if row == "original" else "C0" for row in rows]
         means, deviations = zip(*pairs, strict=True)
         axis.barh(range(len(rows)), means, xerr=deviations, color=colours, height=0.7, error_kw={"linewidth": 0.8})
-        axis.set(xlim=(0, 1), title=column.replace("_", " "), yticks=[])
+        # The same limits everywhere: a panel that lacks its first rows would move the others up.
+        axis.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), title=column.replace("_", " "), yticks=[])
         axis.tick_params(labelsize=7)
-    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=7)
+    axes[0, 0].set_yticks(range(len(rows)), [literal(row) for row in rows], fontsize=7)
     return figure
 
 
@@ -116,6 +124,11 @@ def blank_figure(rows: int, columns: int, width: float, height: float) -> tuple[
     figure = Figure(figsize=(width, height), layout="constrained")
     axes: NDArray[Any] = figure.subplots(rows, columns, squeeze=False)
     return figure, axes
+
+
+def literal(name: str) -> str:
+    """Return a name as matplotlib writes it as it is: what stands between two `$` would be a formula."""
+    return name.replace("$", r"\$")
 
 
 def _first_of(labels: NDArray[np.int64], label: int) -> list[int]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from clarep_ray.config import DigitsConfig
 from clarep_ray.data.spurious_digits import SPLITS, DigitPicture, SpuriousDigits
 from clarep_ray.models import digit_classifier
+from clarep_ray.models.answers import NO_ANSWER
 from clarep_ray.models.digit_classifier import DigitClassifier, Target
 
 NUM_JUDGED = 500
@@ -30,12 +31,16 @@ class Verdict:
     """Share of the absolute pixel change that lies outside the digit's mask."""
 
 
-def judge(images: NDArray[np.uint8], originals: list[DigitPicture]) -> Verdict:
-    """Return the verdict on pictures (n, h, w, 3) made from the originals."""
+def judge(images: NDArray[np.uint8], originals: list[DigitPicture], valid: NDArray[np.bool_] | None = None) -> Verdict:
+    """Return the verdict on images (n, h, w, 3) made from the originals.
+
+    Where `valid` (n,) is false there is no image, only the black of one that was not finite: nothing is kept.
+    """
     labels = np.array([picture.label for picture in originals])
     kinds = np.array([picture.background_kind for picture in originals])
-    digits = digit_classifier.load("digit").predict(images)
-    backgrounds = digit_classifier.load("background").predict(images)
+    exists = np.ones(len(images), bool) if valid is None else valid
+    digits = np.where(exists, digit_classifier.load("digit").predict(images), NO_ANSWER)
+    backgrounds = np.where(exists, digit_classifier.load("background").predict(images), NO_ANSWER)
     foreign = kinds != labels
     return Verdict(
         class_kept=float((digits == labels).mean()),
@@ -43,6 +48,19 @@ def judge(images: NDArray[np.uint8], originals: list[DigitPicture]) -> Verdict:
         background_typical=float((backgrounds[foreign] == labels[foreign]).mean()) if foreign.any() else float("nan"),
         change_outside=change_outside(images, originals),
     )
+
+
+def accuracy_on_originals(originals: list[DigitPicture]) -> dict[str, float]:
+    """Return {what: share} of the originals' digits and backgrounds that the judges read: what to compare with."""
+    images = np.stack([picture.image for picture in originals])
+    answers = {
+        "digit": [picture.label for picture in originals],
+        "background": [picture.background_kind for picture in originals],
+    }
+    return {
+        target: float((digit_classifier.load(target).predict(images) == np.array(answers[target])).mean())
+        for target in digit_classifier.TARGETS
+    }
 
 
 def change_outside(images: NDArray[np.uint8], originals: list[DigitPicture]) -> float:

@@ -115,7 +115,7 @@ def extract_batch(batch: Batch, store: OutputStore, unit: int, stage: Stages[Any
     with stage("elbow and projection"):
         removal = choose_removal(triplets, settings)
         inputs = sampler.projection_inputs(inversion.x_t, triplets, removal, keys)
-        canonical = PROJECTIONS[settings.projection.mode](inputs)
+        canonical, norm_ratio = PROJECTIONS[settings.projection.mode](inputs), inputs.norm_ratio
     with stage("decode with guidance"):
         latents = sampler.decode(canonical, settings.decoding.guidance_scale)
     with stage("features"):
@@ -123,8 +123,9 @@ def extract_batch(batch: Batch, store: OutputStore, unit: int, stage: Stages[Any
     with stage(PIXELS):
         pictures = decode_images(model, latents).cpu().numpy()
     with stage(ENCODING):
+        status = [OK] * len(keys)
         found = CLARepBatch(
-            inversion, triplets, removal, canonical, latents, features, null_features, {}, [OK] * len(keys)
+            inversion, triplets, removal, canonical, latents, features, null_features, {}, status, norm_ratio
         )
         tensors = {"features": features, **spectrum_arrays(found)}
         arrays = {"samples": pictures} | {name: tensor.cpu().numpy() for name, tensor in tensors.items()}

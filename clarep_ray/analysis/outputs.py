@@ -19,7 +19,7 @@ from clarep_ray.data.pixels import open_own
 from clarep_ray.data.shards import Sample, read_npy, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, Store, as_store
 
-FIRST = ("original", "reconstruction", "guidance")
+FIRST = ("input", "original", "reconstruction", "guidance")
 MAX_SAMPLES = 5000
 """Enough for clusters, judges and pictures; with pictures of 256 pixels about a gigabyte."""
 

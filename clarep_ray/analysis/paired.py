@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class PairedDifference:
     p: float
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):  # a value is missing: no difference, and no p
+            return "-"
         return f"{self.mean:+.3f} +- {self.error:.3f} (p {self.p:.3f})"
 
 
@@ -43,11 +46,11 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for how many there are (Holm 1979), in their order."""
-    order = np.argsort(p_values)
-    corrected, largest = np.empty(len(p_values)), 0.0
+    """Return p values corrected for how many there are (Holm 1979), in their order; a NaN is no test and stays one."""
+    order = [place for place in np.argsort(p_values) if not math.isnan(p_values[place])]
+    corrected, largest = np.full(len(p_values), np.nan), 0.0
     for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
         corrected[place] = largest
     return corrected.tolist()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.figures import blank_figure, literal
 from clarep_ray.analysis.tables import mean_std, t_interval
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _curves(
             "capsize": 2,
             "elinewidth": 0.7,
         }
-        axis.errorbar(places, means, yerr=[low, high], label=label, **style)  # type: ignore[arg-type]
+        axis.errorbar(places, means, yerr=[low, high], label=literal(label), **style)  # type: ignore[arg-type]
         if best in chosen:
             place = chosen.index(best)
             axis.plot(places[place], means[place], "o", color="C3", markersize=9, fillstyle="none", markeredgewidth=1.6)
@@ -130,8 +130,8 @@ def _means(cells: Sequence[Sequence[float]]) -> tuple[list[float], list[float], 
 
 def _limits(table: SeedTable, column: str) -> tuple[float, float]:
     """Return an axis for what was measured: an interval of few seeds may reach beyond it, and is then cut."""
-    values = [value for cells in table.values.values() for value in cells[column]]
-    low, high = min(values), max(values)
+    values = [value for cells in table.values.values() for value in cells[column] if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 
@@ -154,5 +154,5 @@ def _dots(table: SeedTable, best: str | None) -> Figure:
         axis.set_xlim(*_limits(table, column))
         axis.grid(axis="x", alpha=0.25)
         axis.tick_params(labelsize=7)
-    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=7)
+    axes[0, 0].set_yticks(range(len(rows)), [literal(row) for row in rows], fontsize=7)
     return figure

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clarep_ray.cadistill.gathering import sum_over_workers, world_size
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.models.answers import NO_ANSWER, answers_of
 from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.models.students import Student
 
@@ -41,18 +42,12 @@ def validate(student: Student, pictures: Pictures, rank: int = 0, world: int = 1
     counts = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
         for pixels, labels in batches(pictures, rank, world, threads):
-            logits = student(pixels.to(device))
-            finite = logits.isfinite().all(1)
-            counts += torch.stack([right(logits, labels.to(device)).sum(), (~finite).sum()])
+            answers = answers_of(student(pixels.to(device)).float())
+            counts += torch.stack([(answers == labels.to(device)).sum(), (answers == NO_ANSWER).sum()])
     found, missing = sum_over_workers(counts).tolist()
     if missing == len(pictures):
         raise TrainingDiverged(f"not one of {len(pictures)} validation images has finite logits")
     return Validation(found / len(pictures), int(missing))
-
-
-def right(logits: Float[Tensor, " b c"], labels: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
-    """Return which images are answered right; never one with a logit that is no finite number."""
-    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
 def accuracy(student: Student, pictures: Pictures) -> float:

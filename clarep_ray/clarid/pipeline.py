@@ -66,6 +66,8 @@ class CLARepBatch:
     """name -> (clean latents, features, features read without the label)."""
     status: list[str]
     """`ok`, or why a sample has no result."""
+    norm_ratio: Float[Tensor, " b"] | None = None
+    """||x_t projected by Eq. 2|| / ||x_t||, whatever the run's own projection: what controls of the norm can show."""
 
 
 def clarid(
@@ -108,6 +110,7 @@ def clarid(
             nonfinite_decoding=finite(canonical_samples),
             nonfinite_features=finite(features),
         ),
+        norm_ratio=inputs.norm_ratio,
     )
 
 

@@ -38,6 +38,11 @@ class ProjectionInputs:
         """x_t without as many random orthonormal directions."""
         return project_out(self.x_t, leading(self.make_random(), self.num_removed))
 
+    @cached_property
+    def norm_ratio(self) -> Float[Tensor, " b"]:
+        """||canonical|| / ||x_t|| of each sample: what Eq. 2 leaves of the norm, and controls of the norm can show."""
+        return self.canonical.flatten(1).norm(dim=1) / self.x_t.flatten(1).norm(dim=1).clamp_min(1e-12)
+
     def scaled_like(self, x: Tensor, like: Tensor) -> Tensor:
         """Return x with the norm of `like`, sample by sample."""
         ratio = like.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1).clamp_min(1e-12)

@@ -19,7 +19,7 @@ from clarep_ray.analysis.calibration import Draws, draw_classes
 from clarep_ray.clarid.calibration import spread_times
 from clarep_ray.clarid.schedule import path_to
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE, CalibrateStage, CalibrationContext, Item
+from clarep_ray.cluster.calibrate_pieces import FEATURES, JUDGED, TWO_STAGE, CalibrateStage, CalibrationContext, Item
 from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
@@ -158,6 +158,12 @@ def _can_forget_the_class(model: Adapter) -> bool:
     except ValueError:
         return False
     return True
+
+
+def judged_items(session: Session) -> list[Item]:
+    """Return the pieces of what the judges read in the originals; none where nothing is judged."""
+    judged = session.config.classifiers and any(part != "features" for part in session.config.parts)
+    return [{"group": JUDGED} | piece for piece in _image_pieces(session, session.rows)] if judged else []
 
 
 def two_stage_items(session: Session, switches: Sequence[float]) -> list[Item]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clarep_ray.models.calibrator import Calibrator
 
 PARTS = "parts"
-TWO_STAGE, FEATURES = "two_stage", "features"
+JUDGED, TWO_STAGE, FEATURES = "judged", "two_stage", "features"
 Item = dict[str, Any]
 """One piece of work for an actor: its group and number, and what to do."""
 
@@ -112,6 +112,8 @@ def found_in(
     images, labels, keys = (_stand_in if "stand_in" in item else _decode)(context, item["rows"])
     if not labels:
         return [], {}
+    if item["group"] == JUDGED:
+        return labels, calibrator.judge(images)
     if item["group"] == FEATURES:
         return labels, calibrator.feature_map(images, labels, keys, item["layers"], item["times"])
     return labels, calibrator.project(images, labels, keys, item["cell"])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from clarep_ray import dotted
-from clarep_ray.analysis import calibration_figures as figures
-from clarep_ray.analysis.calibration import best_feature, best_window, find_saturation
-from clarep_ray.analysis.calibration_findings import FeatureMap, Findings, Score, as_csv
+from clarep_ray.analysis.calibration import best_feature, best_window, find_saturation, score_judge
+from clarep_ray.analysis.calibration_findings import LABEL_EXPLAINS, FeatureMap, Findings, Score, as_csv
 from clarep_ray.clarid.calibration import nearest_time, neighbour_times, spread_times
 from clarep_ray.cluster import calibrate as work
 from clarep_ray.cluster.calibrate import Session
-from clarep_ray.cluster.calibrate_pieces import FEATURES, TWO_STAGE
+from clarep_ray.cluster.calibrate_figures import calibration_figures
+from clarep_ray.cluster.calibrate_pieces import FEATURES, JUDGED, TWO_STAGE
 from clarep_ray.cluster.calibrate_scores import score_columns
 from clarep_ray.cluster.tracked import start_calibration
 from clarep_ray.config import CalibrateConfig
@@ -55,7 +55,12 @@ def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None])
     findings.notes += session.labels
     if len(session.draws) == 1:
         findings.notes.append(f"one class draw: no more classes than draws.classes ({session.config.draws.classes})")
+    if "null" not in findings.readings:
+        findings.notes.append(
+            f"{session.config.model.name} has no unconditional branch, so that every NMI is of {LABEL_EXPLAINS}"
+        )
     with start_calibration(session, preset) as run:
+        _judge_originals(session, findings, say)
         _first_phase(session, findings, say)
         if {"window", "interaction"} & set(session.config.parts):
             _second_phase(session, findings, say)
@@ -67,6 +72,29 @@ def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None])
         run.files(made)
     say(_epilogue(findings, preset, made, run.browse))
     return findings
+
+
+def _judge_originals(session: Session, findings: Findings, say: Callable[[str], None]) -> None:
+    """Ask the judges for the originals, before anything is read into what they say of samples."""
+    items = work.judged_items(session)
+    if not items:
+        return
+    work.run_items(session, items, say)
+    parts = session.context.parts
+    labels, read = parts.column(JUDGED, LABELS), parts.column(JUDGED, "read")
+    for number, name in enumerate(session.config.classifiers):
+        judge = score_judge(classifier_name(name), read[:, number], labels, len(session.class_names))
+        findings.judges.append(judge)
+        if judge.non_finite:
+            findings.notes.append(
+                f"the judge {judge.name} gives logits that are not finite for {judge.non_finite} of {judge.images} "
+                "originals; it reads no class there"
+            )
+        if not judge.fit:
+            findings.notes.append(
+                f"the judge {judge.name} reads {judge.accuracy:.0%} of the originals (guessing: {judge.chance:.0%}): "
+                "it is the problem, and what it reads in samples says nothing about the model"
+            )
 
 
 def _first_phase(session: Session, findings: Findings, say: Callable[[str], None]) -> None:
@@ -94,11 +122,15 @@ def _choose_time(session: Session, findings: Findings, switches: tuple[float, ..
     findings.saturation = found
     if found.risen:
         _set(findings, {"inversion.project_t": nearest_time(session.grid, found.project_t)})
-    else:
-        findings.notes.append(
-            "the accuracy of two-stage samples does not rise with t_e: the model's samples do not show their class; "
-            f"t_e stays at {config.inversion.project_t:g}"
-        )
+        return
+    why = (
+        "the model's samples do not show their class"
+        if findings.judges_fit
+        else "the judges do not read the originals either, so that nothing follows about the model's samples"
+    )
+    findings.notes.append(
+        f"the accuracy of two-stage samples does not rise with t_e: {why}; t_e stays at {config.inversion.project_t:g}"
+    )
 
 
 def _score_map(session: Session, group: str, prefix: str) -> FeatureMap:
@@ -197,7 +229,8 @@ def _score_cells(session: Session, cells: dict[str, dict[str, Any]]) -> list[Sco
             variant=name,
             nmi={reading: nmi[group, f"{name}/{reading}"] for reading in session.readings},
             accuracy=float(right.mean()) if right.size else float("nan"),
-            mean_k=float(removed.mean()),
+            mean_k=float(removed.mean()) if removed.size else float("nan"),
+            images=int(good.sum()),
         )
         scores.append(score)
     return scores
@@ -240,52 +273,10 @@ def _write(session: Session, findings: Findings) -> list[Path]:
         notes=findings.notes,
         tables=tables,
     )
-    for name, figure in _figures(session, findings).items():
+    for name, figure in calibration_figures(session, findings).items():
         figure.savefig(root / f"{name}.png", dpi=130)
         made.append(root / f"{name}.png")
     return [*made, root / "calibration.md", root / CALIBRATION]
-
-
-def _figures(session: Session, findings: Findings) -> dict[str, Any]:
-    names, made = session.class_names, dict[str, Any]()
-    if findings.saturation is not None:
-        judges = [classifier_name(name) for name in session.config.classifiers]
-        made["saturation"] = figures.saturation_curve(findings.saturation, judges)
-        shown = {f"t_e = {t:g}": f"{t:g}/pictures" for t in findings.saturation.times}
-        made["saturation_pictures"] = figures.picture_sheet(_pictures(session, TWO_STAGE), shown, names)
-    maps = {"feature_map": findings.feature_map, "canonical_map": findings.canonical_map}
-    for name, title in {"feature_map": "originals", "canonical_map": "Canonical Samples"}.items():
-        if maps[name]:
-            made[name] = figures.feature_heat_maps(maps[name], findings.feature_cell, title)
-    if "window" in session.config.parts:
-        scores = findings.scores_here()
-        made["window"] = figures.window_curves(scores, findings.settings["spectrum.num_directions"])
-        shown = {variant: f"{variant}/pictures" for variant in scores}
-        made["window_pictures"] = figures.picture_sheet(
-            _pictures(session, findings.groups[findings.here]), shown, names
-        )
-    if "interaction" in session.config.parts:
-        made["interaction"] = figures.interaction_maps(findings.scores, findings.here, findings.reading)
-        made["interaction_pictures"] = _time_pictures(session, findings)
-    return {name: figure for name, figure in made.items() if figure is not None}
-
-
-def _pictures(session: Session, group: str) -> dict[str, Any]:
-    """Return the arrays of a group's part 0, which alone keeps pictures; nothing where none of it could be read."""
-    number, arrays = session.context.parts.first(group)
-    return arrays if number == 0 else {}
-
-
-def _time_pictures(session: Session, findings: Findings) -> Any:
-    """Return originals and Canonical Samples of the same images for every t_e of the chosen layer."""
-    layer, variant = findings.here[0], f"M={session.config.spectrum.num_directions}"
-    arrays, shown = dict[str, Any](), {"original": "original/pictures"}
-    for t in sorted({score.t for score in findings.scores if score.layer == layer}):
-        first = _pictures(session, findings.groups[layer, t])
-        names = {"original/pictures": "original/pictures", f"{t:g}/pictures": f"{variant}/pictures", LABELS: LABELS}
-        arrays |= {name: first[source] for name, source in names.items() if source in first}
-        shown[f"t_e = {t:g}"] = f"{t:g}/pictures"
-    return figures.picture_sheet(arrays, shown, session.class_names)
 
 
 def _epilogue(findings: Findings, preset: str, made: list[Path], uri: str | None) -> str:

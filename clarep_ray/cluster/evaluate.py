@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -143,6 +142,10 @@ def _frozen(benchmark: Benchmark, attacked: bool) -> tuple[str, dict[str, int]]:
         rows = benchmark.rows(part)
         if attacked:
             require_attackable(benchmark, rows)
+        if not rows:
+            raise ValueError(
+                f"benchmarks.names: {benchmark.name} has no image in its slice {part!r}; valid: one or more"
+            )
         sizes[part] = len(rows)
         for row in rows:
             total.update(f"{part}\0{row.key}\0{row.labels}\n".encode())
@@ -167,30 +170,45 @@ def _check(
         raise ValueError(f"benchmarks.{error}") from None
     stored = dict[str, int]()
     for name, benchmark in benchmarks.items():
-        row, opened = _readable(benchmark, views)
+        opened = _readable(benchmark, views)
         if benchmark.stored_at_final_size:
-            stored[name] = min(opened.size)
+            stored[name] = min(opened[0][1].size)
         for which, model, view, found in zip(weights, models, views, matches, strict=True):
-            image = view.of(opened, benchmark.stored_at_final_size)
-            _check_reads(which, as_benchmark(model, found[name]), benchmark, row, image)
+            _check_reads(which, as_benchmark(model, found[name]), benchmark, view, opened)
     for name in config.attacks.names:
         for target in config.attacked:
             _check_attack(build_attack(name, config.attacks), benchmarks[target])
     return views, stored, [{name: protocol(each) for name, each in found.items()} for found in matches]
 
 
-def _check_reads(weights: str, model: nn.Module, benchmark: Benchmark, row: Row, image: NDArray[np.uint8]) -> None:
-    try:
-        clean_columns(model, benchmark, [row], np.stack([image]))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"classifier.weights: {weights!r} cannot read the pictures {image.shape} of {benchmark.name}: {error}"
-        ) from None
+def _check_reads(
+    weights: str, model: nn.Module, benchmark: Benchmark, view: View, opened: Sequence[tuple[Row, Image.Image]]
+) -> None:
+    """Raise ValueError for a classifier that cannot read a benchmark, or answers none of a few of its images."""
+    for row, image in opened:
+        pixels = view.of(image, benchmark.stored_at_final_size)
+        try:
+            columns = clean_columns(model, benchmark, [row], np.stack([pixels]))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"classifier.weights: {weights!r} cannot read the images {pixels.shape} of {benchmark.name}: {error}"
+            ) from None
+        if not columns["non_finite"].any():
+            return
+    raise ValueError(no_answers(weights, benchmark.name, len(opened)))
 
 
-def _readable(benchmark: Benchmark, views: Sequence[View]) -> tuple[Row, Image.Image]:
-    """Return the first row whose image every classifier can be given, and the image as it is stored."""
-    part = benchmark.slices()[0]
+def no_answers(weights: str, benchmark: str, images: int) -> str:
+    """Say that a classifier answers nothing."""
+    return (
+        f"classifier.weights: {weights!r} answers none of {images} images of {benchmark}: all have a logit that is not "
+        "finite (NaN or infinite); valid: weights without such numbers"
+    )
+
+
+def _readable(benchmark: Benchmark, views: Sequence[View]) -> list[tuple[Row, Image.Image]]:
+    """Return a few of the first images of the first slice that every classifier can be given, as they are stored."""
+    part, found = benchmark.slices()[0], list[tuple[Row, Image.Image]]()
     for row in benchmark.rows(part)[:TRIED_ROWS]:
         try:
             opened = benchmark.open(row)
@@ -198,8 +216,10 @@ def _readable(benchmark: Benchmark, views: Sequence[View]) -> tuple[Row, Image.I
                 view.of(opened, benchmark.stored_at_final_size)
         except RejectedImage:
             continue
-        return row, opened
-    raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} pictures of {part!r} can be read")
+        found.append((row, opened))
+    if not found:
+        raise ValueError(f"{benchmark.name}: not one of the first {TRIED_ROWS} images of {part!r} can be read")
+    return found
 
 
 def _check_attack(attack: Attack, benchmark: Benchmark) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from clarep_ray.cluster.evaluate import Session
+from clarep_ray.cluster.evaluate import Session, no_answers
 from clarep_ray.cluster.evaluate_units import CLEAN
 from clarep_ray.robustness import results as found_in
 from clarep_ray.robustness.results import Cell, Verdicts
-from clarep_ray.robustness.statistics import TABLES, ResultTable, paper_table
+from clarep_ray.robustness.statistics import TABLES, Figure, ResultTable, paper_table
 from clarep_ray.robustness.trust import Finding
 
 ROLES = ("evaluated", "compared")
 """What the classifiers are called where names must not depend on folders."""
 SHARE = 100
 """Accuracies are shares in files and percent in tables."""
+OF_THE_SAME_IMAGES = "clean"
+"""Below an attack's metric: the accuracy of the same images without it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Found:
     rejects: dict[str, int]
 
     @cached_property
-    def figures(self) -> dict[str, dict[str, list[float]]]:
+    def figures(self) -> dict[str, dict[str, Figure]]:
         return {model: found_in.figures(results, self.session.benchmarks) for model, results in self.results.items()}
 
     def by_model(self, table: Callable[[dict[Cell, Verdicts]], found_in.Table]) -> found_in.Table:
@@ -56,33 +58,62 @@ def result_tables(found: Found) -> dict[str, ResultTable]:
     return tables
 
 
-def _slice_table(found: Found, figures: Mapping[str, Mapping[str, Sequence[float]]], benchmark: str) -> ResultTable:
+def _slice_table(found: Found, figures: Mapping[str, Mapping[str, Figure]], benchmark: str) -> ResultTable:
     attacks = found_in.attacks_on(next(iter(found.results.values())), benchmark)
-    rows: dict[str, dict[str, list[float]]] = {}
+    rows: dict[str, dict[str, Figure]] = {}
     for model, known in figures.items():
-        clean = {
-            key: known[key] for key in known if key.startswith(f"{benchmark}/") and key.split("/")[-1] not in attacks
-        }
-        for key, values in clean.items():
-            if key != f"{benchmark}/top1":  # `clean` is the same
+        for key, figure in known.items():
+            mine = key.startswith(f"{benchmark}/") and figure.clean is None
+            if mine and key != f"{benchmark}/top1":  # `clean` is the same
                 whole = benchmark if key == f"{benchmark}/{CLEAN}" else key
-                cells = {CLEAN: values, **{attack: known.get(f"{whole}/{attack}", ()) for attack in attacks}}
+                under = {attack: known[f"{whole}/{attack}"] for attack in attacks if f"{whole}/{attack}" in known}
                 line = f"{model}: {'all' if whole == benchmark else key.removeprefix(f'{benchmark}/')}"
-                rows[line] = {column: [SHARE * value for value in share] for column, share in cells.items()}
-    return ResultTable(benchmark, (CLEAN, *attacks), rows)
+                rows[line] = {CLEAN: figure, **under}
+    return ResultTable(benchmark, (CLEAN, *attacks), rows).over_the_same_images(CLEAN)
+
+
+def non_finite_images(results: Mapping[Cell, Verdicts]) -> dict[str, int]:
+    """Return {benchmark/slice/attack/seed: images with a logit that is not finite}, where there are any."""
+    return {
+        f"{cell.benchmark}/{cell.part}/{cell.attack}/{cell.seed}": int(verdicts.non_finite.sum())
+        for cell, verdicts in results.items()
+        if verdicts.non_finite.any()
+    }
+
+
+def require_answers(found: Found) -> None:
+    """Raise ValueError where all logits of a classifier on a benchmark are of no use: there is nothing to report."""
+    for weights, results in zip(found.session.config.classifier.all_weights, found.results.values(), strict=True):
+        for benchmark in found.session.benchmarks:
+            clean = [v for cell, v in results.items() if (cell.benchmark, cell.attack) == (benchmark, CLEAN)]
+            images, bad = sum(len(v.right) for v in clean), sum(int(v.non_finite.sum()) for v in clean)
+            if images and bad == images:
+                raise ValueError(no_answers(weights, benchmark, images))
 
 
 def tracked_metrics(found: Found, cost: Mapping[str, float]) -> dict[str, float]:
-    """Return means over seeds, failed trust checks, and the speed of this process, under names that no folder changes.
+    """Return means over seeds, failed trust checks where any was run, and the speed of this process.
 
-    `benchmark/slice`, and `benchmark/slice/attack/budget` with the budget as eps / 255 (cw: its c); of the second
-    classifier the same below `compared/`.
+    Names hold no folder: `benchmark/slice`, and `benchmark/slice/attack/budget` (eps / 255, or c of cw), which saw
+    `images/benchmark/slice/attack` images; `benchmark/slice/attack/clean` is their accuracy without it. `non_finite`
+    counts images with a logit that is not finite, without an attack. Of the second classifier the same below
+    `compared/`.
     """
     metrics = {f"speed/{name}": value for name, value in cost.items() if cost["wall_s"]}
     for role, (model, figures) in zip(ROLES, found.figures.items(), strict=False):
         prefix = "" if role == ROLES[0] else f"{role}/"
-        metrics |= {f"{prefix}{_with_budget(found, key)}": float(np.mean(values)) for key, values in figures.items()}
-        metrics[f"{prefix}trust_failed"] = float(sum(not finding.passed for finding in found.trust.get(model, [])))
+        means = {key: float(np.mean(figure.values)) for key, figure in figures.items()}
+        metrics |= {f"{prefix}{_with_budget(found, key)}": mean for key, mean in means.items() if np.isfinite(mean)}
+        metrics |= {
+            f"{prefix}{key}/{OF_THE_SAME_IMAGES}": figure.clean
+            for key, figure in figures.items()
+            if figure.clean is not None and np.isfinite(figure.clean)
+        }
+        metrics |= {f"{prefix}images/{key}": float(figure.images) for key, figure in figures.items()}
+        clean = [v.non_finite.sum() for cell, v in found.results[model].items() if cell.attack == CLEAN]
+        metrics[f"{prefix}non_finite"] = float(sum(clean))
+        if model in found.trust:  # none failed and none was run are not the same
+            metrics[f"{prefix}trust_failed"] = float(sum(not finding.passed for finding in found.trust[model]))
     return metrics
 
 
@@ -102,8 +133,13 @@ def report_text(found: Found) -> str:
             f"L-inf budget {attacks.eps_255:g}/255 (cw: L2, c = {attacks.cw.c:g}); {attacks.implementation} attacks.",
             "",
         ]
-    lines += [*_label_lines(found), *view_lines(found.session), "", *_trust_lines(found), *_reject_lines(found)]
-    lines += ["Accuracy in percent; of several seeds mean +- standard deviation.", ""]
+    lines += [*_label_lines(found), *view_lines(found.session), ""]
+    lines += [*_trust_lines(found), *_reject_lines(found), *_non_finite_lines(found)]
+    lines += [
+        "Accuracy in percent; of several seeds mean +- standard deviation; in parentheses how many images it is over. "
+        "Clean accuracy beside an attack is that of the attack's images.",
+        "",
+    ]
     for table in result_tables(found).values():
         lines += [table.markdown(), ""]
     return "\n".join([*lines, *_paired_lines(found)]).rstrip()
@@ -151,13 +187,28 @@ def _label_lines(found: Found) -> Iterator[str]:
     yield ""
 
 
+def _non_finite_lines(found: Found) -> Iterator[str]:
+    """Say which answers are no answers; without attack and under it apart, for there an attack may have done it."""
+    for model, results in found.results.items():
+        for attacked, what in ((False, "without an attack"), (True, "as an attack left them (all seeds)")):
+            some = [v for cell, v in results.items() if (cell.attack != CLEAN) == attacked]
+            bad, images = sum(int(v.non_finite.sum()) for v in some), sum(len(v.right) for v in some)
+            if bad:
+                yield from (
+                    f"{model}: {bad} of {images} images {what} give logits that are not finite (NaN or infinite); "
+                    "they count as wrong.",
+                    "",
+                )
+
+
 def _paired_lines(found: Found) -> Iterator[str]:
     if not found.paired:
         return
     first, second = found.results
-    yield f"| {first} less {second} | difference | only {first} | only {second} | McNemar p |"
-    yield "|---|---|---|---|---|"
+    yield f"| {first} less {second} | images | difference | only {first} | only {second} | McNemar p |"
+    yield "|---|---|---|---|---|---|"
     for row in found.paired:
         where = f"{row['benchmark']}/{row['slice']}/{row['attack']}, seed {row['seed']}"
         difference = f"{SHARE * row['difference']:+.1f}"
-        yield f"| {where} | {difference} | {row['only_first']} | {row['only_second']} | {row['p_value']:.2g} |"
+        counts = f"{row['count']} | {difference} | {row['only_first']} | {row['only_second']}"
+        yield f"| {where} | {counts} | {row['p_value']:.2g} |"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,11 +14,21 @@ import pyarrow as pa
 from clarep_ray.analysis import evaluation_figures as pictures
 from clarep_ray.analysis.calibration_findings import as_csv
 from clarep_ray.cluster.evaluate import Session, open_session, run_units, trust_units, verdict_units
-from clarep_ray.cluster.evaluate_findings import ROLES, Found, report_text, result_tables, tracked_metrics, view_lines
+from clarep_ray.cluster.evaluate_findings import (
+    ROLES,
+    Found,
+    non_finite_images,
+    report_text,
+    require_answers,
+    result_tables,
+    tracked_metrics,
+    view_lines,
+)
 from clarep_ray.cluster.evaluate_units import CLEAN, Unit
 from clarep_ray.cluster.tracked import start_evaluation
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.owner import owned
+from clarep_ray.data.plain_json import plain_json, without_nan
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verdicts import write_verdict_table
 from clarep_ray.robustness import results as found_in
@@ -47,6 +56,7 @@ def _evaluate(config: EvaluateConfig, preset: str, say: Callable[[str], None]) -
         units = verdict_units(session)
         cost = run_units(session, units, say)
         found = _collect(session, trust, units)
+        require_answers(found)
         record = _record(found)
         made = _write(found, record)
         run.metrics(tracked_metrics(found, cost))
@@ -63,7 +73,7 @@ def _trust(session: Session, say: Callable[[str], None]) -> dict[str, list[Findi
     parts = session.context.parts
     trust = {session.names[unit.role]: [Finding(**row) for row in parts.findings(unit.name)] for unit in units}
     record = {model: [vars(finding) for finding in findings] for model, findings in trust.items()}
-    OutputStore(Path(session.config.output)).put(TRUST_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    OutputStore(Path(session.config.output)).put(TRUST_FILE, plain_json(record))
     for model, findings in trust.items():
         passed = sum(finding.passed for finding in findings)
         say(f"trust {model}: {passed} of {len(findings)} checks passed")
@@ -111,6 +121,7 @@ def _verdicts(table: pa.Table, attacked: bool) -> Verdicts:
         keys=table["key"].to_pylist() if attacked else (),
         labels=table["label"].to_numpy(),
         right=np.asarray(table["right"].to_numpy(), dtype=bool),
+        non_finite=np.asarray(table["non_finite"].to_numpy(), dtype=bool),
         num_gradients=_total(table["num_gradients"]),
         num_queries=_total(table["num_queries"]),
     )
@@ -122,18 +133,25 @@ def _total(column: pa.ChunkedArray) -> int:
 
 def _record(found: Found) -> dict[str, Any]:
     session = found.session
-    return {
+    record: dict[str, Any] = {
         "fingerprint": session.fingerprint,
         "models": dict(zip(ROLES, session.names, strict=False)),
         "labels": session.labels,
         "views": {model: asdict(view) for model, view in session.views.items()},
         "rejects": found.rejects,
         "trust": {model: [vars(finding) for finding in findings] for model, findings in found.trust.items()},
-        "figures": found.figures,
+        "non_finite": {model: non_finite_images(results) for model, results in found.results.items()},
+        "figures": {model: {key: list(f.values) for key, f in known.items()} for model, known in found.figures.items()},
+        "images": {model: {key: f.images for key, f in known.items()} for model, known in found.figures.items()},
+        "clean_of_the_same_images": {
+            model: {key: f.clean for key, f in known.items() if f.clean is not None}
+            for model, known in found.figures.items()
+        },
         "slices": found.by_model(found_in.slice_table),
         "paired": found.paired,
         "classes": _with_names(found, found.by_model(found_in.class_table)),
     }
+    return without_nan(record)
 
 
 def _with_names(found: Found, rows: found_in.Table) -> found_in.Table:
@@ -146,7 +164,7 @@ def _write(found: Found, record: Mapping[str, Any]) -> list[Path]:
     """Write JSON, CSV, pictures and the page of text; return their paths."""
     root = Path(found.session.config.output)
     store, tables, made = OutputStore(root), result_tables(found), dict[str, bytes]()
-    made[RESULTS] = (json.dumps(record, indent=1) + "\n").encode()
+    made[RESULTS] = plain_json(record)
     made |= {f"{name}.csv": table.csv().encode() for name, table in tables.items()}
     made |= {f"{name}.csv": as_csv(record[name]) for name in ("slices", "paired", "classes") if record[name]}
     made[REPORT] = (report_text(found) + "\n").encode()
@@ -177,8 +195,8 @@ def _bars(found: Found, benchmark: str) -> dict[str, dict[str, dict[str, picture
     """Return each slice's accuracies with their intervals, under each attack with its first seed."""
     bars: dict[str, dict[str, dict[str, pictures.Bar]]] = {}
     for row in found.by_model(found_in.slice_table):
-        if row["benchmark"] == benchmark:
-            bar = (row["accuracy"], row["low"], row["high"])
+        if row["benchmark"] == benchmark and row["count"]:
+            bar = pictures.Bar(row["accuracy"], row["low"], row["high"], row["count"], row["clean"])
             bars.setdefault(row["model"], {}).setdefault(row["slice"], {}).setdefault(row["attack"], bar)
     return bars
 

@@ -207,7 +207,7 @@ class Evaluator:
             found = clean_columns(model, benchmark, rows, images, running, self.device)
             return {**found, "right": found["correct"]}
         attack = build_attack(unit.attack, self.config.attacks, running)
-        found = attack_columns(model, attack, benchmark, rows, images, self.device)
+        found = attack_columns(model, attack, benchmark, rows, images, running, self.device)
         return {**found, "right": found["robust"]}
 
     def findings(self, unit: Unit, rows: Sequence[Row], images: NDArray[np.uint8]) -> list[Finding]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clarep_ray import dotted, tracking
 from clarep_ray.analysis.figures import control_bars, write_figures
@@ -18,11 +19,17 @@ from clarep_ray.cluster.extract import extract, open_extraction
 from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.durable import write_file
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
 SUMMARY = "summary.json"
 CONTROL_SEEDS = 3
+OF_THE_NORM = ("clarid", "shrink", "random_shrink", "restore_norm")
+"""Projection modes whose latent differs from another's by the norm that Eq. 2 takes away, or that have that norm."""
+LEAST_CHANGE = 0.05
+"""Share of its norm that a latent must lose before a control of the norm could show anything."""
+NORM_RATIO = "norm_ratio"
 CONTROL_COLUMNS = ("nmi", "nmi_null", "class_kept", "background_kept", "background_typical", "change_outside")
 
 
@@ -46,9 +53,11 @@ def _write_summary(store: Store, summary: dict[str, Any]) -> Path:
     """Write `summary.json` and return it; where nothing was left to do, that of the process that did the work stays."""
     path = store.desk / SUMMARY
     earlier = None if summary["num_actors"] else _read_summary(store)
-    stays = earlier is not None and json.dumps(earlier["metrics"]) == json.dumps(summary["metrics"])
-    if not stays or not path.is_file():
-        write_file(path, (json.dumps(earlier if stays else summary, indent=1) + "\n").encode())
+    kept = summary
+    if earlier is not None and plain_json(earlier["metrics"]) == plain_json(summary["metrics"]):
+        kept = earlier
+    if kept is summary or not path.is_file():
+        write_file(path, plain_json(kept))
         store.upload(SUMMARY)
     return path
 
@@ -92,7 +101,7 @@ def _epilogue(
     ]
     if "median_num_removed" in metrics:
         lines.append(
-            f"median k {metrics['median_num_removed']:.0f}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
+            f"median k {metrics['median_num_removed']:g}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "
             f"{metrics['mean_num_products']:.0f} products per sample"
         )
     if "mean_round_trip_error" in metrics:
@@ -123,24 +132,52 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
     extras = ("original", *(f"{mode}@{scale:g}" for scale in scales for mode in PROJECTION_MODES))
     with start_controls(config, preset) as run:
         values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        ratios, chances = list[float](), list[float]()
         for seed in range(config.seed, config.seed + CONTROL_SEEDS):
             metrics = _controls_of_seed(config, preset, seed, extras, run.id, say)
             for name, column in product(extras, CONTROL_COLUMNS):
                 key = f"{column}/{name}" if column.startswith("nmi") else f"judge/{name}/{column}"
                 values[name][column].append(metrics.get(key, float("nan")))
-        table = SeedTable("projection@guidance", CONTROL_COLUMNS, values)
-        write_file(root / "controls.md", f"{table.markdown()}\n".encode())
+            ratios.append(metrics["mean_norm_ratio"])
+            chances.append(metrics.get("nmi_chance", float("nan")))
+            for name in extras:
+                values[name][NORM_RATIO] += [ratios[-1]] if name.partition("@")[0] in OF_THE_NORM else []
+        table = SeedTable("projection@guidance", (*CONTROL_COLUMNS, NORM_RATIO), values)
+        text = f"{table.markdown()}\n\n{about_the_norm(ratios)}"
+        if np.isfinite(chances).all():
+            text += f"\n\nNMI by chance, with shuffled labels: {mean_std(chances)[0]:.3f}."
+        write_file(root / "controls.md", f"{text}\n".encode())
         write_file(root / "controls.csv", table.csv().encode())
         control_bars(table).savefig(root / "controls.png", dpi=130)
         run.metrics(
-            {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in values.items() for column in cells}
+            {
+                f"{column}/{row}": mean_std(found)[0]
+                for row, cells in values.items()
+                for column, found in cells.items()
+                if np.isfinite(found).all() and found
+            }
         )
-        run.note(f"Mean and standard deviation over {CONTROL_SEEDS} seeds\n\n{table.markdown()}")
+        run.note(f"Mean and standard deviation over {CONTROL_SEEDS} seeds\n\n{text}")
         run.files(root / name for name in ("controls.md", "controls.csv", "controls.png"))
-    say(f"\n{table.markdown()}\n\ntable and picture: {root}/controls.md, controls.csv, controls.png")
+    say(f"\n{text}\n\ntable and picture: {root}/controls.md, controls.csv, controls.png")
     if run.browse:
         say(f"browse: {run.browse}")
     return table
+
+
+def about_the_norm(ratios: Sequence[float]) -> str:
+    """Return what to know of ||x_t projected by Eq. 2|| / ||x_t||, of which there is one mean for each seed."""
+    mean = mean_std(ratios)[0]
+    text = (
+        f"norm_ratio: ||x_t projected by Eq. 2|| / ||x_t||, {mean:.3f} in the mean; `shrink` and `random_shrink` have "
+        "the norm of Eq. 2, `restore_norm` has that of x_t."
+    )
+    if 1 - mean < LEAST_CHANGE:
+        text += (
+            f" The norm changes by {1 - mean:.1%} alone: these controls have no power here, and that nothing follows "
+            "from the norm says nothing."
+        )
+    return text
 
 
 def _controls_of_seed(

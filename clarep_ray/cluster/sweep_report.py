@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster.sweep_rows import Row, best_trial, by_trial, metric_names, trials_csv
 from clarep_ray.cluster.sweep_study import Study
 from clarep_ray.config import Point, SearchConfig
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import OutputStore
 from clarep_ray.presets import Sweep
 
@@ -42,7 +42,7 @@ def publish(
     summary |= {"metrics": metric_names(rows), "seeds": list(search.seeds), "best": _best(rows, best, metric)}
     summary |= {"status": dict(Counter(row.status for row in rows))}
     store.put(TRIALS, trials_csv(rows, fields).encode())
-    store.put(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    store.put(SUMMARY, plain_json(summary))
     if best is None:
         reasons = "; ".join(dict.fromkeys(row.reason for row in rows if row.reason))
         raise RuntimeError(f"no trial is good with every seed; {root / TRIALS} holds them all: {reasons[:500]}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clarep_ray.config import Point
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import OutputStore
 
 ROWS, POINTS, CLAIMS = "rows", "points", "claims"
@@ -37,8 +38,7 @@ class Row:
 
 def commit_row(root: Path, row: Row) -> None:
     """Write a row in one step: from then on its trial is not run again with this seed."""
-    text = json.dumps(asdict(row), indent=1) + "\n"
-    OutputStore(root).put(f"{ROWS}/{row.key}.json", text.encode())
+    OutputStore(root).put(f"{ROWS}/{row.key}.json", plain_json(asdict(row)))
 
 
 def read_row(root: Path, key: str) -> Row | None:
@@ -48,7 +48,9 @@ def read_row(root: Path, key: str) -> Row | None:
 
 
 def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"point": point_of(record["point"])}
+    """Return a record as it was before JSON, which has no tuples and null for a metric that is no number."""
+    metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
+    return record | {"point": point_of(record["point"]), "metrics": metrics}
 
 
 def point_of(record: Mapping[str, Any]) -> Point:

@@ -69,7 +69,7 @@ from clarep_ray.config.extract import (
     SpectrumConfig,
 )
 from clarep_ray.config.output import OutputConfig, OutputKind
-from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
+from clarep_ray.config.projection import INPUT, PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.report import ReportConfig
 from clarep_ray.config.search import Block, Point, Range, SearchConfig, SearchMethod, Space
 from clarep_ray.config.student import (
@@ -87,6 +87,7 @@ from clarep_ray.config.train_cdm import DitSizes, TrainCdmConfig, UnetSizes
 
 __all__ = [
     "CALIBRATION_PARTS",
+    "INPUT",
     "METHODS_WITH_CLAREPS",
     "PROJECTION_MODES",
     "SOLVER_NAMES",

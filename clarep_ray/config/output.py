@@ -7,7 +7,7 @@ from typing import Literal
 
 from clarep_ray.config.checks import require
 from clarep_ray.config.location import VALID, is_url, parse_s3
-from clarep_ray.config.projection import parse_extra
+from clarep_ray.config.projection import UNPROJECTED, parse_extra
 from clarep_ray.dotted import EXECUTION, WHERE, check_types
 
 OutputKind = Literal["canonical", "features", "samples"]
@@ -22,7 +22,8 @@ class OutputConfig:
     what: OutputKind = "canonical"
     """canonical: Canonical Samples. features: features of the originals alone. samples: class samples from noise."""
     extras: tuple[str, ...] = ()
-    """More pictures per sample: original, reconstruction, guidance, or MODE@SCALE for a projection control."""
+    """More images per sample: input (as read), original (decode(encode(input)): another image where the model works on
+    latents), reconstruction, guidance, or MODE@SCALE for a projection control."""
     keep_spectrum: bool = False
     """Keep x_{t_e}, singular values and right vectors as a side-car, for --output.from-spectrum."""
     from_spectrum: str | None = field(default=None, metadata=WHERE)
@@ -43,7 +44,7 @@ class OutputConfig:
 
     def _check_other_kinds(self) -> None:
         """Refuse what only CLARID has: a spectrum, and pictures projected and decoded from the same latent."""
-        allowed = ("original",) if self.what == "features" else ()
+        allowed = UNPROJECTED if self.what == "features" else ()
         valid = f"{', '.join(allowed) or 'none'} where output.what is {self.what}"
         require(set(self.extras) <= set(allowed), "output.extras", self.extras, valid)
         valid = f"off where output.what is {self.what}"

@@ -20,6 +20,10 @@ ProjectionMode = Literal[
     "centred",
 ]
 PROJECTION_MODES: tuple[str, ...] = typing.get_args(ProjectionMode)
+INPUT, ORIGINAL = "input", "original"
+"""The image as it was read (decoded, resized, cropped), and as the model holds it: decode(encode(image)), which is the
+same for models of pixels alone."""
+UNPROJECTED = (INPUT, ORIGINAL)
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,18 @@ class Extra:
 
 
 def parse_extra(name: str) -> Extra | None:
-    """Return what an `output.extras` entry stands for; None for `original`, which needs no projection.
+    """Return what an `output.extras` entry stands for; None for those of UNPROJECTED, which are decoded from no x_t.
 
     Raises ValueError naming the entry and the valid ones.
     """
-    if name == "original":
+    if name in UNPROJECTED:
         return None
     if name == "reconstruction":
         return Extra(name, "none", 1.0)
     if name == "guidance":
         return Extra(name, "none", None)
     mode, _, scale = name.partition("@")
-    valid = f"original, reconstruction, guidance, or MODE@SCALE with MODE one of {', '.join(PROJECTION_MODES)}"
+    valid = f"input, original, reconstruction, guidance, or MODE@SCALE with MODE one of {', '.join(PROJECTION_MODES)}"
     require(mode in PROJECTION_MODES, "output.extras", name, valid)
     try:
         return Extra(name, mode, float(scale))

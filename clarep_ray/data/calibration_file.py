@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.untrusted import read_json_object
 
@@ -46,7 +46,7 @@ def write_calibration(
         "notes": list(notes),
         "curves": dict(tables),
     }
-    store.put(CALIBRATION, (json.dumps(record, indent=1) + "\n").encode())
+    store.put(CALIBRATION, plain_json(record))
 
 
 def read_calibration(path: str) -> dict[str, Any]:

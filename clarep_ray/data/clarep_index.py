@@ -47,9 +47,11 @@ INDEX_SCHEMA = pa.schema(
         ("max_residual", pa.float64()),
         ("num_products", pa.int64()),
         ("round_trip_error", pa.float64()),
+        ("norm_ratio", pa.float64()),
         ("gate", pa.string()),
         ("gate_faults", pa.string()),
         ("gate_remedy", pa.string()),
+        ("gate_input_votes", pa.float64()),
     ]
 )
 

@@ -35,6 +35,8 @@ SPECTRUM_ARRAYS = (
 """What a spectrum side-car holds: everything that is needed to decode again without a new SVD."""
 GATE_FIELDS = ("gate", "gate_faults", "gate_remedy")
 """What a record says where the quality gate was on (`models/quality_gate.py`)."""
+GATE_INPUT = "gate_input_votes"
+"""And where it had classifiers: the share of them that read the class in the input itself."""
 
 
 NO_POISON: Mapping[int, str] = {}
@@ -222,7 +224,7 @@ def _index_entry(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
 def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a sample's numbers, of the inversion and of the spectrum where there was one."""
     slot = record["slot"]
-    found: dict[str, Any] = {name: record[name] for name in GATE_FIELDS if name in record}
+    found: dict[str, Any] = {name: record[name] for name in (*GATE_FIELDS, GATE_INPUT) if name in record}
     if "round_trip_error" in arrays:
         found["round_trip_error"] = _float(arrays["round_trip_error"][slot])
     if "num_removed" in arrays:
@@ -233,6 +235,7 @@ def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
             "ambiguous": bool(arrays["ambiguous"][slot]),
             "max_residual": _float(arrays["residuals"][slot].max()),
             "num_products": int(arrays["num_products"][slot]),
+            "norm_ratio": _float(arrays["norm_ratio"][slot]),
         }
     return found
 

@@ -21,6 +21,7 @@ VERDICT = pa.schema(
         ("label", pa.int32()),
         ("prediction", pa.int32()),
         ("right", pa.bool_()),
+        ("non_finite", pa.bool_()),
         ("attacked", pa.bool_()),
         ("linf_255", pa.float32()),
         ("l2", pa.float32()),
@@ -30,7 +31,9 @@ VERDICT = pa.schema(
     ]
 )
 """One picture. `right` is the verdict: answered right, under an attack in spite of it; null for a picture that could
-not be read, whose reason is `reject`. `prediction` is of answers without an attack, the columns after it of attacks."""
+not be read, whose reason is `reject`. `non_finite` says that a logit was no finite number, which is never right.
+`prediction` is of answers without an attack (-2 where there is none for that reason, -1 a class that the benchmark does
+not have), the columns after it of attacks."""
 NAMES = pa.schema(
     [(name, pa.string()) for name in ("role", "model", "benchmark", "slice", "attack")] + [("seed", pa.int32())]
 )

@@ -14,6 +14,7 @@ from clarep_ray.clarid.pipeline import OK, noised
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 from clarep_ray.dotted import override
+from clarep_ray.models.answers import NO_ANSWER
 from clarep_ray.models.extractor import UnitExtractor
 from clarep_ray.models.judges import load_judges
 from clarep_ray.seeding import torch_generator
@@ -46,9 +47,15 @@ class Calibrator:
             settings.guidance_scale,
         ):
             pictures = self.extractor.to_images(latents).cpu().numpy()
-            found[f"{t:g}/read"] = self._read(pictures)
+            # A sample of NaN is shown as a black image, in which a classifier reads some class all the same.
+            lost = ~latents.isfinite().flatten(1).all(1).cpu().numpy()
+            found[f"{t:g}/read"] = np.where(lost[:, None], NO_ANSWER, self._read(pictures))
             found[f"{t:g}/pictures"] = pictures
         return found
+
+    def judge(self, images: NDArray[np.uint8]) -> Arrays:
+        """Return what the classifiers read in the originals, as an extraction reads them from the input."""
+        return {"read": self._read(images)}
 
     def feature_map(
         self,
@@ -124,7 +131,7 @@ class Calibrator:
         return self.model.cond(torch.tensor(labels)) if reading == "label" else self.model.null_cond(len(labels))
 
     def _read(self, pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the class that each classifier reads in each picture, shape (n, classifiers)."""
+        """Return the class that each classifier reads in each image, or NO_ANSWER, shape (n, classifiers)."""
         nothing = np.zeros((len(pictures), 0), np.int64)
         return np.concatenate([nothing, *(judge.predict(pictures)[:, None] for judge in self.classifiers)], 1)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clarep_ray.data.spurious_digits import NUM_CLASSES, SpuriousDigits
+from clarep_ray.models.answers import answers_of
 from clarep_ray.models.digits_dit import SHIPPED
 
 Target = Literal["digit", "background"]
@@ -46,9 +47,9 @@ class DigitClassifier(nn.Module):
         return self.head(self.body(pixels))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return the class of each picture (n, h, w, 3)."""
+        """Return the class of each picture (n, h, w, 3); NO_ANSWER where a logit is not finite."""
         with torch.no_grad():
-            return self(to_pixels(images)).argmax(1).numpy()
+            return answers_of(self(to_pixels(images))).numpy()
 
 
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:

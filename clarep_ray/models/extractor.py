@@ -16,7 +16,7 @@ from clarep_ray import models
 from clarep_ray.clarid.baselines import BASELINES
 from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
 from clarep_ray.clarid.svd import SingularTriplets
-from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.config import INPUT, ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.units import SPECTRUM_ARRAYS
 from clarep_ray.models.adapter import Adapter
@@ -87,7 +87,7 @@ class UnitExtractor:
             padded = [(start + i) % total for i in range(size)]
             earlier = {name: array[padded] for name, array in resumed.items()} if resumed is not None else None
             batch = self._batch(images[padded], [labels[i] for i in padded], [keys[i] for i in padded], earlier)
-            parts.append(self._collect(batch, min(size, total - start), lonely=total == 1))
+            parts.append(self._collect(batch, images[padded], min(size, total - start), lonely=total == 1))
         arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]} if parts else {}
         return arrays, [record for part in parts for record in part[1]]
 
@@ -109,7 +109,9 @@ class UnitExtractor:
             return torch.zeros(len(images), *self.model.latent_shape, device=self.device)
         return self.encode(images)
 
-    def _collect(self, batch: CLARepBatch, count: int, lonely: bool) -> tuple[Arrays, list[dict[str, Any]]]:
+    def _collect(
+        self, batch: CLARepBatch, images: NDArray[np.uint8], count: int, lonely: bool
+    ) -> tuple[Arrays, list[dict[str, Any]]]:
         """Return the first `count` rows as NumPy arrays and records; the rest is padding."""
         arrays = {"features": batch.canonical_features, **spectrum_arrays(batch)}
         if batch.canonical_samples is not None:
@@ -117,7 +119,7 @@ class UnitExtractor:
         if batch.null_features is not None:
             arrays["null_features"] = batch.null_features
         for name, (latents, features, null_features) in batch.extras.items():
-            arrays[f"{name}/samples"] = self.to_images(latents)
+            arrays[f"{name}/samples"] = torch.from_numpy(images) if name == INPUT else self.to_images(latents)
             arrays[f"{name}/features"] = features
             if null_features is not None:
                 arrays[f"{name}/null_features"] = null_features
@@ -179,6 +181,8 @@ def spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
         margins = [elbow.margin for elbow in batch.removal.elbows]
         arrays["elbow_margin"] = torch.tensor(margins, dtype=torch.float64)
         arrays |= {"num_removed": batch.removal.num_removed, "ambiguous": batch.removal.ambiguous}
+    if batch.norm_ratio is not None:
+        arrays["norm_ratio"] = batch.norm_ratio
     return arrays
 
 

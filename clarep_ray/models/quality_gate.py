@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clarep_ray import dotted
 from clarep_ray.config import ExtractConfig
-from clarep_ray.data.units import OK, SPECTRUM_ARRAYS
+from clarep_ray.data.units import GATE_INPUT, OK, SPECTRUM_ARRAYS
 from clarep_ray.models.judges import Classifier
 
 Arrays = dict[str, NDArray[Any]]
@@ -68,6 +68,7 @@ class QualityGate:
         classes = np.array(labels, np.int64) % self.num_classes
         first = self._faults(arrays, records, images, classes)
         verdicts = [_verdict(FLAGGED if faults else ACCEPTED, faults) for faults in first]
+        votes = self._votes(images, classes)
         spectrum = {name: arrays[name].copy() for name in SPECTRUM_ARRAYS if name in arrays}
         for remedy in self.remedies():
             rows = [
@@ -89,6 +90,8 @@ class QualityGate:
                 records[row], verdicts[row] = results[place], _verdict(RETRIED, first[row], remedy.name)
         if not self.config.output.keep_spectrum:
             arrays = {name: array for name, array in arrays.items() if name not in KEPT_FOR_RETRIES}
+        if votes is not None:  # a judge that does not read the inputs says nothing about what was made of them
+            records = [record | {GATE_INPUT: float(share)} for record, share in zip(records, votes, strict=True)]
         pairs = zip(records, verdicts, strict=True)
         return arrays, [record | verdict if record["status"] == OK else record for record, verdict in pairs]
 
@@ -114,14 +117,20 @@ class QualityGate:
     ) -> list[Faults]:
         gate, made = self.config.gate, arrays["samples"]
         failed: dict[str, NDArray[np.bool_]] = {REJECTED: np.array([record["status"] != OK for record in records])}
-        if self.classifiers:
-            votes = np.mean([classifier.predict(made) == classes for classifier in self.classifiers], axis=0)
+        votes = self._votes(made, classes)
+        if votes is not None:
             failed[CLASS] = votes < gate.min_votes
-        failed[ARTEFACT] = artefact_score(made, originals) > gate.max_artefact
+        failed[ARTEFACT] = ~(artefact_score(made, originals) <= gate.max_artefact)
         failed[ROUND_TRIP] = ~(arrays["round_trip_error"] <= gate.max_round_trip_error)
         if "elbow_margin" in arrays:
-            failed[ELBOW] = arrays["elbow_margin"] < gate.min_elbow_margin
+            failed[ELBOW] = ~(arrays["elbow_margin"] >= gate.min_elbow_margin)
         return [tuple(name for name, bad in failed.items() if bad[row]) for row in range(len(made))]
+
+    def _votes(self, images: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Return the share of classifiers that read the class of each image; None without classifiers."""
+        if not self.classifiers:
+            return None
+        return np.mean([classifier.predict(images) == classes for classifier in self.classifiers], axis=0)
 
 
 def artefact_score(

@@ -63,6 +63,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is no safetensors file: {shown(str(error))}") from None
 
 
+def check_no_nan(path: Path, where: str) -> None:
+    """Raise ValueError, beginning with `where`, for a safetensors file with a NaN in it, naming the first such tensor.
+
+    Infinity is let through: masks are stored so.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() and tensor.isnan().any():
+                raise ValueError(f"{where} has NaN in {shown(name)} of {path.name}; valid: weights without it")
+
+
 def check_fits(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]], where: str) -> None:
     """Raise ValueError where the network that `make` builds cannot be, or has more parameters than are stored.
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.attack import Found, SampleAttack, Targets
 from clarep_ray.robustness.calls import Loss, ModelCalls
 from clarep_ray.robustness.losses import cross_entropy, dlr, likely_wrong, targeted_dlr
@@ -140,7 +141,7 @@ class Apgd(SampleAttack):
                 last_review = number
         if len(rows):  # nothing follows the last step, so that its gradient is not needed
             picture = state.moved(centres, self.eps, first=self.num_steps == 1)
-            found.note(rows, picture, calls.logits(picture, rows).argmax(1) != targets.labels[rows])
+            found.note(rows, picture, answers_of(calls.logits(picture, rows)) != targets.labels[rows])
 
     def _look(
         self, calls: ModelCalls, targets: Targets, picture: Tensor, rows: Tensor, loss: Loss
@@ -149,7 +150,7 @@ class Apgd(SampleAttack):
         for _ in range(self.num_eot - 1):
             logits, value, more = calls.gradient(picture, rows, loss)
             gradient = gradient + more
-        return logits.argmax(1) != targets.labels[rows], value, gradient / self.num_eot
+        return answers_of(logits) != targets.labels[rows], value, gradient / self.num_eot
 
 
 @dataclass(frozen=True, kw_only=True)

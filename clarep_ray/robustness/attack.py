@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.calls import ModelCalls
 from clarep_ray.seeding import torch_generator
 
@@ -24,8 +25,9 @@ class AttackResult:
     """Verdicts of a batch, on the device of its images.
 
     `adversarial` are the pictures as the attack leaves them (the original where it failed or was not needed);
-    `success` says that the model's answer for them is wrong; `attacked` is false where the answer was wrong from
-    the beginning, which costs nothing; the two counts are gradients and forward passes without one, per picture.
+    `success` says that the model's answer for them is wrong, as it is where a logit is not finite; `attacked` is
+    false where the answer was wrong from the beginning, which costs nothing; the two counts are gradients and forward
+    passes without one, per picture.
     """
 
     adversarial: Float[Tensor, " b c h w"]
@@ -132,7 +134,7 @@ class SampleAttack(ABC):
                 raise ValueError(
                     f"{self.name}: {clean.shape[1]} classes are not valid; valid: {self.min_classes()} or more"
                 )
-            right = (clean.argmax(1) == labels).nonzero()[:, 0]
+            right = (answers_of(clean) == labels).nonzero()[:, 0]
             calls.start(right, len(images))
             adversarial, success = images.clone(), torch.ones_like(labels, dtype=torch.bool)
             if len(right):

@@ -45,7 +45,11 @@ class ModelCalls:
     def gradient(
         self, images: Float[Tensor, " k c h w"], rows: Int[Tensor, " k"], loss: Loss
     ) -> tuple[Float[Tensor, " k classes"], Float[Tensor, " k"], Float[Tensor, " k c h w"]]:
-        """Return logits, loss of each row and the gradient of its loss with respect to its picture."""
+        """Return logits, loss of each row and the gradient of its loss with respect to its picture.
+
+        An entry of the gradient that is not finite gives no direction and is 0: a step along it would make a picture
+        of NaN, whose wrong answer would count as the model's.
+        """
         self._count(self._gradients, rows)
         size = self._chunk(len(images))
         parts = [
@@ -60,7 +64,7 @@ class ModelCalls:
             logits = self._forward(leaf)
             losses = loss(logits, rows)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return logits.detach(), losses.detach(), gradient
+        return logits.detach(), losses.detach(), torch.where(gradient.isfinite(), gradient, 0.0)
 
     def _forward(self, images: Tensor) -> Tensor:
         missing = (self._size or 0) - len(images)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clarep_ray.models.answers import NO_ANSWER, answers_of
 from clarep_ray.robustness.attack import Found, SampleAttack, Targets
 from clarep_ray.robustness.calls import ModelCalls
 from clarep_ray.robustness.losses import margin
@@ -106,7 +107,9 @@ class Cw(SampleAttack):
     ) -> None:
         labels = targets.labels[rows]
         distance = (pictures - targets.images[rows]).square().sum((1, 2, 3))
-        wrong = (logits.argmax(1) != labels) & (margin(logits, labels) >= self.kappa)
+        answers = answers_of(logits)
+        # No answer is wrong by any margin; margins of NaN compare as false.
+        wrong = (answers == NO_ANSWER) | ((answers != labels) & (margin(logits, labels) >= self.kappa))
         better = wrong & (distance < nearest[rows])
         nearest[rows[better]] = distance[better]
         found.note(rows, pictures, better)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clarep_ray.models.answers import all_finite
 from clarep_ray.robustness.attack import Attack, as_evaluated
 from clarep_ray.robustness.attacks import Running
 from clarep_ray.robustness.benchmarks import Benchmark, Row
@@ -44,14 +45,21 @@ def clean_columns(
     running: Running | None = None,
     device: torch.device | str = "cpu",
 ) -> Columns:
-    """Return what the model answers for the pictures of some rows: key, label, prediction, correct.
+    """Return what the model answers for the images of some rows: key, label, prediction, correct, non_finite.
 
-    `label` is the first of those that count as right. Raises ValueError where the model has another number of
+    `label` is the first of those that count as right. An image with a logit that is not finite is `non_finite`, and
+    wrong. Raises ValueError where the model has another number of
     classes than the benchmark.
     """
-    answers = benchmark.predict(model_logits(model, to_unit_range(images, device), running).cpu().numpy())
+    logits = model_logits(model, to_unit_range(images, device), running).cpu().numpy()
+    answers = benchmark.predict(logits)
     right = [int(answer) in row.labels for row, answer in zip(rows, answers, strict=True)]
-    return {**_named(rows), "prediction": answers, "correct": np.array(right, dtype=bool)}
+    return {
+        **_named(rows),
+        "prediction": answers,
+        "correct": np.array(right, dtype=bool),
+        "non_finite": np.asarray(~np.isfinite(logits).all(1)),
+    }
 
 
 def attack_columns(
@@ -60,21 +68,25 @@ def attack_columns(
     benchmark: Benchmark,
     rows: Sequence[Row],
     images: NDArray[np.uint8],
+    running: Running | None = None,
     device: torch.device | str = "cpu",
 ) -> Columns:
     """Return an attack's verdicts on the pictures of some rows, and what they cost.
 
-    `robust` is false for a picture that was wrong from the beginning; `linf_255` and `l2` say how far the adversarial
-    picture is (units of 1/255; pixels in [0, 1]). Raises ValueError for a benchmark whose answers are not the logits'.
+    `robust` is false for an image that was wrong from the beginning, and where the attack leaves one with a logit that
+    is not finite (`non_finite`); `linf_255` and `l2` say how far the adversarial image is (units of 1/255; pixels in
+    [0, 1]). Raises ValueError for a benchmark whose answers are not the logits'.
     """
     require_attackable(benchmark, rows)
     pictures = to_unit_range(images, device)
     labels = torch.tensor([row.labels[0] for row in rows], device=device)
     result = attack(model, pictures, labels, [row.key for row in rows])
+    answered = all_finite(model_logits(model, result.adversarial, running))
     moved = (result.adversarial - pictures).flatten(1)
     return {
         **_named(rows),
-        "robust": (~result.success).cpu().numpy(),
+        "robust": (~result.success & answered).cpu().numpy(),
+        "non_finite": (~answered).cpu().numpy(),
         "attacked": result.attacked.cpu().numpy(),
         "linf_255": (255 * moved.abs().amax(1)).cpu().numpy(),
         "l2": moved.norm(dim=1).cpu().numpy(),

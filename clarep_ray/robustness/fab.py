@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.attack import Found, SampleAttack, Targets
 from clarep_ray.robustness.calls import ModelCalls
 from clarep_ray.robustness.losses import likely_wrong
@@ -73,7 +74,7 @@ class FabTargeted(SampleAttack):
         picture = centres = targets.images[rows]
         for _ in range(self.num_steps):
             aimed = self._step(calls, targets, picture, centres, rows, wanted)
-            fooled = calls.logits(aimed, rows).argmax(1) != targets.labels[rows]
+            fooled = answers_of(calls.logits(aimed, rows)) != targets.labels[rows]
             near = (aimed - centres).abs().amax((1, 2, 3)) <= self.eps
             found.note(rows, aimed, fooled & near)
             picture = torch.where(fooled[:, None, None, None], centres + self.beta * (aimed - centres), aimed)

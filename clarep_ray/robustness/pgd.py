@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.attack import Found, SampleAttack, Targets
 from clarep_ray.robustness.calls import ModelCalls
 from clarep_ray.robustness.losses import cross_entropy
@@ -54,11 +55,11 @@ class Pgd(SampleAttack):
             pictures = in_ball(centres + noise, centres, self.eps)
         for _ in range(self.num_steps):
             logits, _, gradient = calls.gradient(pictures, rows, lambda z, r: cross_entropy(z, labels[r]))
-            fooled = logits.argmax(1) != labels[rows]
+            fooled = answers_of(logits) != labels[rows]
             found.note(rows, pictures, fooled)
             kept = ~fooled  # the fallen leave the batch
             rows, pictures, centres = rows[kept], pictures[kept], centres[kept]
             if not len(rows):
                 return
             pictures = in_ball(pictures + self.step * gradient[kept].sign(), centres, self.eps)
-        found.note(rows, pictures, calls.logits(pictures, rows).argmax(1) != labels[rows])
+        found.note(rows, pictures, answers_of(calls.logits(pictures, rows)) != labels[rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from clarep_ray.robustness.attacks import ENSEMBLE4
 from clarep_ray.robustness.benchmarks import Benchmark
-from clarep_ray.robustness.statistics import class_report, mcnemar, wilson_interval
+from clarep_ray.robustness.statistics import Figure, class_report, mcnemar, wilson_interval
 
 CLEAN = "clean"
+NO_INTERVAL = {"accuracy": None, "low": None, "high": None, "count": 0}
 Table = list[dict[str, Any]]
 
 
@@ -31,19 +33,26 @@ class Cell:
 class Verdicts:
     """One model's verdicts in a cell, one entry for each picture that could be read.
 
-    `right` says that it is answered right, under an attack in spite of it; costs are sums over the pictures.
+    `right` says that it is answered right, under an attack in spite of it; `non_finite` those with a logit that is not
+    finite, none of which is right; costs are sums over the images.
     """
 
     keys: Sequence[str]
     labels: NDArray[np.integer]
     right: NDArray[np.bool_]
+    non_finite: NDArray[np.bool_]
     num_gradients: int = 0
     num_queries: int = 0
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers [0..1]; ValueError where there is no picture."""
-        return wilson_interval(int(self.right.sum()), len(self.right)).accuracy
+        """Share of right answers [0..1]; NaN where no image could be read."""
+        return share_of(self.right)
+
+
+def share_of(right: NDArray[np.bool_]) -> float:
+    """Return the share of true entries, NaN of none."""
+    return float(right.mean()) if len(right) else math.nan
 
 
 Results = Mapping[Cell, Verdicts]
@@ -65,31 +74,54 @@ def with_ensemble(results: Results) -> dict[Cell, Verdicts]:
                 keys=each[0].keys,
                 labels=each[0].labels,
                 right=np.logical_and.reduce([one.right for one in each]),
+                non_finite=np.logical_or.reduce([one.non_finite for one in each]),
                 num_gradients=sum(one.num_gradients for one in each),
                 num_queries=sum(one.num_queries for one in each),
             )
     return found
 
 
-def figures(results: Results, benchmarks: Mapping[str, Benchmark]) -> dict[str, list[float]]:
-    """Return {key: accuracies [0..1], one per seed} of one model.
+def figures(results: Results, benchmarks: Mapping[str, Benchmark]) -> dict[str, Figure]:
+    """Return {key: figure} of one model.
 
     Keys are benchmark/slice and the benchmark's own figures without an attack, `benchmark/clean` its first; under an
     attack benchmark/slice/attack and benchmark/attack, the mean over its slices.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, Figure] = {}
     for name, benchmark in benchmarks.items():
         parts = benchmark.slices()
-        clean = {part: results[Cell(benchmark=name, part=part, attack=CLEAN, seed=0)].accuracy for part in parts}
-        summary = benchmark.summary(clean)
-        found |= {f"{name}/{key}": [value] for key, value in {CLEAN: summary["top1"], **summary, **clean}.items()}
+        clean = {part: results[Cell(benchmark=name, part=part, attack=CLEAN, seed=0)] for part in parts}
+        summary = benchmark.summary({part: verdicts.accuracy for part, verdicts in clean.items()})
+        sizes = {part: len(verdicts.right) for part, verdicts in clean.items()}
+        found |= {
+            f"{name}/{key}": Figure((value,), sum(sizes[part] for part in _covered(key, parts)))
+            for key, value in {CLEAN: summary["top1"], **summary}.items()
+        }
+        found |= {f"{name}/{part}": Figure((verdicts.accuracy,), sizes[part]) for part, verdicts in clean.items()}
         for attack in attacks_on(results, name):
             seeds = _seeds(results, name, attack)
             cells = [[Cell(benchmark=name, part=part, attack=attack, seed=seed) for seed in seeds] for part in parts]
-            accuracies = [[results[cell].accuracy for cell in row] for row in cells]
-            found |= {f"{name}/{part}/{attack}": row for part, row in zip(parts, accuracies, strict=True)}
-            found[f"{name}/{attack}"] = [float(value) for value in np.mean(accuracies, axis=0)]
+            rows = [
+                Figure(
+                    [results[cell].accuracy for cell in row],
+                    len(results[row[0]].right),
+                    share_of(_clean(results, row[0])),
+                )
+                for row in cells
+            ]
+            found |= {f"{name}/{part}/{attack}": row for part, row in zip(parts, rows, strict=True)}
+            found[f"{name}/{attack}"] = Figure(
+                [float(value) for value in np.mean([row.values for row in rows], axis=0)],
+                sum(row.images for row in rows),
+                float(np.mean([row.without_attack.values for row in rows])),
+            )
     return found
+
+
+def _covered(key: str, parts: Sequence[str]) -> list[str]:
+    """Return the slices that a benchmark's own figure is over: those of its corruption or severity, else all."""
+    named = [part for part in parts if key.removeprefix("severity_") in part.split("/")]
+    return named or list(parts)
 
 
 def attacks_on(results: Results, benchmark: str) -> list[str]:
@@ -98,26 +130,35 @@ def attacks_on(results: Results, benchmark: str) -> list[str]:
 
 
 def slice_table(results: Results) -> Table:
-    """Return every cell with its accuracy, Wilson's 95 % interval, clean accuracy of the same pictures, mean cost."""
+    """Return every cell with its accuracy, Wilson's 95 % interval, clean accuracy of the same images, mean cost.
+
+    A cell of which no image could be read has none of these.
+    """
     rows: Table = []
     for cell, verdicts in results.items():
-        interval = wilson_interval(int(verdicts.right.sum()), len(verdicts.right))
+        count = len(verdicts.right)
+        interval = asdict(wilson_interval(int(verdicts.right.sum()), count)) if count else dict(NO_INTERVAL)
         costs = {"gradients": verdicts.num_gradients, "queries": verdicts.num_queries}
         rows.append(
-            {**_named(cell), **asdict(interval), "clean": float(_clean(results, cell).mean())}
-            | {f"mean_{name}": cost / len(verdicts.right) for name, cost in costs.items()}
+            {**_named(cell), **interval, "non_finite": int(verdicts.non_finite.sum())}
+            | {"clean": share_of(_clean(results, cell)) if count else None}
+            | {f"mean_{name}": cost / count if count else None for name, cost in costs.items()}
         )
     return rows
 
 
 def paired_table(first: Results, second: Results) -> Table:
-    """Return McNemar's exact test of two models in every cell; ValueError where their pictures are not the same."""
+    """Return McNemar's exact test of two models in every cell that has images.
+
+    Raises ValueError where the models' images are not the same.
+    """
     rows: Table = []
     for cell, verdicts in first.items():
         other = second[cell]
         if list(verdicts.keys) != list(other.keys):
             raise ValueError(f"keys: the two models have other pictures of {cell}; valid: the same, in one order")
-        rows.append({**_named(cell), **asdict(mcnemar(verdicts.right, other.right))})
+        if len(verdicts.right):
+            rows.append({**_named(cell), **asdict(mcnemar(verdicts.right, other.right))})
     return rows
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.attack import Found, SampleAttack, Targets
 from clarep_ray.robustness.calls import ModelCalls
 from clarep_ray.robustness.losses import margin
@@ -70,7 +71,7 @@ class Square(SampleAttack):
         rows: Int[Tensor, " k"],
     ) -> Float[Tensor, " k"]:
         logits = calls.logits(pictures, rows)
-        found.note(rows, pictures, logits.argmax(1) != labels[rows])
+        found.note(rows, pictures, answers_of(logits) != labels[rows])
         return margin(logits, labels[rows])
 
 

@@ -45,6 +45,7 @@ def wilson_interval(num_correct: int, count: int, confidence: float = 0.95) -> I
 class PairedTest:
     """Two models on the same pictures: how many only one gets right, and McNemar's exact two-sided p."""
 
+    count: int
     only_first: int
     only_second: int
     difference: float
@@ -61,7 +62,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedTest:
         raise ValueError(f"verdicts: {first.shape} and {second.shape} are not valid; valid: two of one length (n,)")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p = _two_sided(min(only_first, only_second), only_first + only_second)
-    return PairedTest(only_first, only_second, (only_first - only_second) / len(first), p)
+    return PairedTest(len(first), only_first, only_second, (only_first - only_second) / len(first), p)
 
 
 def _two_sided(fewer: int, count: int) -> float:
@@ -101,30 +102,88 @@ def _of(verdicts: NDArray[np.bool_]) -> Interval:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """Accuracies [0..1], one per seed, and the images they are over; NaN where no image could be read."""
+
+    values: Sequence[float]
+    images: int
+    """Of one seed; of all slices together where the figure is their mean."""
+    clean: float | None = None
+    """Accuracy of the same images without the attack; None of a figure that is without one."""
+
+    @property
+    def without_attack(self) -> Figure:
+        """The figure of the same images without the attack."""
+        return self if self.clean is None else Figure((self.clean,), self.images)
+
+
+@dataclass(frozen=True)
 class ResultTable:
-    """One line per model; a cell holds one figure per seed, in percent, or nothing."""
+    """One line per model; a cell holds a figure, shown in percent, or nothing."""
 
     title: str
     columns: tuple[str, ...]
-    rows: Mapping[str, Mapping[str, Sequence[float]]]
+    rows: Mapping[str, Mapping[str, Figure]]
 
     def markdown(self) -> str:
-        """Return the table with mean, and +- standard deviation where there are several seeds."""
+        """Return the table with mean, +- standard deviation where there are several seeds, and (images)."""
         lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
         for model, cells in self.rows.items():
-            lines.append(f"| {model} | {' | '.join(_cell(cells.get(column, ())) for column in self.columns)} |")
+            lines.append(f"| {model} | {' | '.join(_cell(cells.get(column)) for column in self.columns)} |")
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """Return one line per model, column and seed."""
+        """Return one line per model, column and seed; an empty cell where no image could be read."""
         buffer = io.StringIO()
         writer = csv.writer(buffer)
-        writer.writerow(("model", "column", "seed", "percent"))
+        writer.writerow(("model", "column", "seed", "percent", "images"))
         for model, cells in self.rows.items():
             for column in self.columns:
-                figures = cells.get(column, ())
-                writer.writerows((model, column, seed, f"{value:.6g}") for seed, value in enumerate(figures))
+                figure = cells.get(column, NOTHING)
+                shown = ("" if math.isnan(value) else f"{100 * value:.6g}" for value in figure.values)
+                writer.writerows((model, column, seed, text, figure.images) for seed, text in enumerate(shown))
         return buffer.getvalue()
+
+    def over_the_same_images(self, clean: str) -> ResultTable:
+        """Return the table with a column of clean accuracies before those attacks that saw other images than `clean`.
+
+        Two attacks on equally many images of a slice saw the same ones: both are drawn by key and seed.
+        """
+        groups = self._attacks_by_images()
+        own = tuple(cells[clean].images if clean in cells else 0 for cells in self.rows.values())
+        columns, rows = list[str](), {model: dict(cells) for model, cells in self.rows.items()}
+        for column in self.columns:
+            for images, attacks in groups.items():
+                if column == attacks[0] and images != own:
+                    columns.append(f"{clean} for {', '.join(attacks)}")
+                    for cells in rows.values():
+                        cells |= {columns[-1]: cells[column].without_attack} if column in cells else {}
+            columns.append(column)
+        return ResultTable(self.title, tuple(columns), rows)
+
+    def with_clean_of_the_attacks(self, clean: str) -> ResultTable:
+        """Return the table with `clean` over the attacks' images; as `over_the_same_images` where these differ."""
+        groups = self._attacks_by_images()
+        if len(groups) != 1:
+            return self.over_the_same_images(clean)
+        ((attack, *_),) = groups.values()
+        rows = {
+            model: {**cells, clean: cells[attack].without_attack} if {attack, clean} <= cells.keys() else cells
+            for model, cells in self.rows.items()
+        }
+        return ResultTable(self.title, self.columns, rows)
+
+    def _attacks_by_images(self) -> dict[tuple[int, ...], list[str]]:
+        """Return the attacks' columns by how many images they saw in each row."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for column in self.columns:
+            figures = [cells.get(column, NOTHING) for cells in self.rows.values()]
+            if any(figure.clean is not None for figure in figures):
+                groups.setdefault(tuple(figure.images for figure in figures), []).append(column)
+        return groups
+
+
+NOTHING = Figure((), 0)
 
 
 TABLE_1 = {
@@ -182,8 +241,8 @@ TABLES: dict[str, dict[str, str]] = {
 """The paper's tables, and their shapes on the embedded data: {column: key of a figure}."""
 
 
-def paper_table(name: str, figures: Mapping[str, Mapping[str, Sequence[float]]]) -> ResultTable:
-    """Return one of the paper's tables from {model: {key: accuracies [0..1], one per seed}}.
+def paper_table(name: str, figures: Mapping[str, Mapping[str, Figure]]) -> ResultTable:
+    """Return one of the paper's tables from {model: {key: figure}}; clean accuracies are of the attacks' images.
 
     Keys are those of `results.figures`; a missing one leaves its cell empty. Raises
     ValueError for an unknown table.
@@ -192,15 +251,15 @@ def paper_table(name: str, figures: Mapping[str, Mapping[str, Sequence[float]]])
         raise ValueError(f"table: {name!r} is unknown; valid: {', '.join(TABLES)}")
     columns = TABLES[name]
     rows = {
-        model: {column: [100 * value for value in known.get(key, ())] for column, key in columns.items()}
+        model: {column: known[key] for column, key in columns.items() if key in known}
         for model, known in figures.items()
     }
-    return ResultTable(name, tuple(columns), rows)
+    return ResultTable(name, tuple(columns), rows).with_clean_of_the_attacks(next(iter(columns)))
 
 
-def _cell(values: Sequence[float]) -> str:
-    if not len(values):
+def _cell(figure: Figure | None) -> str:
+    if figure is None or not len(figure.values) or math.isnan(figure.values[0]):
         return MISSING
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{np.mean(values):.1f} +- {np.std(values, ddof=1):.2f}"
+    percent = [100 * value for value in figure.values]
+    spread = f" +- {np.std(percent, ddof=1):.2f}" if len(percent) > 1 else ""
+    return f"{np.mean(percent):.1f}{spread} ({figure.images})"

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clarep_ray.config.evaluate import AttacksConfig
+from clarep_ray.models.answers import answers_of
 from clarep_ray.robustness.attack import AttackResult, as_evaluated, check_inputs
 from clarep_ray.seeding import stream_seed
 
@@ -112,9 +113,12 @@ class TorchattacksAsPublished:
             if len(images):
                 library = BUILDERS[self.attack](model, self.config, self.seed)
                 library.set_device(images.device)
-                adversarial = library(images, labels).detach()
+                made = library(images, labels).detach()
+                # A picture that is no picture fools nobody: the library follows gradients that are NaN.
+                valid = made.isfinite().flatten(1).all(1)
+                adversarial = torch.where(valid[:, None, None, None], made, images)
                 with torch.no_grad():
-                    success = model(adversarial).argmax(1) != labels
+                    success = answers_of(model(adversarial).float()) != labels
         return AttackResult(adversarial, success, attacked, *self._costs(len(images)))
 
     def _costs(self, count: int) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:

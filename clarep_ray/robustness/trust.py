@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clarep_ray.config.evaluate import TrustConfig
+from clarep_ray.models.answers import all_finite, answers_of
 from clarep_ray.robustness.apgd import Apgd
 from clarep_ray.robustness.attack import Attack, as_evaluated, check_inputs, of_rows
 from clarep_ray.robustness.attacks import Running
@@ -53,6 +54,8 @@ class _Probe:
     config: TrustConfig
     running: Running
     surrogates: Sequence[nn.Module]
+    share_finite: float
+    """Of all images that were given, those that are answered wrong included."""
     verdicts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
@@ -92,26 +95,30 @@ def _accuracy(fooled: Tensor) -> float:
     return 1 - float(fooled.float().mean())
 
 
+def _finite_logits(share: float) -> Finding:
+    meaning = "some logits are not finite (NaN or infinite); such answers count as wrong"
+    return Finding("finite_logits", share == 1, "refuse", {"share_finite": share}, meaning)
+
+
 def _outputs(probe: _Probe) -> Iterator[Finding]:
     """AutoAttack's checks of what comes out of the model: logits, finite, the same every time."""
     rows = torch.arange(len(probe.images), device=probe.images.device)
     with as_evaluated(probe.model):
         first, second = (probe.calls().logits(probe.images, rows) for _ in range(2))
-    finite = float(first.isfinite().all(1).float().mean())
-    yield Finding("finite_logits", finite == 1, "refuse", {"share_finite": finite}, "some outputs are no numbers")
+    yield _finite_logits(probe.share_finite)
     inside = ((first >= 0) & (first <= 1)).all(1) & ((first.sum(1) - 1).abs() < 1e-4)
     share = float(inside.float().mean())
     meaning = "outputs are probabilities; give attacks the logits, since softmax flattens their gradients"
     yield Finding("logits_not_probabilities", share < 1, "warn", {"share_probabilities": share}, meaning)
     change = float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
-    flips = float((first.argmax(1) != second.argmax(1)).float().mean())
+    flips = float((answers_of(first) != answers_of(second)).float().mean())
     meaning = "two forward passes differ; average gradients with apgd.num_eot, and verdicts over draws"
     numbers = {"relative_difference": change, "share_other_answer": flips}
     yield Finding("deterministic", change <= SAME_LOGITS, "refuse", numbers, meaning)
 
 
 def _gradients(probe: _Probe) -> Iterator[Finding]:
-    """Gradients that are exactly zero give an attack no direction."""
+    """Gradients that are exactly zero, or not finite, give an attack no direction."""
     rows = torch.arange(len(probe.images), device=probe.images.device)
     kinds: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor], Severity, str], ...] = (
         ("cross_entropy_gradients", cross_entropy, "warn", "the cross-entropy is saturated; trust apgd_dlr before pgd"),
@@ -170,7 +177,7 @@ def _transferred(probe: _Probe, surrogate: nn.Module) -> Tensor:
     made = attack(surrogate, probe.images, probe.labels, probe.keys).adversarial
     with as_evaluated(probe.model):
         logits = probe.calls().logits(made, torch.arange(len(made), device=made.device))
-    return logits.argmax(1) != probe.labels
+    return answers_of(logits) != probe.labels
 
 
 CHECKS: tuple[Callable[[_Probe], Iterator[Finding]], ...] = (_outputs, _gradients, _budgets, _without_gradients)
@@ -188,17 +195,20 @@ def trust_findings(
     """Return the findings of the gradient-masking suite on the pictures that the model gets right.
 
     `surrogates` are other classifiers of the same classes, for the transfer checks. Raises ValueError where images
-    are outside [0, 1] or none is classified right.
+    are outside [0, 1] or none is classified right, unless logits are not finite: then this is the only finding.
     """
     check_inputs(images, labels, keys)
     running = running or Running()
     with as_evaluated(model):
         calls = ModelCalls(model, running.micro_batch, running.padded)
-        right = (calls.logits(images, torch.arange(len(images), device=images.device)).argmax(1) == labels).nonzero()
-    rows = right[:, 0]
+        logits = calls.logits(images, torch.arange(len(images), device=images.device))
+    rows, finite = (answers_of(logits) == labels).nonzero()[:, 0], all_finite(logits)
+    share = float(finite.float().mean())
+    if not len(rows) and share < 1:
+        return [_finite_logits(share)]
     if not len(rows):
         raise ValueError(f"images: not one of {len(images)} is classified right; valid: a model of these classes")
-    probe = _Probe(model, images[rows], labels[rows], of_rows(keys, rows), config, running, surrogates)
+    probe = _Probe(model, images[rows], labels[rows], of_rows(keys, rows), config, running, surrogates, share)
     return [finding for check in CHECKS for finding in check(probe)]
 
 

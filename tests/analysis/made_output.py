@@ -90,6 +90,7 @@ def _unit(
         "elbow_margin": 0.5 / (1 + numbers),
         "ambiguous": numbers % 3 == 0,
         "num_products": np.full(len(good), 48),
+        "norm_ratio": np.full(len(good), 0.99),
     }
     for i, name in enumerate(extras):
         arrays[f"{name}/samples"] = np.roll(arrays["samples"], 3 * (i + 1), axis=2)  # others, at no cost

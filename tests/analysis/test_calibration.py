@@ -11,8 +11,10 @@ from clarep_ray.analysis.calibration import (
     draw_classes,
     find_saturation,
     nmi_of_draws,
+    score_judge,
 )
 from clarep_ray.config import DrawsConfig
+from clarep_ray.models.answers import NO_ANSWER
 
 TIMES = tuple(float(t) for t in range(100, 1000, 100))
 
@@ -112,3 +114,35 @@ def test_samples_without_finite_features_are_left_out() -> None:
     assert np.isnan(lost.mean)
     assert not lost.above_chance()
     assert best_feature({("a", 0.0): lost, ("b", 0.0): drawn(0.1)}) == ("b", 0.0)
+
+
+def test_a_few_samples_that_fall_into_classes_do_not_beat_all_of_them() -> None:
+    """A cell whose features are not finite but for two samples has an NMI of 1, and no rank."""
+    features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    labels = np.repeat([0, 1, 2], 20)
+    lost = features.copy()
+    lost[1:59] = np.inf
+    scores = {("lost", 1.0): nmi_of_draws(lost, labels, [[0, 1, 2]], 0)}
+    scores |= {("whole", 1.0): nmi_of_draws(features, labels, [[0, 1, 2]], 0)}
+    assert (scores["lost", 1.0].num_samples, scores["whole", 1.0].num_samples) == (2, 60)
+    assert scores["lost", 1.0].mean > scores["whole", 1.0].mean
+    assert best_feature(scores) == ("whole", 1.0)
+
+
+def test_a_judge_is_scored_on_the_originals_against_guessing() -> None:
+    labels = np.arange(100) % 10
+    read = np.where(np.arange(100) < 38, labels, (labels + 1) % 10)
+    poor = score_judge("poor", read, labels, 10)
+    assert (poor.accuracy, poor.images, poor.non_finite, poor.fit) == (0.38, 100, 0, False)
+    assert score_judge("good", labels, labels, 10).fit
+    guess = score_judge("half", np.where(np.arange(100) < 55, labels % 2, 1 - labels % 2), labels % 2, 2)
+    assert not guess.fit  # more than half right, and hardly more than guessing
+    silent = np.where(np.arange(100) < 10, NO_ANSWER, labels)
+    assert (score_judge("some", silent, labels, 10).accuracy, score_judge("some", silent, labels, 10).non_finite) == (
+        0.9,
+        10,
+    )
+    with pytest.raises(
+        ValueError, match="classifiers: 'none' answers none of 100 originals: all have a logit that is not"
+    ):
+        score_judge("none", np.full(100, NO_ANSWER), labels, 10)

@@ -26,6 +26,14 @@ def test_holm_multiplies_the_smallest_most_and_never_turns_the_order() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+def test_a_missing_value_is_no_test_and_takes_nothing_from_the_others() -> None:
+    """Python's min(1.0, NaN) is 1.0: a p that looks like a finding of no difference."""
+    first, missing, third = holm([0.01, float("nan"), 0.03])
+    assert (first, third) == pytest.approx((0.02, 0.03))
+    assert missing != missing
+    assert str(paired_difference((0.5, float("nan")), (0.5, 0.6))) == "-"
+
+
 def test_a_table_has_every_row_but_the_reference() -> None:
     values = {"vanilla": {"clean": SECOND}, "a": {"clean": FIRST}, "b": {"clean": SECOND}}
     lines = difference_table(SeedTable("t", ("clean",), values), "vanilla").splitlines()

@@ -22,6 +22,8 @@ from tests.cadistill.small import HALF, small_config
 
 DIGITS = ClassList(CLASS_NAMES)
 
+VIEW = View(image_size=8, resize=8)
+
 
 def teacher(files: Path, folder: Path, names: tuple[str, ...], classes: ClassList, method: str = "kd") -> Teacher:
     """Return the teacher that a training of some classes opens, of a student whose labels have these names."""
@@ -78,24 +80,20 @@ def pictures(root: Path, *folders: str) -> DataConfig:
 
 
 def test_validation_pictures_have_the_training_sets_labels(tmp_path: Path) -> None:
-    train = open_pictures(pictures(tmp_path / "train", "tench", "goldfish", "hen"), View(image_size=8, resize=8))
+    train = open_pictures(pictures(tmp_path / "train", "tench", "goldfish", "hen"), VIEW)
     assert train.class_names == ("goldfish", "hen", "tench")
-    val = open_pictures(
-        pictures(tmp_path / "val", "n01440764", "n01443537"), View(image_size=8, resize=8), train.classes, "val"
-    )
+    val = open_pictures(pictures(tmp_path / "val", "n01440764", "n01443537"), VIEW, train.classes, "val")
     assert dict(zip(val.keys, val.labels.tolist(), strict=True)) == {
         key: {"n01440764": 2, "n01443537": 0}[key[:9]] for key in val.keys
     }
     with pytest.raises(ValueError, match=r"val: .* has the unknown class 'unicorn'"):
-        open_pictures(
-            pictures(tmp_path / "more", "tench", "unicorn"), View(image_size=8, resize=8), train.classes, "val"
-        )
+        open_pictures(pictures(tmp_path / "more", "tench", "unicorn"), VIEW, train.classes, "val")
     with pytest.raises(ClassMismatch, match="none is in both"):
-        open_pictures(pictures(tmp_path / "other", "bus", "tram"), View(image_size=8, resize=8), train.classes, "val")
+        open_pictures(pictures(tmp_path / "other", "bus", "tram"), VIEW, train.classes, "val")
 
 
 def test_a_student_of_numbers_says_that_they_are_no_names(tmp_path: Path, files: Path) -> None:
-    numbers = open_pictures(pictures(tmp_path / "numbers", *map(str, range(11))), View(image_size=8, resize=8))
+    numbers = open_pictures(pictures(tmp_path / "numbers", *map(str, range(11))), VIEW)
     assert [int(row.id.partition("/")[0]) for row in numbers.rows] == numbers.labels.tolist()  # 10 is label 10, not 2
     config = small_config(files)
     assert architecture(config, numbers.classes).classes == ClassList.of_count(11)

@@ -205,7 +205,11 @@ def test_evaluations_are_as_many_as_counted(tmp_path: Path, monkeypatch: pytest.
         ("fresh_samples_smoke", {"data.source": "spurious_digits"}, "noise where output.what is samples, and only"),
         ("fresh_samples_smoke", {"data.per_class": None}, r"data\.per_class: None is not valid; valid: 1 and more"),
         ("fresh_samples_smoke", {"output.extras": ("original",)}, "valid: none where output.what is samples"),
-        ("dmdistill_features_smoke", {"output.extras": ("guidance",)}, "valid: original where output.what is features"),
+        (
+            "dmdistill_features_smoke",
+            {"output.extras": ("guidance",)},
+            "valid: input, original where output.what is features",
+        ),
         ("dmdistill_features_smoke", {"output.keep_spectrum": True}, r"output\.keep_spectrum: True is not valid"),
         ("dmdistill_features_smoke", {"output.from_spectrum": "/x"}, r"output\.from_spectrum: '/x' is not valid"),
     ],

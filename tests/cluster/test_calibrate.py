@@ -19,6 +19,7 @@ from clarep_ray.cluster.plan import check_calibration
 from clarep_ray.config import CalibrateConfig, ModelConfig
 from clarep_ray.dotted import override
 from clarep_ray.presets import CALIBRATE, EXTRACT
+from tests.broken_models import broken_timm
 from tests.data import trees
 
 SETTINGS = {
@@ -178,7 +179,52 @@ def test_a_model_without_judges_or_null_condition_keeps_what_cannot_be_found(tmp
     assert findings.saturation is None
     assert findings.settings["inversion.project_t"] == 600.0
     assert {cell[2] for cell in findings.feature_map} == {"label"}
-    assert "for want of an unconditional branch" in (tmp_path / "out" / "calibration.md").read_text()
+    text = (tmp_path / "out" / "calibration.md").read_text()
+    assert "for want of an unconditional branch" in text
+    record = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    for notes in (" ".join(record["notes"]), text):
+        assert "it can explain the NMI by itself" in notes
+    assert "judges" not in record["curves"]
+    assert {row["accuracy"] for row in record["curves"]["projection"]} == {None}
+    assert "nan" not in text
+
+
+def test_judges_are_scored_on_the_originals(finished: tuple[Path, Findings]) -> None:
+    folder, findings = finished
+    (judge,) = json.loads((folder / "calibration.json").read_text())["curves"]["judges"]
+    assert (judge["name"], judge["images"], judge["non_finite"]) == ("digits", findings.num_images, 0)
+    assert judge["accuracy"] > 0.9
+    assert judge["fit"]
+    assert "the judges read the class of the originals themselves" in (folder / "calibration.md").read_text()
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_judge_that_reads_no_originals_is_said_to_be_the_problem(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"parts": ("saturation",), "data__digits__count": 20}
+    judge = broken_timm(tmp_path / "$100k_$", rows=[])  # untrained, in a folder whose name looks like a formula
+    changes |= {"classifiers": (str(judge),), "saturation__images_per_class": 1}
+    run_calibration(smoke(tmp_path / "out", **changes), "digits_smoke", lambda _: None)
+    notes = json.loads((tmp_path / "out" / "calibration.json").read_text())["notes"]
+    assert any(note.startswith("the judge $100k_$ reads ") and "it is the problem" in note for note in notes)
+    rise = next(note for note in notes if "two-stage samples does not rise" in note)
+    assert "the judges do not read the originals either" in rise
+    assert "the model's samples do not show their class" not in rise
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_judge_that_gives_no_numbers_ends_it_before_anything_is_sampled(tmp_path: Path) -> None:
+    judge = str(broken_timm(tmp_path / "broken", value=float("inf")))
+    changes: dict[str, Any] = {"classifiers": (judge,), "data__digits__count": 20}
+    with pytest.raises(ValueError, match="classifiers: 'broken' answers none of 16 originals"):
+        run_calibration(smoke(tmp_path / "out", **changes), "digits_smoke", lambda _: None)
+    assert {path.name.split(".")[0] for path in (tmp_path / "out" / "parts").iterdir()} == {"judged"}
+
+
+def test_a_judge_with_nan_in_its_weights_is_refused_at_once(tmp_path: Path) -> None:
+    judge = str(broken_timm(tmp_path / "broken"))
+    with pytest.raises(ValueError, match=r"classifiers: '.*broken' has NaN in fc\.bias of model\.safetensors"):
+        open_session(smoke(tmp_path / "out", classifiers=(judge,)))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", sorted(CALIBRATE))

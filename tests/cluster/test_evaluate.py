@@ -21,8 +21,10 @@ from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.verdicts import NAMES, VERDICT
 from clarep_ray.dotted import override
 from clarep_ray.presets import EVALUATE
+from clarep_ray.robustness.benchmarks import open_benchmark
 from clarep_ray.robustness.benchmarks.corruptions import CORRUPTIONS
 from clarep_ray.robustness.trust import Finding, Untrusted
+from tests.broken_models import Overflowing, broken_timm
 
 TWO_SPLITS: dict[str, Any] = {
     "benchmarks__digits__count": 20,
@@ -109,6 +111,12 @@ def test_figures_are_those_of_the_verdicts(finished: tuple[Path, dict[str, Any]]
         assert row["low"] <= row["accuracy"] <= row["high"]
         assert row["accuracy"] <= row["clean"]
         assert row["count"] == (6 if row["attack"] == "square" else 20)
+        assert row["non_finite"] == 0
+    few = set(rows[(rows.slice == "test") & (rows.attack == "square")].key)
+    clean = rows[(rows.model == "digits") & (rows.slice == "test") & (rows.attack == "clean") & rows.key.isin(few)]
+    assert record["clean_of_the_same_images"]["digits"]["spurious_digits/test/square"] == clean.right.mean()
+    assert record["images"]["digits"]["spurious_digits/test/square"] == len(few) == 6
+    assert record["images"]["digits"]["spurious_digits/square"] == 12
     assert json.loads((folder / "results.json").read_text()) == record
 
 
@@ -130,6 +138,10 @@ def test_tables_have_the_papers_shapes(finished: tuple[Path, dict[str, Any]]) ->
     assert "| table_2_digits | Original | BG-Same | BG-Rand | Only-FG | Conflict |" in text
     assert "| table_10_digits | Clean | Square |" in text
     assert "McNemar p" in text
+    lines = text.partition("| spurious_digits |")[2].splitlines()
+    assert lines[0] == " clean | pgd | cw | apgd_dlr | apgd_ce | clean for square | square | ensemble4 |"
+    counts = [cell.rpartition("(")[2].rstrip(") |") for cell in lines[2].split(" | ")[1:]]
+    assert counts == ["40"] * 5 + ["12", "12", "40"]
     assert "table_1_imagenet" not in text
     rows = list(csv.DictReader((folder / "table_1_digits.csv").read_text().splitlines()))
     assert {row["model"] for row in rows} == {"digits", "small_resnet"}
@@ -255,9 +267,78 @@ def test_a_student_is_evaluated_like_any_other(tmp_path: Path) -> None:
     assert list(record["figures"]) == ["cadistill/last", "vanilla/last"]
     assert len(record["paired"]) == 2
     (run,) = MlflowClient(uri).search_runs(["1"])
-    keys = ("test", "test/pgd/8", "pgd/8", "clean")
+    keys = ("test", "test/pgd/8", "pgd/8", "clean", "test/pgd/clean")
     assert {f"{prefix}spurious_digits/{key}" for prefix in ("", "compared/") for key in keys} <= set(run.data.metrics)
     assert run.data.metrics["speed/pictures"] == 2 * 2 * 32
+    assert run.data.metrics["images/spurious_digits/test/pgd"] == 32
+    assert run.data.metrics["compared/non_finite"] == 0
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_classifier_that_gives_no_numbers_ends_it_before_anything_is_spent(tmp_path: Path) -> None:
+    weights = str(broken_timm(tmp_path / "broken"))
+    for changes in ({"classifier__weights": weights}, {"classifier__compared": weights}):
+        with pytest.raises(ValueError, match=r"broken' answers none of 16 images of spurious_digits: all have a logit"):
+            quiet(smoke(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_images_without_an_answer_are_wrong_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped classifier overflows for the brightest images: never right, never robust, counted in every place."""
+    changes: dict[str, Any] = {"attacks__names": ("pgd", "square"), "attacks__square__num_queries": 5}
+    changes |= {"trust__num_samples": 20, "trust__num_steps": 2, "trust__num_queries": 2}
+    config = smoke(tmp_path / "out", **changes, benchmarks__digits__count=20)
+    benchmark = open_benchmark("spurious_digits", config.benchmarks)
+    limit = float(np.median([benchmark.read(row).mean() for row in benchmark.rows("test")])) / 255
+    load = evaluate_units.load_evaluated
+
+    def overflowing(weights: str, device: str) -> Any:
+        return Overflowing(load(weights, device), limit).eval()
+
+    monkeypatch.setattr(evaluate_units, "load_evaluated", overflowing)
+    said: list[str] = []
+    record = run_evaluation(config, "digits_smoke", said.append)
+    rows = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pandas()
+    clean = rows[rows.attack == "clean"]
+    bad = int(clean.non_finite.sum())
+    assert 0 < bad < 20
+    assert not clean[clean.non_finite].right.any()
+    assert set(clean[clean.non_finite].prediction) == {-2}
+    assert not rows[rows.key.isin(clean[clean.non_finite].key)].right.any()
+    assert record["non_finite"]["digits"]["spurious_digits/test/clean/0"] == bad
+    line = f"digits: {bad} of 20 images without an attack give logits that are not finite"
+    assert line in (tmp_path / "out" / "report.md").read_text()
+    assert any(line in text for text in said)
+    finding = next(f for f in record["trust"]["digits"] if f["name"] == "finite_logits")
+    assert finding["numbers"]["share_finite"] == pytest.approx(1 - bad / 20)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_slice_of_which_no_image_can_be_read_has_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clarep_ray.data.records import RejectedImage, RejectReason
+    from clarep_ray.robustness.benchmarks.digits import SpuriousDigitsVariants
+
+    read = SpuriousDigitsVariants.read
+
+    def damaged(self: SpuriousDigitsVariants, row: Any) -> Any:
+        if row.source == "conflict":
+            raise RejectedImage(RejectReason.TRUNCATED)
+        return read(self, row)
+
+    monkeypatch.setattr(SpuriousDigitsVariants, "read", damaged)
+    few = {"benchmarks__digits__count": 6, "benchmarks__digits_splits": ("test", "conflict"), "trust__enabled": False}
+    quiet(smoke(tmp_path / "out", **few, attacks__names=("pgd",), engine__unit_size=6))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    record = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=refuse)
+    empty = next(row for row in record["slices"] if (row["slice"], row["attack"]) == ("conflict", "pgd"))
+    assert (empty["count"], empty["accuracy"], empty["clean"]) == (0, None, None)
+    assert record["figures"]["digits"]["spurious_digits/conflict"] == [None]
+    assert record["figures"]["digits"]["spurious_digits/clean"] == [None]  # a mean over its slices is none
+    assert "| digits: conflict | - | - |" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_answers_that_are_not_the_logits_are_not_attacked(tmp_path: Path) -> None:

@@ -134,7 +134,11 @@ def test_controls_compare_every_projection_over_three_seeds(weights: Path, image
     assert set(table.values) == {"original"} | {f"{mode}@{w}" for mode in PROJECTION_MODES for w in (1, 3)}
     assert all(len(cells["nmi"]) == 3 for cells in table.values.values())
     assert (tmp_path / "out" / "controls.png").is_file()
-    assert (tmp_path / "out" / "controls.md").read_text().count("\n") == 2 + 19
+    text = (tmp_path / "out" / "controls.md").read_text()
+    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + 19
+    assert "norm_ratio: ||x_t projected by Eq. 2|| / ||x_t||" in text
+    assert len(table.values["shrink@3"]["norm_ratio"]) == 3
+    assert table.values["random@3"]["norm_ratio"] == []
 
 
 def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from clarep_ray.cluster.plan import make_plan
 from clarep_ray.config import ExtractConfig
 from clarep_ray.data.spurious_digits import SpuriousDigits
 from clarep_ray.data.units import SPECTRUM_ARRAYS
+from clarep_ray.models.answers import NO_ANSWER
 from clarep_ray.models.extractor import UnitExtractor
 from clarep_ray.models.quality_gate import QualityGate, artefact_score
 from clarep_ray.presets import EXTRACT
@@ -99,6 +100,25 @@ def test_a_close_elbow_is_flagged_and_a_bad_inversion_goes_straight_to_less_nois
     _, records = gated(run, config(**{"gate.max_round_trip_error": 0.01, "gate.num_earlier": 2}))
     assert [call[:2] for call in run.calls] == [(1.0, 800.0), (1.0, 600.0), (1.0, 400.0)]
     assert records[0]["gate_faults"] == "round_trip"
+
+
+def test_the_gate_says_whether_its_judges_read_the_inputs() -> None:
+    """A judge that does not read the class of the inputs either finds a fault that is its own."""
+    gate = QualityGate(config(), GRID, 10, [GreyLevel()])
+    run = StubRun({"a": [5], "b": [3]})
+    images = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (7, 3)])
+    _, records = gate.run(run, images, [3, 3], ["a", "b"], None)
+    assert [(record["gate"], record["gate_input_votes"]) for record in records] == [("flagged", 0.0), ("accepted", 1.0)]
+
+
+def test_a_judge_without_an_answer_does_not_let_class_0_pass() -> None:
+    class Silent:
+        def predict(self, images: np.ndarray) -> np.ndarray:
+            return np.full(len(images), NO_ANSWER)
+
+    gate = QualityGate(config(), GRID, 10, [Silent()])
+    _, records = gate.run(StubRun({"a": [0]}), np.full((1, 4, 4, 3), 100, np.uint8), [0], ["a"], None)
+    assert (records[0]["gate"], records[0]["gate_faults"]) == ("flagged", "class")
 
 
 def test_prompts_of_one_class_are_one_class() -> None:

@@ -113,8 +113,8 @@ def test_masked_models_are_caught(trained: Trained, mask: type[Masked], signs: s
 
 def test_outputs_that_are_no_numbers_are_caught(trained: Trained) -> None:
     labels = torch.zeros(8, dtype=torch.long)  # the argmax of NaN
-    found = trust_findings(Broken(trained.model), trained.images[:8], labels, trained.keys[:8], CONFIG)
-    assert not next(finding for finding in found if finding.name == "finite_logits").passed
+    (found,) = trust_findings(Broken(trained.model), trained.images[:8], labels, trained.keys[:8], CONFIG)
+    assert (found.name, found.passed, found.numbers) == ("finite_logits", False, {"share_finite": 0.0})
 
 
 def test_what_makes_figures_meaningless_is_refused(trained: Trained) -> None:

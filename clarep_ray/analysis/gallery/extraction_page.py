@@ -13,7 +13,7 @@ from clarep_ray.analysis.gallery.k_steps import finished_k_steps
 from clarep_ray.analysis.gallery.page import render, write
 from clarep_ray.analysis.gallery.thumbnails import Picture, ThumbnailSize, make_thumbnails
 from clarep_ray.analysis.outputs import ExtractionOutput, samples_of
-from clarep_ray.analysis.report import metric_rows
+from clarep_ray.analysis.report import about_numbers, metric_rows
 from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
@@ -93,7 +93,7 @@ def _columns(output: ExtractionOutput) -> tuple[dict[str, str], int]:
 
 def _rank(name: str, own: Mapping[str, str]) -> tuple[int, str]:
     """Order columns: what nothing was projected out of, the sample's own picture, the controls."""
-    known = ("original", "reconstruction", "guidance", *own)
+    known = ("input", "original", "reconstruction", "guidance", *own)
     return (known.index(name) if name in known else len(known), name)
 
 
@@ -156,5 +156,6 @@ def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, A
         "steps": list(steps),
         "metrics": metrics,
         "table": {"titles": titles, "rows": rows},
+        "about": about_numbers(metrics),
         "rejects": samples.rejects(output),
     }

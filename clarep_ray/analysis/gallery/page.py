@@ -16,6 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from clarep_ray import __version__
+from clarep_ray.data.plain_json import without_nan
 
 PACKAGE = "clarep_ray.analysis.gallery"
 CHARTS = ("vendor/echarts.min.js", "static/charts.js")
@@ -36,7 +37,7 @@ def render(template: str, scripts: Sequence[str], payload: Mapping[str, Any], **
     sources = [_text(name) for name in (*CHARTS, *scripts)]
     return environment.get_template(template).render(
         **context,
-        payload=htmlsafe_json_dumps(_finite(payload), dumps=json.dumps, allow_nan=False, separators=(",", ":")),
+        payload=htmlsafe_json_dumps(without_nan(payload), dumps=json.dumps, allow_nan=False, separators=(",", ":")),
         style=Markup(_text("static/page.css")),  # our own files: nothing of the data is in them
         scripts=[Markup(source) for source in sources],
         policy="; ".join(
@@ -58,15 +59,6 @@ def figure(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON data with null in place of NaN and infinity, which JSON has no words for."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(name: str) -> str:

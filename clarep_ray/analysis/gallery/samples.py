@@ -31,6 +31,7 @@ NUMBERS = {
     "method": ("elbow rule", "what chose k"),
     "margin": ("elbow margin", "smallest slack of the comparisons that chose k, as a share of EVR at rank 1"),
     "residual": ("residual", "largest relative residual of a singular triplet, ‖JᵀJv − s²v‖ / s²"),
+    "ratio": ("norm ratio", "‖x_t projected by Eq. 2‖ / ‖x_t‖: how much shorter the latent becomes"),
     "error": ("round-trip error", "relative distance of the latent after unguided inversion and decoding"),
     "products": ("products", "vectors multiplied by JᵀJ until the sample converged"),
     "gate": ("quality gate", "accepted as made, retried, or flagged"),
@@ -43,7 +44,8 @@ GATE = ("gate", "faults", "remedy")
 """Numbers above that come from the columns `GATE_FIELDS` of the index."""
 
 PICTURES = {
-    "original": "the input picture",
+    "input": "the image as it was read: decoded, resized and cropped",
+    "original": "the image as the model holds it, decode(encode(image)); that of a model of pixels is the input itself",
     "reconstruction": "inverted to t_e and decoded without guidance: what the model can give back",
     "guidance": "decoded from t_e with guidance and no projection: what guidance alone changes",
     "canonical": "the Canonical Sample: projected at t_e (Eq. 2), then decoded",
@@ -107,6 +109,7 @@ def _row(row: Mapping[str, Any], record: Mapping[str, Any], classes: list[str]) 
         "margin": row["elbow_margin"],
         "residual": row["max_residual"],
         "products": row["num_products"],
+        "ratio": row["norm_ratio"],
         "evr": [float(f"{ratio:.4g}") for ratio in squares / max(squares.sum(), np.finfo(np.float64).tiny)],
     }
 

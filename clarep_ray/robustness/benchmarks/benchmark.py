@@ -15,6 +15,7 @@ from PIL import Image
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.sources.files import Listing, image_files
 from clarep_ray.data.views import View
+from clarep_ray.models.answers import NO_ANSWER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,15 @@ class Benchmark(ABC):
         return np.arange(self.num_classes)
 
     def predict(self, logits: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the answers (b,) of logits (b, classes). Raises ValueError for another number of classes."""
+        """Return the answers (b,) of logits (b, classes); NO_ANSWER where one of a row is not finite.
+
+        Raises ValueError for another number of classes.
+        """
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise ValueError(f"{self.name}: logits {logits.shape} are not valid; valid: (b, {self.num_classes})")
         best = self.considered[logits[:, self.considered].argmax(1)]
-        return np.asarray(self.answers, dtype=np.int64)[best]
+        answers = np.asarray(self.answers, dtype=np.int64)[best]
+        return np.where(np.isfinite(logits).all(1), answers, NO_ANSWER)
 
     def correct(self, part: str, predictions: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Return which answers of a slice are right. Raises ValueError for another number of answers."""

@@ -73,7 +73,7 @@
     const layers = unique(shown.map((row) => row.layer));
     const values = shown.map((row) => row.nmi_mean);
     const best = shown.reduce((a, b) => (b.nmi_mean > a.nmi_mean ? b : a));
-    const how = { label: "read with the label", null: "read without the label" }[reading];
+    const how = { label: "read with the label, which can explain it by itself", null: "read without the label" }[reading];
     const title = `NMI of ${pictures === "original" ? "originals" : "Canonical Samples"}, ${how}; chance ${gallery.figure(best.nmi_chance)}`;
     curve(title, `${title}; best ${gallery.figure(best.nmi_mean)} at ${best.layer}, t_f = ${best.feature_t}`, (c) => ({
       tooltip: { renderMode: "richText", backgroundColor: c.panel, borderColor: c.line, textStyle: { color: c.ink },
