@@ -55,9 +55,10 @@ class DiscreteSchedule:
         alpha_squared = table[time.long() - clean]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
-    def finest(self) -> Float[Tensor, " T"]:
-        """Return the noisy times of the grid that takes every timestep."""
-        return self.times(self.num_timesteps)[1:]
+    def finest(self) -> Float[Tensor, " n"]:
+        """Return the noisy times of the grid that takes every timestep; an offset leads beyond the last one."""
+        noisy = self.times(self.num_timesteps)[1:]
+        return noisy[noisy < self.first_timestep + self.num_timesteps]
 
     def times(self, num_steps: int) -> Float[Tensor, " n"]:
         """Return the clean time, then first + offset + i s with s = T // num_steps (the DDIM "leading" grid)."""
