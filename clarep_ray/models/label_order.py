@@ -7,8 +7,7 @@ chance. How often such draws do as well as the labels do is therefore an exact t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,21 +35,21 @@ class LabelOrder:
     advantage: float
     """By how much of an image's mean error its own label is better than the mean of the others."""
     decidable: bool
-    """Whether so few images could have passed at all."""
+    """Whether so few images and labels could have passed at all."""
     likely: str | None
-    """An order under which the labels would fit, where the labels themselves do not."""
+    """An order under which the labels would fit, where they do not as they are; pairs that look exchanged."""
 
     @property
     def fits(self) -> bool:
         return self.chance <= CHANCE
 
 
-def labels_to_try(own: Int[Tensor, " b"], num_classes: int, count: int, seed: int) -> Int[Tensor, "b labels"]:
-    """Return the labels that are tried on each image, its own first; all of them where there are at most `count`.
+def labels_to_try(own: Int[Tensor, " b"], num_classes: int, seed: int) -> Int[Tensor, "b labels"]:
+    """Return the labels that are tried on each image, its own first; all of them where there are few.
 
     Of more classes: those that the usual mistakes lead to, those of the other images, then drawn ones.
     """
-    count = min(count, num_classes)
+    count = min(MAX_LABELS, num_classes)
     drawn = torch.randperm(num_classes, generator=torch_generator(seed, "labels", "health")).tolist()
     rows: list[list[int]] = []
     for label in own.tolist():
@@ -61,19 +60,18 @@ def labels_to_try(own: Int[Tensor, " b"], num_classes: int, count: int, seed: in
 
 
 def judge_labels(
-    errors: Float[Tensor, "b labels"], tried: Int[Tensor, "b labels"], num_classes: int, seed: int
+    errors: Float[Tensor, "b labels"], tried: Int[Tensor, "b labels"], names: Sequence[str], seed: int
 ) -> LabelOrder:
     """Return what the errors of the labels that were tried say; the first of each row is the image's own."""
-    chance = _chance(errors, torch.zeros(len(errors), dtype=torch.long), seed)
+    own = torch.zeros(len(errors), dtype=torch.long)
+    chance = _chance(errors, own, seed)
     fits = chance <= CHANCE
-    best = errors.argmin(1)
-    distinct = [len(row.unique()) for row in errors]
     return LabelOrder(
         chance=chance,
-        first=int((best == 0).sum()),
-        advantage=float((errors[:, 1:].mean(1) - errors[:, 0]).mean()),
-        decidable=math.prod(1 / count for count in distinct) <= CHANCE,
-        likely=None if fits else _likely(errors, tried, num_classes, seed),
+        first=int((errors.argmin(1) == 0).sum()),
+        advantage=float((errors[:, 1:].mean(1) - errors[:, 0]).mean()) if errors.shape[1] > 1 else 0.0,
+        decidable=float(errors.shape[1]) ** -len(errors) <= CHANCE,
+        likely=_exchanged(errors, tried, names) if fits else _likely(errors, tried, names, seed),
     )
 
 
@@ -86,27 +84,40 @@ def _chance(errors: Float[Tensor, "b labels"], columns: Int[Tensor, " b"], seed:
     return (1 + int((sums <= reached + 1e-12).sum())) / (1 + DRAWS)
 
 
-def _likely(errors: Tensor, tried: Tensor, num_classes: int, seed: int) -> str | None:
-    """Return the best of the usual mistakes that would make the labels fit; else what the images look like."""
-    found: dict[str, float] = {}
-    known = {tuple(tried[:, 0].tolist())}
+def _likely(errors: Tensor, tried: Tensor, names: Sequence[str], seed: int) -> str | None:
+    """Return the usual mistake under which the labels fit; else, of labels that were all tried, what images look like.
+
+    The bar is lowered by the number of mistakes that are tried.
+    """
+    own = tried[:, 0].tolist()
+    moved: dict[tuple[int, ...], str] = {}
     for name, place in ORDERS.items():
-        moved = torch.tensor([place(label, num_classes) for label in tried[:, 0].tolist()])
-        if tuple(moved.tolist()) not in known:
-            known.add(tuple(moved.tolist()))
-            found[name] = _chance(errors, (tried == moved[:, None]).long().argmax(1), seed)
+        moved.setdefault(tuple(place(label, len(names)) for label in own), name)
+    moved.pop(tuple(own), None)
+    found = {
+        name: _chance(errors, (tried == torch.tensor(labels)[:, None]).long().argmax(1), seed)
+        for labels, name in moved.items()
+    }
     name = min(found, key=lambda name: found[name], default=None)
     if name is not None and found[name] <= CHANCE / len(found):
         return name
-    return None
+    if tried.shape[1] < len(names):
+        return None
+    look = tried.gather(1, errors.argmin(1)[:, None])[:, 0].tolist()
+    pairs = dict.fromkeys((a, b) for a, b in zip(own, look, strict=True) if a != b)
+    return "images look like other classes: " + ", ".join(f"{names[a]} like {names[b]}" for a, b in [*pairs][:8])
 
 
-def _one_up(label: int, num_classes: int) -> int:
-    return (label + 1) % num_classes
-
-
-def _one_down(label: int, num_classes: int) -> int:
-    return (label - 1) % num_classes
+def _exchanged(errors: Tensor, tried: Tensor, names: Sequence[str]) -> str | None:
+    """Return the pairs of classes whose images all look like the other one, more than images look like their own."""
+    usual = float((errors[:, 1:].mean(1) - errors[:, 0]).median())
+    look: dict[int, set[int]] = {}
+    for row, labels in zip(errors, tried, strict=True):
+        best = int(row.argmin())
+        sure = float(row[0] - row[best]) >= usual / 2
+        look.setdefault(int(labels[0]), set()).add(int(labels[best]) if sure else int(labels[0]))
+    pairs = [(a, b) for a in look for b in look if a < b and look[a] == {b} and look[b] == {a}]
+    return ", ".join(f"{names[a]} and {names[b]} exchanged" for a, b in pairs[:4]) or None
 
 
 def _from_text_order(label: int, num_classes: int) -> int:
@@ -117,15 +128,11 @@ def _to_text_order(label: int, num_classes: int) -> int:
     return sorted(range(num_classes), key=str).index(label)
 
 
-def _reversed(label: int, num_classes: int) -> int:
-    return num_classes - 1 - label
-
-
 ORDERS: dict[str, Callable[[int, int], int]] = {
-    "one higher (label + 1)": _one_up,
-    "one lower (label - 1)": _one_down,
-    "numbers sorted as text, read back": _from_text_order,
-    "numbers sorted as text": _to_text_order,
-    "reversed": _reversed,
+    "label + 1": lambda label, num_classes: (label + 1) % num_classes,
+    "label - 1": lambda label, num_classes: (label - 1) % num_classes,
+    "the number at the label's place of numbers sorted as text": _from_text_order,
+    "the label's place among numbers sorted as text": _to_text_order,
+    "the label counted from the end": lambda label, num_classes: num_classes - 1 - label,
 }
-"""Usual mistakes: the label that the model knows a class by, of the label that was given."""
+"""Usual mistakes: what the model knows a class by, of the label that was given."""
