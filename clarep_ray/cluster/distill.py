@@ -9,10 +9,12 @@ from typing import Any
 from clarep_ray import dotted, tracking
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.health import health_metrics, read_health, teacher_health
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DataConfig, DistillConfig
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
+from clarep_ray.data.store import OutputStore
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
 
@@ -36,6 +38,8 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
     config = with_absolute_paths(config)
     output = Path(config.output)
     opened, mark, finished = prepare(config)
+    store = OutputStore(output)
+    health = read_health(store) if finished else teacher_health(config, opened, print)
     with (
         start_student(config, mark, opened.sha256, parent) as run,
         tracking.following(run, output / METRICS, "epoch"),
@@ -51,6 +55,7 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
             )
         result = finished or read_result(output)
         tell_student(run, config, result)
+        run.metrics(health_metrics(health))
         if config.tracking.enabled:
             run.model(_served(config, result), config.tracking.registered_model, _model_tags(result))
     return result

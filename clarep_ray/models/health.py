@@ -114,6 +114,8 @@ def num_evaluations(model: Adapter, num_images: int, num_times: int) -> int:
 def _judge(model: Adapter, found: Denoising, tried: Int[Tensor, "b labels"], seed: int) -> dict[str, Any]:
     """Return verdict, warnings, figures, and whether something is wrong whose cause is unknown."""
     own, null = 0, tried.shape[1] if found.products.shape[2] > tried.shape[1] else None
+    if not bool(found.products.isfinite().all()):
+        return {"verdict": WARNING, "warnings": ["the predicted noise is not finite"], "unexplained": False}
     by_label = errors(found.products[:, :, : tried.shape[1]])
     by_label = (by_label / by_label.mean(2, keepdim=True)).mean(0)
     labels = judge_labels(by_label, tried, model.class_names, seed)
@@ -121,9 +123,7 @@ def _judge(model: Adapter, found: Denoising, tried: Int[Tensor, "b labels"], see
     products = found.pooled(null if null is not None else own if labels.fits else by_label.argmin(1))
     least, reached = least_errors(products), errors(products)
     verdict, warnings, unexplained = WARNING, list[str](), False
-    if not bool(found.products.isfinite().all()):
-        warnings = ["the predicted noise is not finite"]
-    elif not _is_trained(least, found.filtered):
+    if not _is_trained(least, found.filtered):
         verdict, warnings, unexplained = UNTRAINED, [NOT_TRAINED], True
     elif float((reached / least).max()) > 1 + TOLERANCE:
         warnings, unexplained = _clock_warning(model, found, products, least, reached)
