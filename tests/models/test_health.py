@@ -1,0 +1,328 @@
+"""Whether a model, its labels and its images belong together: derived bounds, right models, and spoiled ones."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clarep_ray import models
+from clarep_ray.clarid.sampling import guided_eps, inversion_noise, invert
+from clarep_ray.clarid.schedule import DiscreteSchedule, SigmaSchedule, path_to, scaled_linear_schedule
+from clarep_ray.config import ModelConfig
+from clarep_ray.data.pixels import decode_image
+from clarep_ray.data.spurious_digits import SpuriousDigits
+from clarep_ray.models.adapter import NetworkAdapter
+from clarep_ray.models.denoising import OUTPUTS, choose_times, errors, least_errors, linear_filter, measure
+from clarep_ray.models.health import OK, TOLERANCE, UNTRAINED, WARNING, check_health
+from clarep_ray.models.label_order import CHANCE, MAX_LABELS, ORDERS, judge_labels, labels_to_try
+from tests.flow_vit import FlowSchedule, load_flow_mnist
+from tests.oracles import GaussianModel
+
+REAL = Path(__file__).parents[3] / "shared" / "real"
+Made = tuple[Tensor, list[int]]
+Spoil = Callable[[Any, Made], tuple[Any, Made]]
+
+
+class WhiteNoiseModel(GaussianModel):
+    """The optimal denoiser of images of independent pixels, told `factor` times the noise scale there is."""
+
+    def __init__(self, variance: float, factor: float = 1.0) -> None:
+        super().__init__(torch.zeros(3, 1, 16, 16), torch.full((1, 16, 16), variance), SigmaSchedule())
+        self.latent_shape, self.factor = (1, 16, 16), factor
+
+    def eps(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
+        return t * (x_t - cond) / (self.variances + (self.factor * t) ** 2) * self.factor**2
+
+
+def on_white_noise(factor: float) -> tuple[Tensor, Tensor, list[float]]:
+    """Return errors, least errors and times of the Gaussian model of variance 0.25."""
+    x_0 = 0.5 * torch.randn(24, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    model: Any = WhiteNoiseModel(0.25, factor)
+    times = choose_times(model.schedule, 0.5, 25, None)
+    found = measure(model, x_0, [torch.zeros(24, dtype=torch.long)], times, [str(n) for n in range(24)], 0, 8)
+    return errors(found.pooled(0)), least_errors(found.pooled(0)), times
+
+
+def test_the_optimal_denoiser_errs_by_its_closed_form_and_gains_nothing() -> None:
+    error, least, times = on_white_noise(1.0)
+    exact = torch.tensor([0.25 / (0.25 + t**2) for t in times], dtype=torch.float64)
+    torch.testing.assert_close(error, exact, rtol=0.05, atol=0)
+    assert float((error / least - 1).max()) < 0.01
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 1.62, 3.0])
+def test_a_noise_scale_told_wrong_by_q_gains_sinh_ln_q_squared(factor: float) -> None:
+    error, least, _ = on_white_noise(factor)
+    gain = float((error / least - 1).max())
+    assert gain == pytest.approx(math.sinh(math.log(factor)) ** 2, rel=0.1)
+    assert (gain > TOLERANCE) == (abs(math.log(factor)) > math.log(1.6))
+
+
+def test_the_linear_filter_is_the_best_one_of_white_images_and_better_on_smooth_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    white, noise = torch.randn(2, 16, 2, 16, 16, generator=generator)
+    error = float((linear_filter(white, white + 0.5 * noise, 1.0, 0.5) - noise).square().mean())
+    assert error == pytest.approx(1 / (1 + 0.25), rel=0.08)
+    smooth = torch.nn.functional.avg_pool2d(white, 7, 1, 3, count_include_pad=False)
+    smooth = smooth / smooth.std()
+    assert float((linear_filter(smooth, smooth + 0.5 * noise, 1.0, 0.5) - noise).square().mean()) < error / 2
+
+
+def test_times_cover_the_run_and_the_noise_levels_that_tell_something() -> None:
+    schedule = SigmaSchedule()
+    times = choose_times(schedule, 0.5, 6, 0.002)
+    assert times[0] == 0.002
+    assert [t / 0.5 for t in times[1:]] == pytest.approx([0.1, 10**-0.5, 1, 10**0.5, 10], rel=0.02)
+    assert max(choose_times(schedule, 1e-6, 6, None)) < 0.01
+    assert len(choose_times(FlowSchedule(), 0.3, 6, None)) == 5  # the range that there is
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 10, 1000])
+def test_labels_that_fit_pass_and_unrelated_ones_pass_by_chance_alone(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    names, passed = [str(number) for number in range(num_classes)], 0
+    for trial in range(200):
+        own = torch.randint(num_classes, (8,), generator=generator)
+        tried = labels_to_try(own, num_classes, seed=0)
+        assert tried.shape == (8, min(MAX_LABELS, num_classes))
+        assert torch.equal(tried[:, 0], own)
+        drawn = torch.rand(tried.shape, generator=generator, dtype=torch.float64)
+        passed += judge_labels(drawn, tried, names, seed=trial).fits
+        drawn[:, 0] -= 1
+        order = judge_labels(drawn, tried, names, seed=trial)
+        assert order.fits
+        assert order.first == 8
+        assert order.likely is None
+    assert passed <= 200 * CHANCE + 5  # three standard deviations
+
+
+@pytest.mark.parametrize("name", list(ORDERS))
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_a_usual_mistake_is_named(name: str, num_classes: int) -> None:
+    given = torch.tensor([1, 2, 4, 5, 6, 7, 8, 3]) * (num_classes // 10)
+    actual = torch.tensor([ORDERS[name](label, num_classes) for label in given.tolist()])
+    tried = labels_to_try(given, num_classes, seed=0)
+    found = torch.rand(tried.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found[tried == actual[:, None]] -= 1
+    order = judge_labels(found, tried, [str(number) for number in range(num_classes)], seed=0)
+    assert not order.fits
+    assert order.likely == name
+
+
+def test_two_images_of_two_classes_decide_nothing() -> None:
+    tried = labels_to_try(torch.tensor([0, 1]), 2, seed=0)
+    assert not judge_labels(torch.tensor([[1.0, 2.0], [1.0, 2.0]]), tried, ["cat", "dog"], seed=0).decidable
+
+
+@pytest.mark.parametrize("u", [0.05, 0.5, 2.0])
+def test_inverted_noise_of_the_exact_path_is_inside_its_bounds(u: float) -> None:
+    x_0 = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0))
+    exact = GaussianModel(torch.zeros(1, 4000), torch.ones(4000), SigmaSchedule())
+    x_t = exact.exact_latent(x_0, 1 / u, exact.cond(torch.zeros(3, dtype=torch.long)))
+    found, outside = inversion_noise(x_0, x_t, 1.0, 1 / u)
+    torch.testing.assert_close(found, torch.full((3,), math.hypot(1, u) - u), rtol=0.05, atol=0)
+    assert not outside.any()
+    assert inversion_noise(x_0, 3 * x_t, 1.0, 1 / u)[1].all()
+    assert inversion_noise(x_0, x_0 + torch.nan, 1.0, 1 / u)[1].all()
+
+
+def digits(seed: int = 3, split: str = "test") -> Made:
+    """Return eight images of eight classes and their labels."""
+    rows: dict[int, Any] = {}
+    for row in SpuriousDigits(split=split, count=100, seed=seed):  # type: ignore[arg-type]
+        rows.setdefault(row.label, row)
+    chosen = list(rows.values())[:8]
+    return torch.from_numpy(np.stack([row.image for row in chosen])), [row.label for row in chosen]
+
+
+def asked(model: Any, made: Made, seed: int = 0, smallest: float | None = None) -> dict[str, Any]:
+    images, labels = made
+    keys = [str(number) for number in range(len(labels))]
+    return check_health(model, images, labels, keys, seed=seed, num_times=6, smallest=smallest)
+
+
+def changed(model: Any, **changes: Any) -> Any:
+    other = copy.copy(model)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def relabelled(place: Callable[[int], int]) -> Spoil:
+    return lambda model, made: (model, (made[0], [place(label) for label in made[1]]))
+
+
+def scaled(factor: float) -> Spoil:
+    def spoil(model: NetworkAdapter, made: Made) -> tuple[Any, Made]:
+        encode, decode = model.encode, model.decode
+        return changed(model, encode=lambda x: encode(x) * factor, decode=lambda x: decode(x / factor)), made
+
+    return spoil
+
+
+def clock(place: Callable[[float], float]) -> Spoil:
+    def spoil(model: NetworkAdapter, made: Made) -> tuple[Any, Made]:
+        forward = model.forward
+        return changed(model, forward=lambda x, t, cond: forward(x, place(t), cond)), made
+
+    return spoil
+
+
+def read_as(prediction: str) -> Spoil:
+    return lambda model, made: (changed(model, prediction=prediction), made)
+
+
+def cosine_schedule() -> DiscreteSchedule:
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    squares = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return DiscreteSchedule(torch.cumprod(1 - (1 - squares[1:] / squares[:-1]).clamp(max=0.999), 0))
+
+
+def negative(model: Any, made: Made) -> tuple[Any, Made]:
+    return model, (255 - made[0], made[1])
+
+
+def half_range(model: Any, made: Made) -> tuple[Any, Made]:
+    return model, (127 + made[0] // 2, made[1])
+
+
+SWAPPED = {1: 2, 2: 1}
+DRAWN = (5, 6, 1, 2, 0, 8, 9, 3, 4, 7)
+EVERY_MODEL: dict[str, tuple[Spoil, str]] = {
+    "labels one higher": (relabelled(lambda label: (label + 1) % 10), "label - 1"),
+    "labels one lower": (relabelled(lambda label: (label - 1) % 10), "label + 1"),
+    "labels in another order": (relabelled(lambda label: DRAWN[label]), "images look like other classes: "),
+    "two classes exchanged": (relabelled(lambda label: SWAPPED.get(label, label)), "1 "),
+    "latents 0.18215 times": (scaled(0.18215), "too small by a VAE's"),
+    "latents 5.49 times": (scaled(1 / 0.18215), "too large by a VAE's"),
+    "latents twice": (scaled(2.0), "too large by the factor 2"),
+    "negatives": (negative, "negatives"),
+    "pixels of half the range": (half_range, "lie in [0, 1], and the model's in [-1, 1]"),
+}
+SHIPPED: dict[str, tuple[Spoil, str]] = EVERY_MODEL | {
+    "v read as epsilon": (read_as("epsilon"), "is read as epsilon and is v_prediction"),
+    "v read as x_0": (read_as("sample"), "is read as sample and is v_prediction"),
+    "scaled_linear betas": (lambda m, d: (changed(m, schedule=scaled_linear_schedule()), d), "noise schedule"),
+    "cosine schedule": (lambda m, d: (changed(m, schedule=cosine_schedule()), d), "noise schedule"),
+    "clock in [0, 1]": (clock(lambda t: t / 1000), "wrong clock"),
+    "clock of 500 steps": (clock(lambda t: t // 2), "wrong clock"),
+    "clock backwards": (clock(lambda t: 999 - t), "wrong clock"),
+}
+FLOW: dict[str, tuple[Spoil, str]] = EVERY_MODEL | {
+    "x_0 read as epsilon": (read_as("epsilon"), "is read as epsilon and is sample"),
+    "x_0 read as v": (read_as("v_prediction"), "is read as v_prediction and is sample"),
+    "smallest time 0.01": (lambda m, d: (changed(m, schedule=FlowSchedule(smallest=0.01)), d), "wrong clock"),
+    "smallest time 0.05": (lambda m, d: (changed(m, schedule=FlowSchedule(smallest=0.05)), d), "wrong clock"),
+    "clock in thousandths": (clock(lambda t: 1000 * t), "wrong clock"),
+    "clock backwards": (clock(lambda t: 1 - t), "wrong clock"),
+}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Any:
+    torch.set_num_threads(1)
+    return models.build(ModelConfig())
+
+
+def test_the_shipped_model_is_right_again_and_again_and_leaves_the_random_state_alone(shipped: Any) -> None:
+    before = torch.random.get_rng_state()
+    first, second = (asked(shipped, digits(), smallest=0.0) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first["verdict"] == OK, first["warnings"]
+    assert first.pop("seconds") > 0 < second.pop("seconds")
+    assert first == second
+    assert first["evaluations"] == 8 * 6 * 11
+    for low, error, high, linear in zip(
+        *(first[name] for name in ("least_error", "error_without_label", "most_error", "filter_error")), strict=True
+    ):
+        assert low <= error <= high
+        assert error < linear
+
+
+@pytest.mark.parametrize("name", ["labels one higher", "two classes exchanged", "v read as epsilon", "cosine schedule"])
+def test_a_spoiled_setting_is_named(shipped: Any, name: str) -> None:
+    check_spoiled(shipped, digits(), *SHIPPED[name])
+
+
+def check_spoiled(model: Any, made: Made, spoil: Spoil, told: str) -> None:
+    found = asked(*spoil(model, made), smallest=None)
+    assert found["verdict"] == WARNING
+    assert told in " ".join(found["warnings"]), found["warnings"]
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_random_weights_are_untrained(name: str) -> None:
+    model = models.build_tiny(name)
+    images, labels = digits()
+    pixels = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (model.image_size, model.image_size))
+    found = asked(model, (pixels.to(torch.uint8).permute(0, 2, 3, 1), labels))
+    assert found["verdict"] == UNTRAINED
+    assert len(found["warnings"]) == 1
+
+
+def test_a_prediction_that_is_not_finite_is_said(shipped: Any) -> None:
+    found = asked(changed(shipped, forward=lambda x, t, cond: x + torch.nan), digits())
+    assert found["warnings"] == ["the predicted noise is not finite"]
+
+
+def test_an_autoencoder_that_loses_more_than_averages_is_said(shipped: Any) -> None:
+    found = asked(changed(shipped, decode=lambda x: (x + 0.3).clamp(-1, 1)), digits())
+    assert found["verdict"] == WARNING
+    assert "another model's, or untrained" in found["warnings"][0]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_every_spoiled_setting_of_the_shipped_model_is_named(shipped: Any, name: str) -> None:
+    check_spoiled(shipped, digits(), *SHIPPED[name])
+
+
+@pytest.mark.nightly
+def test_twenty_seeds_raise_no_alarm(shipped: Any) -> None:
+    for seed in range(20):
+        found = asked(shipped, digits(seed), seed, smallest=0.0)
+        assert found["verdict"] == OK, (seed, found["warnings"])
+
+
+def mnist(number: int) -> Made:
+    paths = [sorted((REAL / "mnist_png" / str(digit)).glob("*.png"))[number] for digit in range(8)]
+    return torch.from_numpy(np.stack([decode_image(path.read_bytes(), 28) for path in paths])), list(range(8))
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
+def test_a_public_model_is_right_on_twenty_sets_of_images() -> None:
+    model = load_flow_mnist(REAL / "flow-vit-mnist")
+    for number in range(20):
+        found = asked(model, mnist(number), number, smallest=0.1)
+        assert found["verdict"] == OK, (number, found["warnings"])
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
+@pytest.mark.parametrize("name", list(FLOW))
+def test_every_spoiled_setting_of_a_public_model_is_named(name: str) -> None:
+    check_spoiled(load_flow_mnist(REAL / "flow-vit-mnist"), mnist(0), *FLOW[name])
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
+@pytest.mark.parametrize(("smallest", "wrong"), [(0.1, False), (0.01, True)])
+def test_inverted_noise_sees_a_wrong_smallest_time(smallest: float, wrong: bool) -> None:
+    model = load_flow_mnist(REAL / "flow-vit-mnist", FlowSchedule(smallest=smallest))
+    images, labels = mnist(0)
+    x_0 = model.encode(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    grid = path_to(model.schedule.times(50), model.schedule.times(50)[30].item())
+    x_t = invert(guided_eps(model, model.cond(torch.tensor(labels)), None, 1.0), x_0, model, grid)
+    alpha, sigma = 1 - grid[-1].item(), grid[-1].item()
+    assert (
+        inversion_noise(x_0, x_t, alpha, sigma)[1].all()
+        if wrong
+        else not inversion_noise(x_0, x_t, alpha, sigma)[1].any()
+    )
