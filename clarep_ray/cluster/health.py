@@ -119,7 +119,7 @@ def read_health(store: Store) -> Record | None:
 
 
 def refuse(record: Record, settings: HealthConfig, model: ModelConfig) -> None:
-    """Raise ValueError where something is wrong and `health.refuse` is set; weights that were to be random are right."""
+    """Raise ValueError where health.refuse is set and something is wrong; random weights may be what was asked for."""
     expected = record["verdict"] == UNTRAINED and model.weights == models.TINY
     if settings.refuse and not expected and record["verdict"] not in (OK, UNCHECKED):
         raise ValueError(f"health.refuse: {'; '.join(record['warnings'])}")

@@ -68,7 +68,7 @@ from clarep_ray.config.extract import (
     Source,
     SpectrumConfig,
 )
-from clarep_ray.config.health import HealthConfig
+from clarep_ray.config.health import HealthBenchmarkConfig, HealthConfig
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.report import ReportConfig
@@ -114,6 +114,7 @@ __all__ = [
     "ExtractConfig",
     "FeatureConfig",
     "FeatureMapConfig",
+    "HealthBenchmarkConfig",
     "HealthConfig",
     "InteractionConfig",
     "InversionConfig",

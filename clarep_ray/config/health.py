@@ -28,3 +28,17 @@ class HealthConfig:
         check_types(self)
         require(2 <= self.num_images <= 256, "health.num_images", self.num_images, "2 to 256")
         require(3 <= self.num_times <= 100, "health.num_times", self.num_times, "3 to 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthBenchmarkConfig:
+    """The health check on the shipped models, right and with one setting spoiled, and on random weights."""
+
+    weights: tuple[str, ...] = ("rho90", "rho10")
+    """Shipped models."""
+    seeds: int = 20
+    """Sets of eight images on which a right model must raise no alarm."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.seeds >= 1, "seeds", self.seeds, "1 or more")

@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clarep_ray.clarid.model import NoiseSchedule
-from clarep_ray.models.adapter import Adapter
+from clarep_ray.clarid.model import DiffusionModel, NoiseSchedule
 from clarep_ray.seeding import torch_generator
 
 RELATIVE_NOISE = (0.1, 10.0)
@@ -60,7 +59,7 @@ class Denoising:
 
 
 def measure(
-    model: Adapter,
+    model: DiffusionModel,
     x_0: Float[Tensor, " b *latent"],
     conditions: Sequence[Labels | None],
     times: Sequence[float],
@@ -86,7 +85,7 @@ def measure(
 
 
 def _products(
-    model: Adapter, x_t: Tensor, noise: Tensor, t: float, labels: Labels | None, rows: int
+    model: DiffusionModel, x_t: Tensor, noise: Tensor, t: float, labels: Labels | None, rows: int
 ) -> Float[Tensor, "b 4 4"]:
     found: list[Tensor] = []
     for start in range(0, len(x_t), rows):

@@ -74,7 +74,7 @@ def test_random_weights_that_were_asked_for_are_no_reason_to_stop(tmp_path: Path
 def test_a_warning_stops_the_job_where_that_is_wanted(verdict: str) -> None:
     record = {"verdict": verdict, "warnings": ["labels: one", "two"]}
     health.refuse(record, HealthConfig(), ModelConfig())
-    with pytest.raises(ValueError, match="health.refuse: labels: one; two"):
+    with pytest.raises(ValueError, match=r"health\.refuse: labels: one; two"):
         health.refuse(record, HealthConfig(refuse=True), ModelConfig())
 
 

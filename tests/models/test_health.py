@@ -1,8 +1,6 @@
 """Whether a model, its labels and its images belong together: derived bounds, right models, and spoiled ones."""
 
-import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +10,29 @@ import torch
 from torch import Tensor
 
 from clarep_ray import models
+from clarep_ray.analysis.health_benchmark import (
+    SPOILED,
+    SPOILED_DIGITS,
+    Made,
+    Spoil,
+    ask,
+    changed,
+    clock,
+    digits,
+    resized,
+    set_to,
+)
 from clarep_ray.clarid.sampling import guided_eps, inversion_noise, invert
-from clarep_ray.clarid.schedule import DiscreteSchedule, SigmaSchedule, path_to, scaled_linear_schedule
+from clarep_ray.clarid.schedule import SigmaSchedule, path_to
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.pixels import decode_image
-from clarep_ray.data.spurious_digits import SpuriousDigits
-from clarep_ray.models.adapter import NetworkAdapter
-from clarep_ray.models.denoising import OUTPUTS, choose_times, errors, least_errors, linear_filter, measure
-from clarep_ray.models.health import OK, TOLERANCE, UNTRAINED, WARNING, check_health
+from clarep_ray.models.denoising import choose_times, errors, least_errors, linear_filter, measure
+from clarep_ray.models.health import OK, TOLERANCE, UNTRAINED, WARNING
 from clarep_ray.models.label_order import CHANCE, MAX_LABELS, ORDERS, judge_labels, labels_to_try
 from tests.flow_vit import FlowSchedule, load_flow_mnist
 from tests.oracles import GaussianModel
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
-Made = tuple[Tensor, list[int]]
-Spoil = Callable[[Any, Made], tuple[Any, Made]]
 
 
 class WhiteNoiseModel(GaussianModel):
@@ -132,95 +138,30 @@ def test_inverted_noise_of_the_exact_path_is_inside_its_bounds(u: float) -> None
     assert inversion_noise(x_0, x_0 + torch.nan, 1.0, 1 / u)[1].all()
 
 
-def digits(seed: int = 3, split: str = "test") -> Made:
-    """Return eight images of eight classes and their labels."""
-    rows: dict[int, Any] = {}
-    for row in SpuriousDigits(split=split, count=100, seed=seed):  # type: ignore[arg-type]
-        rows.setdefault(row.label, row)
-    chosen = list(rows.values())[:8]
-    return torch.from_numpy(np.stack([row.image for row in chosen])), [row.label for row in chosen]
-
-
-def asked(model: Any, made: Made, seed: int = 0, smallest: float | None = None) -> dict[str, Any]:
-    images, labels = made
-    keys = [str(number) for number in range(len(labels))]
-    return check_health(model, images, labels, keys, seed=seed, num_times=6, smallest=smallest)
-
-
-def changed(model: Any, **changes: Any) -> Any:
-    other = copy.copy(model)
-    for name, value in changes.items():
-        setattr(other, name, value)
-    return other
-
-
-def relabelled(place: Callable[[int], int]) -> Spoil:
-    return lambda model, made: (model, (made[0], [place(label) for label in made[1]]))
-
-
-def scaled(factor: float) -> Spoil:
-    def spoil(model: NetworkAdapter, made: Made) -> tuple[Any, Made]:
-        encode, decode = model.encode, model.decode
-        return changed(model, encode=lambda x: encode(x) * factor, decode=lambda x: decode(x / factor)), made
-
-    return spoil
-
-
-def clock(place: Callable[[float], float]) -> Spoil:
-    def spoil(model: NetworkAdapter, made: Made) -> tuple[Any, Made]:
-        forward = model.forward
-        return changed(model, forward=lambda x, t, cond: forward(x, place(t), cond)), made
-
-    return spoil
-
-
-def read_as(prediction: str) -> Spoil:
-    return lambda model, made: (changed(model, prediction=prediction), made)
-
-
-def cosine_schedule() -> DiscreteSchedule:
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    squares = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
-    return DiscreteSchedule(torch.cumprod(1 - (1 - squares[1:] / squares[:-1]).clamp(max=0.999), 0))
-
-
-def negative(model: Any, made: Made) -> tuple[Any, Made]:
-    return model, (255 - made[0], made[1])
-
-
-def half_range(model: Any, made: Made) -> tuple[Any, Made]:
-    return model, (127 + made[0] // 2, made[1])
-
-
-SWAPPED = {1: 2, 2: 1}
-DRAWN = (5, 6, 1, 2, 0, 8, 9, 3, 4, 7)
-EVERY_MODEL: dict[str, tuple[Spoil, str]] = {
-    "labels one higher": (relabelled(lambda label: (label + 1) % 10), "label - 1"),
-    "labels one lower": (relabelled(lambda label: (label - 1) % 10), "label + 1"),
-    "labels in another order": (relabelled(lambda label: DRAWN[label]), "images look like other classes: "),
-    "two classes exchanged": (relabelled(lambda label: SWAPPED.get(label, label)), "1 "),
-    "latents 0.18215 times": (scaled(0.18215), "too small by a VAE's"),
-    "latents 5.49 times": (scaled(1 / 0.18215), "too large by a VAE's"),
-    "latents twice": (scaled(2.0), "too large by the factor 2"),
-    "negatives": (negative, "negatives"),
-    "pixels of half the range": (half_range, "lie in [0, 1], and the model's in [-1, 1]"),
+SAID = {
+    "labels one higher": "label - 1",
+    "labels one lower": "label + 1",
+    "labels in another order": "images look like other classes: ",
+    "classes 1 and 2 exchanged": "1 ",
+    "latents 0.18215 times": "too small by a VAE's",
+    "latents 5.49 times": "too large by a VAE's",
+    "latents twice": "too large by the factor 2",
+    "latents half": "too small by the factor 2",
+    "negatives": "negatives",
+    "pixels of half the range": "lie in [0, 1], and the model's in [-1, 1]",
+    "v read as epsilon": "is read as epsilon and is v_prediction",
+    "v read as x_0": "is read as sample and is v_prediction",
+    "x_0 read as epsilon": "is read as epsilon and is sample",
+    "x_0 read as v": "is read as v_prediction and is sample",
 }
-SHIPPED: dict[str, tuple[Spoil, str]] = EVERY_MODEL | {
-    "v read as epsilon": (read_as("epsilon"), "is read as epsilon and is v_prediction"),
-    "v read as x_0": (read_as("sample"), "is read as sample and is v_prediction"),
-    "scaled_linear betas": (lambda m, d: (changed(m, schedule=scaled_linear_schedule()), d), "noise schedule"),
-    "cosine schedule": (lambda m, d: (changed(m, schedule=cosine_schedule()), d), "noise schedule"),
-    "clock in [0, 1]": (clock(lambda t: t / 1000), "wrong clock"),
-    "clock of 500 steps": (clock(lambda t: t // 2), "wrong clock"),
-    "clock backwards": (clock(lambda t: 999 - t), "wrong clock"),
-}
-FLOW: dict[str, tuple[Spoil, str]] = EVERY_MODEL | {
-    "x_0 read as epsilon": (read_as("epsilon"), "is read as epsilon and is sample"),
-    "x_0 read as v": (read_as("v_prediction"), "is read as v_prediction and is sample"),
-    "smallest time 0.01": (lambda m, d: (changed(m, schedule=FlowSchedule(smallest=0.01)), d), "wrong clock"),
-    "smallest time 0.05": (lambda m, d: (changed(m, schedule=FlowSchedule(smallest=0.05)), d), "wrong clock"),
-    "clock in thousandths": (clock(lambda t: 1000 * t), "wrong clock"),
-    "clock backwards": (clock(lambda t: 1 - t), "wrong clock"),
+"""What a warning says of the cause; of any other one a wrong clock or schedule."""
+FLOW: dict[str, Spoil] = SPOILED | {
+    "x_0 read as epsilon": set_to(prediction="epsilon"),
+    "x_0 read as v": set_to(prediction="v_prediction"),
+    "smallest time 0.01": set_to(schedule=FlowSchedule(smallest=0.01)),
+    "smallest time 0.05": set_to(schedule=FlowSchedule(smallest=0.05)),
+    "clock in thousandths": clock(lambda t: 1000 * t),
+    "clock backwards": clock(lambda t: 1 - t),
 }
 
 
@@ -232,7 +173,7 @@ def shipped() -> Any:
 
 def test_the_shipped_model_is_right_again_and_again_and_leaves_the_random_state_alone(shipped: Any) -> None:
     before = torch.random.get_rng_state()
-    first, second = (asked(shipped, digits(), smallest=0.0) for _ in range(2))
+    first, second = (ask(shipped, digits(3, "test"), 0, smallest=0.0) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert first["verdict"] == OK, first["warnings"]
     assert first.pop("seconds") > 0 < second.pop("seconds")
@@ -245,48 +186,48 @@ def test_the_shipped_model_is_right_again_and_again_and_leaves_the_random_state_
         assert error < linear
 
 
-@pytest.mark.parametrize("name", ["labels one higher", "two classes exchanged", "v read as epsilon", "cosine schedule"])
+@pytest.mark.parametrize(
+    "name", ["labels one higher", "classes 1 and 2 exchanged", "v read as epsilon", "cosine schedule"]
+)
 def test_a_spoiled_setting_is_named(shipped: Any, name: str) -> None:
-    check_spoiled(shipped, digits(), *SHIPPED[name])
+    check_spoiled(shipped, digits(3, "test"), SPOILED_DIGITS, name)
 
 
-def check_spoiled(model: Any, made: Made, spoil: Spoil, told: str) -> None:
-    found = asked(*spoil(model, made), smallest=None)
+def check_spoiled(model: Any, made: Made, spoils: dict[str, Spoil], name: str) -> None:
+    found = ask(*spoils[name](model, made), 0)
     assert found["verdict"] == WARNING
-    assert told in " ".join(found["warnings"]), found["warnings"]
+    assert SAID.get(name, "wrong clock, noise schedule") in " ".join(found["warnings"]), found["warnings"]
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_random_weights_are_untrained(name: str) -> None:
-    model = models.build_tiny(name)
-    images, labels = digits()
-    pixels = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (model.image_size, model.image_size))
-    found = asked(model, (pixels.to(torch.uint8).permute(0, 2, 3, 1), labels))
+    model: Any = models.build_tiny(name)
+    found = ask(model, resized(digits(3, "test"), model.image_size), 0)
     assert found["verdict"] == UNTRAINED
     assert len(found["warnings"]) == 1
 
 
 def test_a_prediction_that_is_not_finite_is_said(shipped: Any) -> None:
-    found = asked(changed(shipped, forward=lambda x, t, cond: x + torch.nan), digits())
+    found = ask(changed(shipped, forward=lambda x, t, cond: x + torch.nan), digits(3, "test"), 0)
     assert found["warnings"] == ["the predicted noise is not finite"]
 
 
 def test_an_autoencoder_that_loses_more_than_averages_is_said(shipped: Any) -> None:
-    found = asked(changed(shipped, decode=lambda x: (x + 0.3).clamp(-1, 1)), digits())
+    found = ask(changed(shipped, decode=lambda x: (x + 0.3).clamp(-1, 1)), digits(3, "test"), 0)
     assert found["verdict"] == WARNING
     assert "another model's, or untrained" in found["warnings"][0]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", list(SHIPPED))
+@pytest.mark.parametrize("name", list(SPOILED_DIGITS))
 def test_every_spoiled_setting_of_the_shipped_model_is_named(shipped: Any, name: str) -> None:
-    check_spoiled(shipped, digits(), *SHIPPED[name])
+    check_spoiled(shipped, digits(3, "test"), SPOILED_DIGITS, name)
 
 
 @pytest.mark.nightly
 def test_twenty_seeds_raise_no_alarm(shipped: Any) -> None:
     for seed in range(20):
-        found = asked(shipped, digits(seed), seed, smallest=0.0)
+        found = ask(shipped, digits(seed, "test"), seed, smallest=0.0)
         assert found["verdict"] == OK, (seed, found["warnings"])
 
 
@@ -300,7 +241,7 @@ def mnist(number: int) -> Made:
 def test_a_public_model_is_right_on_twenty_sets_of_images() -> None:
     model = load_flow_mnist(REAL / "flow-vit-mnist")
     for number in range(20):
-        found = asked(model, mnist(number), number, smallest=0.1)
+        found = ask(model, mnist(number), number, smallest=0.1)
         assert found["verdict"] == OK, (number, found["warnings"])
 
 
@@ -308,7 +249,7 @@ def test_a_public_model_is_right_on_twenty_sets_of_images() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/real")
 @pytest.mark.parametrize("name", list(FLOW))
 def test_every_spoiled_setting_of_a_public_model_is_named(name: str) -> None:
-    check_spoiled(load_flow_mnist(REAL / "flow-vit-mnist"), mnist(0), *FLOW[name])
+    check_spoiled(load_flow_mnist(REAL / "flow-vit-mnist"), mnist(0), FLOW, name)
 
 
 @pytest.mark.nightly
