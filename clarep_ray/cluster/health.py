@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import defaultdict
@@ -217,6 +218,7 @@ def _examine(
     config: ModelConfig, grid: InversionConfig | int, images: Images, num_times: int, seed: int, rows: int
 ) -> Record:
     """Build the model in this process and check it; the grid says which noisy time is the run's first."""
+    config = dataclasses.replace(config, compile=False)  # for so few calls that takes longer than it saves
     model = models.build(config).to("cuda" if torch.cuda.is_available() else "cpu")
     times = path_of(model.schedule, grid) if isinstance(grid, InversionConfig) else model.schedule.times(grid)
     pixels = torch.from_numpy(images[0])

@@ -105,12 +105,6 @@ def has_null(model: Adapter) -> bool:
     return True
 
 
-def num_evaluations(model: Adapter, num_images: int, num_times: int) -> int:
-    """Return the network evaluations of one image that `check_health` takes where nothing is wrong, at most."""
-    tried = labels_to_try(torch.zeros(1, dtype=torch.long), len(model.class_names), 0).shape[1]
-    return num_images * num_times * (tried + has_null(model))
-
-
 def _judge(model: Adapter, found: Denoising, tried: Int[Tensor, "b labels"], seed: int) -> dict[str, Any]:
     """Return verdict, warnings, figures, and whether something is wrong whose cause is unknown."""
     own, null = 0, tried.shape[1] if found.products.shape[2] > tried.shape[1] else None
