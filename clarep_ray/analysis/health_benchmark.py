@@ -31,7 +31,7 @@ COLUMNS = {
 }
 VAE_SCALE = 0.18215
 Made = tuple[UInt8[Tensor, "b h w 3"], list[int]]
-"""Images and their labels."""
+"""Images and their labels; the second half are others of the same classes."""
 Spoil = Callable[[NetworkAdapter, Made], tuple[NetworkAdapter, Made]]
 
 
@@ -58,8 +58,11 @@ def run(config: HealthBenchmarkConfig) -> list[Table]:
 def ask(model: NetworkAdapter, made: Made, seed: int, smallest: float | None = None) -> dict[str, Any]:
     """Check the model on images with their labels, as a job of this seed would."""
     images, labels = made
-    keys = [str(number) for number in range(len(labels))]
-    return check_health(model, images, labels, keys, seed=seed, num_times=6, smallest=smallest)
+    keys, first = [str(number) for number in range(len(labels))], len(labels) // 2
+    others = images[first:], keys[first:], list(range(first))
+    return check_health(
+        model, images[:first], labels[:first], keys[:first], seed=seed, num_times=6, smallest=smallest, others=others
+    )
 
 
 def right_row(model: str, found: list[dict[str, Any]]) -> tuple[Cell, ...]:
@@ -88,11 +91,11 @@ def row(model: str, setting: str, found: dict[str, Any]) -> tuple[Cell, ...]:
 
 
 def digits(seed: int, split: str) -> Made:
-    """Return eight of the embedded images, of eight classes."""
-    rows: dict[int, Any] = {}
-    for each in SpuriousDigits(split=split, count=100, seed=seed):  # type: ignore[arg-type]
-        rows.setdefault(each.label, each)
-    chosen = list(rows.values())[:8]
+    """Return eight of the embedded images, of eight classes, and eight others of these."""
+    rows: dict[int, list[Any]] = {}
+    for each in SpuriousDigits(split=split, count=200, seed=seed):  # type: ignore[arg-type]
+        rows.setdefault(each.label, []).append(each)
+    chosen = [of_class[number] for number in range(2) for of_class in [*rows.values()][:8]]
     return torch.from_numpy(np.stack([each.image for each in chosen])), [each.label for each in chosen]
 
 

@@ -37,7 +37,7 @@ SPARE = 4
 """So many images are opened for each one that is wanted, where images cannot be read."""
 
 Images = tuple[NDArray[np.uint8], list[int], list[str]]
-"""Images (n, h, w, 3), their labels and their keys."""
+"""Images (n, h, w, 3), their labels and their keys: of as many classes as possible, then others of the same classes."""
 Record = dict[str, Any]
 
 
@@ -82,13 +82,9 @@ def teacher_health(config: DistillConfig, opened: Opened, say: Callable[[str], N
 
     def ask() -> Record:
         pictures = opened.inputs.images
-        chosen = [
-            row for row, _ in zip(spread_rows(pictures.labels.tolist()), range(config.health.num_images), strict=False)
-        ]
-        images = np.stack([pictures.read(row) for row in chosen])
-        labels, keys = [int(pictures.labels[row]) for row in chosen], [pictures.keys[row] for row in chosen]
+        images = _collected(pictures.labels.tolist(), pictures.keys, pictures.read, config.health.num_images)
         teacher, gpus = config.teacher, float(config.use_gpu)
-        return _ask(gpus, teacher.diffusion, teacher.num_times, (images, labels, keys), config.health, config.seed, 8)
+        return _ask(gpus, teacher.diffusion, teacher.num_times, images, config.health, config.seed, 8)
 
     return _once(OutputStore(Path(config.output)), config.health, config.teacher.diffusion, say, ask)
 
@@ -176,23 +172,45 @@ def _halved(place: int, count: int) -> float:
 
 
 def _images_of(plan: Plan) -> Images:
-    """Return images of the plan's input that can be read, of as many classes as possible."""
+    """Return images of the plan's input that can be read."""
     source = open_source(plan.config.data, plan.class_names)
     rows = [row for row in plan.rows if row.prompt == 0 and not row.reason and row.label >= 0]
-    wanted = plan.config.health.num_images
-    images: list[NDArray[np.uint8]] = []
-    labels, keys = list[int](), list[str]()
-    for place, _ in zip(spread_rows([row.label for row in rows]), range(SPARE * wanted), strict=False):
+
+    def read(place: int) -> NDArray[np.uint8] | None:
         try:
-            images.append(decode_row(source, rows[place], plan.image_size, plan.config.data))
+            return decode_row(source, rows[place], plan.image_size, plan.config.data)
         except RejectedImage:
-            continue
-        labels.append(rows[place].label)
-        keys.append(rows[place].image_key)
-        if len(images) == wanted:
-            break
-    shape = (0, plan.image_size, plan.image_size, 3)
-    return (np.stack(images) if images else np.zeros(shape, np.uint8)), labels, keys
+            return None
+
+    labels, keys = [row.label for row in rows], [row.image_key for row in rows]
+    return _collected(labels, keys, read, plan.config.health.num_images)
+
+
+def _collected(
+    labels: Sequence[int], keys: Sequence[str], read: Callable[[int], NDArray[np.uint8] | None], wanted: int
+) -> Images:
+    """Return as many images as wanted, of classes far from each other, and then one more of each of their classes."""
+    images: dict[int, NDArray[np.uint8]] = {}
+
+    def take(places: Iterator[int], most: int, tries: int) -> None:
+        for place, _ in zip(places, range(tries), strict=False):
+            image = read(place)
+            if image is not None:
+                images[place] = image
+                most -= 1
+            if most == 0:
+                return
+
+    take(spread_rows(labels), wanted, SPARE * wanted)
+    left: dict[int, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        if place not in images and len(left[label]) < SPARE:
+            left[label].append(place)
+    for label in [labels[place] for place in images]:
+        spare = left.pop(label, [])
+        take(iter(spare), 1, len(spare))
+    stacked = np.stack([*images.values()]) if images else np.zeros((0, 1, 1, 3), np.uint8)
+    return stacked, [int(labels[place]) for place in images], [keys[place] for place in images]
 
 
 def _ask(
@@ -206,7 +224,7 @@ def _ask(
 ) -> Record:
     if not len(images[0]):
         return _unchecked("no image that was tried can be read")
-    arguments = (model, grid, images, settings.num_times, seed, rows)
+    arguments = (model, grid, images, settings, seed, rows)
     if not gpus:
         return _examine(*arguments)
     import ray
@@ -215,7 +233,7 @@ def _ask(
 
 
 def _examine(
-    config: ModelConfig, grid: InversionConfig | int, images: Images, num_times: int, seed: int, rows: int
+    config: ModelConfig, grid: InversionConfig | int, images: Images, settings: HealthConfig, seed: int, rows: int
 ) -> Record:
     """Build the model in this process and check it; the grid says which noisy time is the run's first."""
     config = dataclasses.replace(config, compile=False)  # for so few calls that takes longer than it saves
@@ -229,8 +247,18 @@ def _examine(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as an actor's; small networks lose by more
     try:
+        labels, keys, first = images[1], images[2], min(settings.num_images, len(images[1]))
+        others = [labels[:first].index(label) for label in labels[first:]]
         found = check_health(
-            model, pixels, images[1], images[2], seed=seed, num_times=num_times, smallest=times[1].item(), rows=rows
+            model,
+            pixels[:first],
+            labels[:first],
+            keys[:first],
+            seed=seed,
+            num_times=settings.num_times,
+            smallest=times[1].item(),
+            rows=rows,
+            others=(pixels[first:], keys[first:], others),
         )
     finally:
         torch.set_num_threads(threads)

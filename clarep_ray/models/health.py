@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,21 +58,31 @@ def check_health(
     num_times: int,
     smallest: float | None = None,
     rows: int = 8,
+    others: tuple[UInt8[Tensor, "n h w 3"], Sequence[str], list[int]] | None = None,
 ) -> dict[str, Any]:
     """Return what a few images with their labels say about a model, as JSON: verdict, warnings and figures.
 
-    `smallest` is the first noisy time that the run will use, `rows` the images of a network call. Reads no random state
-    and changes none: noise follows from the seed and the images' keys.
+    `smallest` is the first noisy time that the run will use, `rows` the images of a network call; `others` are more
+    images, their keys, and which of the first ones' classes they are of: asked only where labels do not fit. Reads no
+    random state and changes none: noise follows from the seed and the images' keys.
     """
     began = time.monotonic()
-    pixels = images.to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    x_0 = torch.cat([model.encode(some) for some in pixels.split(rows)])
+    pixels, x_0 = _encoded(model, images, rows)
     tried = labels_to_try(torch.tensor(labels), len(model.class_names), seed)
     conditions = [*tried.unbind(1), *([None] if has_null(model) else [])]
     times = choose_times(model.schedule, spread_of(x_0), num_times, smallest)
     found = measure(model, x_0, conditions, times, keys, seed, rows)
-    report = _judge(model, found, tried, seed)
     evaluations = found.evaluations
+
+    def again() -> tuple[Tensor, list[int]]:
+        assert others is not None
+        nonlocal evaluations
+        labels_of = [labels[others[2]] for labels in tried.unbind(1)]
+        repeated = measure(model, _encoded(model, others[0], rows)[1], labels_of, times, others[1], seed, rows)
+        evaluations += repeated.evaluations
+        return _label_errors(repeated, tried.shape[1]), others[2]
+
+    report = _judge(model, found, tried, seed, again if others is not None and others[2] else None)
     if report.pop("unexplained"):
         likely, more = _likely_change(model, x_0, conditions[-1], keys, seed, num_times, rows)
         evaluations += more
@@ -96,6 +106,18 @@ def check_health(
     }
 
 
+def _encoded(model: Adapter, images: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return pixels in [-1, 1] and clean latents of images."""
+    pixels = images.to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels, torch.cat([model.encode(some) for some in pixels.split(rows)])
+
+
+def _label_errors(found: Denoising, num_labels: int) -> Float[Tensor, "b labels"]:
+    """Return how well each label denoises each image: errors over their mean, averaged over times."""
+    each = errors(found.products[:, :, :num_labels])
+    return (each / each.mean(2, keepdim=True)).mean(0)
+
+
 def has_null(model: Adapter) -> bool:
     """Whether the model has an unconditional branch."""
     try:
@@ -105,13 +127,18 @@ def has_null(model: Adapter) -> bool:
     return True
 
 
-def _judge(model: Adapter, found: Denoising, tried: Int[Tensor, "b labels"], seed: int) -> dict[str, Any]:
+def _judge(
+    model: Adapter,
+    found: Denoising,
+    tried: Int[Tensor, "b labels"],
+    seed: int,
+    again: Callable[[], tuple[Tensor, list[int]]] | None,
+) -> dict[str, Any]:
     """Return verdict, warnings, figures, and whether something is wrong whose cause is unknown."""
     own, null = 0, tried.shape[1] if found.products.shape[2] > tried.shape[1] else None
     if not bool(found.products.isfinite().all()):
         return {"verdict": WARNING, "warnings": ["the predicted noise is not finite"], "unexplained": False}
-    by_label = errors(found.products[:, :, : tried.shape[1]])
-    by_label = (by_label / by_label.mean(2, keepdim=True)).mean(0)
+    by_label = _label_errors(found, tried.shape[1])
     labels = judge_labels(by_label, tried, model.class_names, seed)
     # Wrong labels must not pass for a wrong clock: it is judged without one, or with the one that suits each image.
     products = found.pooled(null if null is not None else own if labels.fits else by_label.argmin(1))
@@ -122,6 +149,7 @@ def _judge(model: Adapter, found: Denoising, tried: Int[Tensor, "b labels"], see
     elif float((reached / least).max()) > 1 + TOLERANCE:
         warnings, unexplained = _clock_warning(model, found, products, least, reached)
     else:
+        labels = judge_labels(by_label, tried, model.class_names, seed, again)
         warnings = _label_warnings(labels, *tried.shape)
         verdict = WARNING if warnings else OK
     with_label = errors(found.pooled(own))

@@ -35,7 +35,7 @@ class LabelOrder:
     advantage: float
     """By how much of an image's mean error its own label is better than the mean of the others."""
     decidable: bool
-    """Whether so few images and labels could have passed at all."""
+    """Whether so few images could have passed at all, and other images of their classes agree."""
     likely: str | None
     """An order under which the labels would fit, where they do not as they are; pairs that look exchanged."""
 
@@ -60,18 +60,40 @@ def labels_to_try(own: Int[Tensor, " b"], num_classes: int, seed: int) -> Int[Te
 
 
 def judge_labels(
-    errors: Float[Tensor, "b labels"], tried: Int[Tensor, "b labels"], names: Sequence[str], seed: int
+    errors: Float[Tensor, "b labels"],
+    tried: Int[Tensor, "b labels"],
+    names: Sequence[str],
+    seed: int,
+    again: Callable[[], tuple[Float[Tensor, "n labels"], list[int]]] | None = None,
 ) -> LabelOrder:
-    """Return what the errors of the labels that were tried say; the first of each row is the image's own."""
-    own = torch.zeros(len(errors), dtype=torch.long)
+    """Return what the errors of the labels that were tried say; the first of each row is the image's own.
+
+    An order that no usual mistake explains, and exchanged classes, must show on other images of the same classes, whose
+    errors `again` returns, with the rows that they repeat: images that look like other classes each for a reason of its
+    own, such as a background, are no wrong labels.
+    """
+    own, best = torch.zeros(len(errors), dtype=torch.long), errors.argmin(1)
     chance = _chance(errors, own, seed)
-    fits = chance <= CHANCE
+    likely, decidable = None, float(errors.shape[1]) ** -len(errors) <= CHANCE
+    if chance <= CHANCE:
+        pairs = _exchanged(errors, tried)
+        if pairs and again is not None:
+            repeated, rows = again()
+            pairs &= _exchanged(repeated, tried[rows])
+            likely = ", ".join(f"{names[a]} and {names[b]} look exchanged" for a, b in sorted(pairs)[:4]) or None
+    elif decidable:
+        likely = _usual_mistake(errors, tried, len(names), seed)
+        if likely is None and tried.shape[1] == len(names):
+            likely = _looks(tried[:, 0].tolist(), tried.gather(1, best[:, None])[:, 0].tolist(), names)
+            if again is not None:
+                repeated, rows = again()
+                decidable = _chance(repeated, best[rows], seed) <= CHANCE
     return LabelOrder(
         chance=chance,
-        first=int((errors.argmin(1) == 0).sum()),
+        first=int((best == 0).sum()),
         advantage=float((errors[:, 1:].mean(1) - errors[:, 0]).mean()) if errors.shape[1] > 1 else 0.0,
-        decidable=float(errors.shape[1]) ** -len(errors) <= CHANCE,
-        likely=_exchanged(errors, tried, names) if fits else _likely(errors, tried, names, seed),
+        decidable=decidable,
+        likely=likely,
     )
 
 
@@ -84,40 +106,35 @@ def _chance(errors: Float[Tensor, "b labels"], columns: Int[Tensor, " b"], seed:
     return (1 + int((sums <= reached + 1e-12).sum())) / (1 + DRAWS)
 
 
-def _likely(errors: Tensor, tried: Tensor, names: Sequence[str], seed: int) -> str | None:
-    """Return the usual mistake under which the labels fit; else, of labels that were all tried, what images look like.
-
-    The bar is lowered by the number of mistakes that are tried.
-    """
+def _usual_mistake(errors: Tensor, tried: Tensor, num_classes: int, seed: int) -> str | None:
+    """Return the usual mistake under which the labels fit; the bar is lowered by the number of those tried."""
     own = tried[:, 0].tolist()
     moved: dict[tuple[int, ...], str] = {}
     for name, place in ORDERS.items():
-        moved.setdefault(tuple(place(label, len(names)) for label in own), name)
+        moved.setdefault(tuple(place(label, num_classes) for label in own), name)
     moved.pop(tuple(own), None)
     found = {
         name: _chance(errors, (tried == torch.tensor(labels)[:, None]).long().argmax(1), seed)
         for labels, name in moved.items()
     }
     name = min(found, key=lambda name: found[name], default=None)
-    if name is not None and found[name] <= CHANCE / len(found):
-        return name
-    if tried.shape[1] < len(names):
-        return None
-    look = tried.gather(1, errors.argmin(1)[:, None])[:, 0].tolist()
+    return name if name is not None and found[name] <= CHANCE / len(found) else None
+
+
+def _looks(own: Sequence[int], look: Sequence[int], names: Sequence[str]) -> str:
     pairs = dict.fromkeys((a, b) for a, b in zip(own, look, strict=True) if a != b)
     return "images look like other classes: " + ", ".join(f"{names[a]} like {names[b]}" for a, b in [*pairs][:8])
 
 
-def _exchanged(errors: Tensor, tried: Tensor, names: Sequence[str]) -> str | None:
-    """Return the pairs of classes whose images all look like the other one, more than images look like their own."""
+def _exchanged(errors: Tensor, tried: Tensor) -> set[tuple[int, int]]:
+    """Return the pairs of labels whose images all look like the other's, by half of the usual advantage or more."""
     usual = float((errors[:, 1:].mean(1) - errors[:, 0]).median())
     look: dict[int, set[int]] = {}
     for row, labels in zip(errors, tried, strict=True):
         best = int(row.argmin())
         sure = float(row[0] - row[best]) >= usual / 2
         look.setdefault(int(labels[0]), set()).add(int(labels[best]) if sure else int(labels[0]))
-    pairs = [(a, b) for a in look for b in look if a < b and look[a] == {b} and look[b] == {a}]
-    return ", ".join(f"{names[a]} and {names[b]} exchanged" for a, b in pairs[:4]) or None
+    return {(a, b) for a in look for b in look if a < b and look[a] == {b} and look[b] == {a}}
 
 
 def _from_text_order(label: int, num_classes: int) -> int:
