@@ -121,6 +121,20 @@ def test_a_usual_mistake_is_named(name: str, num_classes: int) -> None:
     assert order.likely == name
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_labels_are_in_another_order_where_other_images_agree(same: bool) -> None:
+    """Images of conflicting backgrounds look like other classes too, but others of their class like others again."""
+    given, generator = torch.arange(8), torch.Generator().manual_seed(0)
+    tried = labels_to_try(given, 10, seed=0)
+    looks = [tried == torch.randperm(10, generator=generator)[:8, None] for _ in range(2)]
+    found, others = (torch.rand(8, 10, generator=generator, dtype=torch.float64) for _ in range(2))
+    found[looks[0]] -= 1
+    others[looks[0 if same else 1]] -= 1
+    order = judge_labels(found, tried, [*"abcdefghij"], 0, lambda: (others, [*range(8)]))
+    assert not order.fits
+    assert order.decidable == same
+
+
 def test_two_images_of_two_classes_decide_nothing() -> None:
     tried = labels_to_try(torch.tensor([0, 1]), 2, seed=0)
     assert not judge_labels(torch.tensor([[1.0, 2.0], [1.0, 2.0]]), tried, ["cat", "dog"], seed=0).decidable
