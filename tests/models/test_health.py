@@ -216,7 +216,8 @@ def check_spoiled(model: Any, made: Made, spoils: dict[str, Spoil], name: str) -
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_random_weights_are_untrained(name: str) -> None:
     model: Any = models.build_tiny(name)
-    found = ask(model, resized(digits(3, "test"), model.image_size), 0)
+    images, labels = resized(digits(3, "test"), model.image_size)
+    found = ask(model, (images[:8], labels[:8]), 0)  # half of them
     assert found["verdict"] == UNTRAINED
     assert len(found["warnings"]) == 1
 
