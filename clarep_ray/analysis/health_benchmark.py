@@ -50,7 +50,7 @@ def run(config: HealthBenchmarkConfig) -> list[Table]:
         rows.append(row(name, "random weights", ask(tiny, resized(digits(0, "test"), tiny.image_size), 0)))
     notes = [
         "gain: by how much the best combination of prediction and x_t errs less, the largest over six noise levels; a "
-        "right model's is at most 0.25. chance: how often drawn labels fit the images as well as theirs."
+        "right model's is at most a third. chance: how often drawn labels fit the images as well as theirs."
     ]
     return [Table(COLUMNS, rows, notes, "health")]
 

@@ -129,7 +129,7 @@ def health_lines(record: Record) -> list[str]:
         labels = record["labels"]
         told[0] += (
             f": {record['num_images']} images, {record['evaluations']} network evaluations, {record['seconds']:.1f} s; "
-            f"the prediction could gain {record['max_gain']:.2g} at most (of a right model: {TOLERANCE:g}); "
+            f"the prediction could gain {record['max_gain']:.2g} at most (of a right model: {TOLERANCE:.2g}); "
             f"{labels['first']} of {record['num_images']} images fit their own label best"
         )
     return [printable(line) for line in (*told, *(f"  warning    {text}" for text in record["warnings"]))]
