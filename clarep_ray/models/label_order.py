@@ -76,10 +76,9 @@ def judge_labels(
     chance = _chance(errors, own, seed)
     likely, decidable = None, float(errors.shape[1]) ** -len(errors) <= CHANCE
     if chance <= CHANCE:
-        pairs = _exchanged(errors, tried)
-        if pairs and again is not None:
+        if again is not None and _exchanged(errors, tried, share=0.0):
             repeated, rows = again()
-            pairs &= _exchanged(repeated, tried[rows])
+            pairs = _exchanged(torch.cat([errors, repeated]), torch.cat([tried, tried[rows]]), share=0.5)
             likely = ", ".join(f"{names[a]} and {names[b]} look exchanged" for a, b in sorted(pairs)[:4]) or None
     elif decidable:
         likely = _usual_mistake(errors, tried, len(names), seed)
@@ -126,15 +125,17 @@ def _looks(own: Sequence[int], look: Sequence[int], names: Sequence[str]) -> str
     return "images look like other classes: " + ", ".join(f"{names[a]} like {names[b]}" for a, b in [*pairs][:8])
 
 
-def _exchanged(errors: Tensor, tried: Tensor) -> set[tuple[int, int]]:
-    """Return the pairs of labels whose images all look like the other's, by half of the usual advantage or more."""
+def _exchanged(errors: Tensor, tried: Tensor, share: float) -> set[tuple[int, int]]:
+    """Return the pairs of labels whose images look like the other's, by that share of the usual advantage or more."""
     usual = float((errors[:, 1:].mean(1) - errors[:, 0]).median())
-    look: dict[int, set[int]] = {}
-    for row, labels in zip(errors, tried, strict=True):
-        best = int(row.argmin())
-        sure = float(row[0] - row[best]) >= usual / 2
-        look.setdefault(int(labels[0]), set()).add(int(labels[best]) if sure else int(labels[0]))
-    return {(a, b) for a in look for b in look if a < b and look[a] == {b} and look[b] == {a}}
+    look: dict[int, int] = {}
+    for label in tried[:, 0].unique().tolist():
+        of_label = tried[:, 0] == label
+        mean, labels = errors[of_label].mean(0), tried[of_label][0]
+        best = int(mean.argmin())
+        if best and float(mean[0] - mean[best]) >= share * usual:
+            look[label] = int(labels[best])
+    return {(a, b) for a, b in look.items() if a < b and look.get(b) == a}
 
 
 def _from_text_order(label: int, num_classes: int) -> int:
