@@ -66,7 +66,7 @@ def test_the_optimal_denoiser_errs_by_its_closed_form_and_gains_nothing() -> Non
 def test_a_noise_scale_told_wrong_by_q_gains_sinh_ln_q_squared(factor: float) -> None:
     error, least, _ = on_white_noise(factor)
     gain = float((error / least - 1).max())
-    assert gain == pytest.approx(math.sinh(math.log(factor)) ** 2, rel=0.05, abs=0.015)
+    assert gain == pytest.approx(math.sinh(math.log(factor)) ** 2, rel=0.1, abs=0.015)
     assert (gain > TOLERANCE) == (abs(math.log(factor)) > math.log(3) / 2)
 
 
