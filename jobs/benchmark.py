@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[type, str, Any]] = {
     "engine": (config.EngineBenchmarkConfig, "cluster.engine_benchmark", EXTRACT),
     "scaling": (config.ScalingBenchmarkConfig, "cluster.scaling_benchmark", EXTRACT),
     "size": (config.SizeBenchmarkConfig, "analysis.size_benchmark", None),
+    "health": (config.HealthBenchmarkConfig, "analysis.health_benchmark", None),
     "attacks": (config.AttackBenchmarkConfig, "robustness.attack_benchmark", None),
     "distill": (config.DistillBenchmarkConfig, "cadistill.step_benchmark", DISTILL),
     "plot": (config.PlotBenchmarkConfig, "analysis.benchmark_figures", None),

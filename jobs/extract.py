@@ -30,12 +30,14 @@ def main() -> None:
     job = cli.parse(ExtractJob, EXTRACT, "digits")
     cli.print_config(cli.start_of(EXTRACT, job.preset, job.calibration), job.config)
     with cli.exit_codes():
-        from clarep_ray.cluster import plan, publish
+        from clarep_ray.cluster import health, plan, publish
 
         if job.calibration is not None:
             plan.check_calibration(job.calibration, job.config)
         if job.dry_run:
-            print(plan.describe(plan.make_plan(job.config)))
+            made = plan.make_plan(job.config)
+            print(plan.describe(made))
+            health.tell_plan(made)
         elif job.controls:
             publish.run_controls(job.config, job.preset)
         elif publish.extract_and_publish(job.config, job.preset)["reject_rate"] > job.config.output.max_reject_rate:

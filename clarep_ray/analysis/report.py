@@ -37,7 +37,11 @@ def extraction_metrics(output: ExtractionOutput, config: ExtractConfig) -> dict[
 
 def _inversion_metrics(output: ExtractionOutput) -> dict[str, float]:
     errors = output.index["round_trip_error"].drop_null().to_numpy()
-    return {"mean_round_trip_error": float(np.mean(errors))} if len(errors) else {}
+    stds, outside = (output.index[name].drop_null().to_numpy() for name in ("noise_std", "noise_outside"))
+    found = {"mean_round_trip_error": float(np.mean(errors))} if len(errors) else {}
+    if not len(stds):  # of an earlier version
+        return found
+    return found | {"mean_noise_std": float(np.mean(stds)), "share_noise_outside": float(np.mean(outside))}
 
 
 def _gate_metrics(output: ExtractionOutput) -> dict[str, float]:

@@ -105,6 +105,11 @@ def _open_store(config: DistillConfig, classes: ClassList) -> ClarepStore | None
     return None
 
 
+def reads_diffusion(config: DistillConfig) -> bool:
+    """Whether the training reads a diffusion model."""
+    return config.method in TEACHERS and config.teacher.source == "diffusion"
+
+
 def _check_teacher(config: DistillConfig) -> str:
     """Return the sha256 of a teacher that is read during training; empty for others."""
     if config.method not in TEACHERS or config.teacher.source == "features":

@@ -14,7 +14,7 @@ from clarep_ray.clarid.directions import Elbow, explained_variance_ratio, find_e
 from clarep_ray.clarid.jacobian import FeatureJacobian
 from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.projection import PROJECTIONS, ProjectionInputs, class_centre, random_directions
-from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, invert
+from clarep_ray.clarid.sampling import ddim_step, decode, guided_eps, inversion_noise, invert
 from clarep_ray.clarid.schedule import path_of
 from clarep_ray.clarid.subspace_iteration import subspace_iteration
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
@@ -33,6 +33,10 @@ class Inversion:
     """None where an earlier run's latents are used."""
     round_trip_error: Float[Tensor, " b"]
     """||reconstruction - x_0|| / ||x_0||."""
+    noise_std: Float[Tensor, " b"]
+    """Standard deviation of (x_t - alpha x_0) / sigma, which a wrong clock moves."""
+    noise_outside: Bool[Tensor, " b"]
+    """Whether that is beyond what a right model leads to (`sampling.inversion_noise`)."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,14 @@ def noised(
     return ddim_step(x_0, noise, (1.0, 0.0), (alpha, sigma))
 
 
+def inverted_noise(
+    model: DiffusionModel, x_0: Float[Tensor, " b *latent"], x_t: Float[Tensor, " b *latent"], t: float
+) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+    """Return `sampling.inversion_noise` of latents that were inverted to time t."""
+    alpha, sigma = (scale.item() for scale in model.schedule.alpha_sigma(torch.tensor([t], dtype=torch.float64)))
+    return inversion_noise(x_0, x_t, alpha, sigma)
+
+
 class Sampler:
     """The model with its condition, its grid up to t_e and run settings bound."""
 
@@ -185,7 +197,7 @@ class Sampler:
         x_t = invert(denoise, x_0, self.model, self.times, settings.num_refinements, settings.solver)
         back = decode(denoise, x_t, self.model, self.times, settings.solver)
         error = (back - x_0).flatten(1).norm(dim=1) / x_0.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return Inversion(x_t, back, error)
+        return Inversion(x_t, back, error, *inverted_noise(self.model, x_0, x_t, self.t))
 
     def spectrum(self, x_0: Tensor, keys: Sequence[str]) -> tuple[Inversion, SingularTriplets]:
         inversion = self.invert(x_0)

@@ -17,6 +17,7 @@ from clarep_ray.cluster.calibrate import Session
 from clarep_ray.cluster.calibrate_figures import calibration_figures
 from clarep_ray.cluster.calibrate_pieces import FEATURES, JUDGED, TWO_STAGE
 from clarep_ray.cluster.calibrate_scores import score_columns
+from clarep_ray.cluster.health import health_metrics, job_health
 from clarep_ray.cluster.tracked import start_calibration
 from clarep_ray.config import CalibrateConfig
 from clarep_ray.data.calibration_file import CALIBRATION, SETTINGS, write_calibration
@@ -24,6 +25,7 @@ from clarep_ray.data.owner import owned
 from clarep_ray.data.parts import LABELS
 from clarep_ray.data.store import OutputStore
 from clarep_ray.models.classifiers import classifier_name
+from clarep_ray.models.health import OK, UNCHECKED
 from clarep_ray.presets import EXTRACT
 
 SPAN = 0.2
@@ -53,6 +55,9 @@ def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None])
         settings={name: flat[name] for name in SETTINGS},
     )
     findings.notes += session.labels
+    health = job_health(session.plan, OutputStore(Path(config.output)), say)
+    if health is not None and health["verdict"] not in (OK, UNCHECKED):
+        findings.notes += [f"model health: {warning}" for warning in health["warnings"]]
     if len(session.draws) == 1:
         findings.notes.append(f"one class draw: no more classes than draws.classes ({session.config.draws.classes})")
     if "null" not in findings.readings:
@@ -65,7 +70,7 @@ def _calibrate(config: CalibrateConfig, preset: str, say: Callable[[str], None])
         if {"window", "interaction"} & set(session.config.parts):
             _second_phase(session, findings, say)
         made = _write(session, findings)
-        run.metrics(findings.metrics())
+        run.metrics(findings.metrics() | health_metrics(health))
         for curve, t, value in findings.curves():
             run.metrics({curve: value}, step=t)
         run.note(findings.text())

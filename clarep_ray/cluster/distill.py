@@ -9,11 +9,13 @@ from typing import Any
 from clarep_ray import dotted, tracking
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
+from clarep_ray.cluster.health import health_metrics, read_health, teacher_health
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
 from clarep_ray.data.sources import absolute_data
+from clarep_ray.data.store import OutputStore
 
 COLUMNS = ("last val_accuracy", "best val_accuracy")
 
@@ -40,6 +42,8 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
     for name, images in (("data", opened.inputs.images), ("val", opened.val)):
         for note in images.notes:
             print(f"{name}: {note}")
+    store = OutputStore(output)
+    health = read_health(store) if finished else teacher_health(config, opened, print)
     with (
         start_student(config, mark, opened.sha256, parent) as run,
         tracking.following(run, output / METRICS, "epoch"),
@@ -55,6 +59,7 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
             )
         result = finished or read_result(output)
         tell_student(run, config, result)
+        run.metrics(health_metrics(health))
         if config.tracking.enabled:
             run.model(_served(config, result), config.tracking.registered_model, _model_tags(result))
     return result

@@ -16,6 +16,7 @@ from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.attempts import PoisonedInput
 from clarep_ray.cluster.batch_choice import Choose, batch_here, batch_on_cluster
+from clarep_ray.cluster.health import job_health, read_health
 from clarep_ray.cluster.plan import Plan, check_output, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
 from clarep_ray.cluster.workers import TASK_CPUS, worker_counts
@@ -136,7 +137,9 @@ def extract(
     workers = {"num_actors": 0}
     for note in plan.notes:
         say(f"input: {note}")
+    health = read_health(store)
     if todo:
+        health = job_health(plan, store, say, alone)
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         context = run_context(plan, store, manifest)
         if alone:
@@ -160,6 +163,7 @@ def extract(
         "wall_s": progress.elapsed if todo else 0.0,
         "images_per_s": progress.rows / progress.elapsed if todo else 0.0,
         "stage_s": progress.stages,
+        "health": health,
         **workers,
     }
 

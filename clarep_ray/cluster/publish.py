@@ -16,6 +16,7 @@ from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics, summary_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster.extract import extract, open_extraction
+from clarep_ray.cluster.health import health_lines, health_metrics
 from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.durable import write_file
@@ -74,7 +75,7 @@ def _tell(run: tracking.Run, summary: dict[str, Any], files: list[Path], what: s
     counts |= {f"rejects/{reason}": float(count) for reason, count in summary["rejects"].items()}
     if summary["num_actors"]:  # else nothing was left to do, and there is no speed to speak of
         counts |= {name: float(summary[name]) for name in ("wall_s", "images_per_s")}
-    run.metrics(summary["metrics"] | counts)
+    run.metrics(summary["metrics"] | counts | health_metrics(summary["health"]))
     run.tags({"root_sha256": summary["root_sha256"]})
     run.note(f"{MADE[what].format(**summary)} in `{summary['output']}`\n\n{summary_table(summary['metrics'])}")
     run.files(files)
@@ -106,6 +107,13 @@ def _epilogue(
         )
     if "mean_round_trip_error" in metrics:
         lines.append(f"round-trip error {metrics['mean_round_trip_error']:.3f}")
+    if "share_noise_outside" in metrics and metrics["share_noise_outside"] > 0:
+        lines.append(
+            f"{metrics['share_noise_outside']:.0%} of inverted latents hold noise of another scale than they should "
+            f"(standard deviation {metrics['mean_noise_std']:.2f} on average): a wrong clock, or too few steps"
+        )
+    if summary["health"] is not None:
+        lines += health_lines(summary["health"])
     if metrics:
         lines += ["", summary_table(metrics)]
     lines.append("")

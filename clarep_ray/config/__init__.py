@@ -68,6 +68,7 @@ from clarep_ray.config.extract import (
     Source,
     SpectrumConfig,
 )
+from clarep_ray.config.health import HealthBenchmarkConfig, HealthConfig
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import INPUT, PROJECTION_MODES, Extra, ProjectionMode, parse_extra
 from clarep_ray.config.report import ReportConfig
@@ -123,6 +124,8 @@ __all__ = [
     "ExtractConfig",
     "FeatureConfig",
     "FeatureMapConfig",
+    "HealthBenchmarkConfig",
+    "HealthConfig",
     "InteractionConfig",
     "Interpolation",
     "InversionConfig",

@@ -18,6 +18,7 @@ from clarep_ray.config.extract import (
     OutputConfig,
     SpectrumConfig,
 )
+from clarep_ray.config.health import HealthConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
 
@@ -138,6 +139,7 @@ class CalibrateConfig:
     elbow: ElbowConfig = field(default_factory=ElbowConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     parts: tuple[CalibrationPart, ...] = CALIBRATION_PARTS
     """What is calibrated: saturation (t_e), features (layer and timestep), window (M), interaction (report only)."""
@@ -194,6 +196,7 @@ class CalibrateConfig:
             elbow=self.elbow,
             decoding=self.decoding,
             features=self.features,
+            health=self.health,
             engine=self.engine,
             output=OutputConfig(path=self.output),
             tracking=self.tracking,

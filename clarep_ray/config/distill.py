@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.extract import DataConfig, DigitsConfig, FeatureConfig, ModelConfig
+from clarep_ray.config.health import HealthConfig
 from clarep_ray.config.student import AugmentConfig, OptimizerConfig, ScheduleConfig, SecondStageConfig, StudentConfig
 from clarep_ray.config.tracking import TrackingConfig
 from clarep_ray.dotted import EXECUTION, check_types
@@ -159,6 +160,7 @@ class DistillConfig:
     """Images that accuracy is measured on after each epoch; the best student is chosen on them."""
     clareps: ClarepsConfig = field(default_factory=ClarepsConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

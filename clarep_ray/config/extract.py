@@ -8,6 +8,7 @@ from typing import Literal
 from clarep_ray.config.checks import require, require_seed
 from clarep_ray.config.engine import EngineConfig
 from clarep_ray.config.gate import GateConfig
+from clarep_ray.config.health import HealthConfig
 from clarep_ray.config.output import OutputConfig
 from clarep_ray.config.projection import ProjectionMode, parse_extra
 from clarep_ray.config.tracking import TrackingConfig
@@ -283,6 +284,7 @@ class ExtractConfig:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

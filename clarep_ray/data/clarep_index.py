@@ -48,6 +48,8 @@ INDEX_SCHEMA = pa.schema(
         ("num_products", pa.int64()),
         ("round_trip_error", pa.float64()),
         ("norm_ratio", pa.float64()),
+        ("noise_std", pa.float64()),
+        ("noise_outside", pa.bool_()),
         ("gate", pa.string()),
         ("gate_faults", pa.string()),
         ("gate_remedy", pa.string()),
@@ -56,6 +58,8 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+ADDED = ("norm_ratio", "noise_std", "noise_outside", "gate_input_votes")
+"""Columns that an index of an earlier version lacks: they read as empty."""
 INDEX_GROUP = 65536
 """Rows of a row group of the index, and of what is in memory of it at a time."""
 FROZEN = ("ordinal", "id", "key", "sha256", "label", "class_name", "prompt")
@@ -118,7 +122,7 @@ def read_index(output: Path | Store) -> pa.Table:
     sha256 = read_root(store).get("index_sha256", "")
     try:
         with store.local(INDEX) as path:
-            return read_table(path, sha256, INDEX_SCHEMA)
+            return read_table(path, sha256, INDEX_SCHEMA, added=ADDED)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename!r} is missing") from None
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clarep_ray.data.clarep_index import INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
+from clarep_ray.data.clarep_index import ADDED, INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
 from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_table
 from clarep_ray.data.records import image_key
 from clarep_ray.data.shards import sha256_file
@@ -115,7 +115,7 @@ def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]
 def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
     try:
         index = read_table(
-            folder / INDEX, root["index_sha256"], INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT]
+            folder / INDEX, root["index_sha256"], INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT], ADDED
         )
     except DamagedParquet:
         damaged(folder, INDEX)

@@ -74,12 +74,15 @@ def check_footers(paths: Sequence[Path]) -> None:
         raise RuntimeError(f"the check of Parquet footers failed: {done.stderr.decode(errors='replace')[-300:]}")
 
 
-def open_parquet(path: Path, schema: pa.Schema | None = None, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def open_parquet(
+    path: Path, schema: pa.Schema | None = None, dictionaries: Sequence[str] = (), added: Sequence[str] = ()
+) -> pq.ParquetFile:
     """Return a Parquet file of which only the footer was read.
 
-    With a `schema`, of just these columns and types. `dictionaries` are columns, by path of fields, that stay encoded
-    as dictionaries, so that one value that comes a million times is in memory once. Raises ValueError, naming the
-    file, for anything else, and for one with more rows than bytes: such rows are all the same.
+    With a `schema`, of just these columns and types; of those, columns that were `added` later may be missing.
+    `dictionaries` are columns, by path of fields, that stay encoded as dictionaries, so that one value that comes a
+    million times is in memory once. Raises ValueError, naming the file, for anything else, and for one with more rows
+    than bytes: such rows are all the same.
     """
     check_plain_file(path)
     try:
@@ -93,7 +96,9 @@ def open_parquet(path: Path, schema: pa.Schema | None = None, dictionaries: Sequ
     if max(counts) > path.stat().st_size:
         raise ValueError(f"{str(path)!r} claims {max(counts)} rows in {path.stat().st_size} bytes")
     if schema is not None:
-        _check_schema(path, found, schema)
+        _check_schema(
+            path, found, pa.schema([item for item in schema if item.name in found.names or item.name not in added])
+        )
     return file
 
 
@@ -113,14 +118,29 @@ def read_group(path: Path, file: pq.ParquetFile, group: int, columns: Sequence[s
         raise damaged(path, error) from None
 
 
-def read_table(path: Path, sha256: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a file of ours, or some of its columns; raises as `check_written` and `open_parquet` do."""
+def read_table(
+    path: Path,
+    sha256: str,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    added: Sequence[str] = (),
+) -> pa.Table:
+    """Return a file of ours, or some of its columns; raises as `check_written` and `open_parquet` do.
+
+    Columns that were `added` to the schema since the file was written are empty.
+    """
     check_written(path, sha256)
-    file = open_parquet(path, schema)
+    file = open_parquet(path, schema, added=added)
+    wanted = schema.names if columns is None else list(columns)
+    there = [name for name in wanted if name in file.schema_arrow.names]
     try:
-        return file.read(columns=None if columns is None else list(columns))
+        table = file.read(columns=there)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from None
+    for name in wanted:
+        if name not in there:
+            table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+    return table.select(wanted)
 
 
 def leaves(schema: pq.ParquetSchema) -> list[str]:

@@ -227,6 +227,9 @@ def _statistics(arrays: Arrays, record: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: record[name] for name in (*GATE_FIELDS, GATE_INPUT) if name in record}
     if "round_trip_error" in arrays:
         found["round_trip_error"] = _float(arrays["round_trip_error"][slot])
+    if "noise_std" in arrays:
+        found["noise_std"] = _float(arrays["noise_std"][slot])
+        found["noise_outside"] = bool(arrays["noise_outside"][slot])
     if "num_removed" in arrays:
         found |= {
             "num_removed": int(arrays["num_removed"][slot]),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from clarep_ray import models
 from clarep_ray.clarid.baselines import BASELINES
-from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid
+from clarep_ray.clarid.pipeline import OK, CLARepBatch, Inversion, clarid, inverted_noise
+from clarep_ray.clarid.schedule import path_of
 from clarep_ray.clarid.svd import SingularTriplets
 from clarep_ray.config import INPUT, ExtractConfig, parse_extra
 from clarep_ray.data.records import RejectReason
@@ -98,11 +99,18 @@ class UnitExtractor:
         keys: Sequence[str],
         earlier: Mapping[str, NDArray[Any]] | None,
     ) -> CLARepBatch:
-        resumed = _resumed(earlier, self.device) if earlier is not None else None
-        arguments = self.model, self._latents(images), torch.tensor(labels), self.config, keys
+        x_0 = self._latents(images)
+        resumed = self._resumed(earlier, x_0) if earlier is not None else None
+        arguments = self.model, x_0, torch.tensor(labels), self.config, keys
         if self.config.needs_spectrum:
             return clarid(*arguments, resumed)
         return BASELINES[self.config.output.what](*arguments)
+
+    def _resumed(self, earlier: Mapping[str, NDArray[Any]], x_0: Tensor) -> tuple[Inversion, SingularTriplets]:
+        kept = {name: torch.from_numpy(np.ascontiguousarray(earlier[name])).to(self.device) for name in SPECTRUM_ARRAYS}
+        x_t = kept.pop("x_t")
+        told = inverted_noise(self.model, x_0, x_t, path_of(self.model.schedule, self.config.inversion)[-1].item())
+        return Inversion(x_t, None, kept.pop("round_trip_error"), *told), SingularTriplets(**kept)
 
     def _latents(self, images: NDArray[np.uint8]) -> Tensor:
         if self.config.data.source == "noise":  # there is no picture to encode
@@ -174,7 +182,8 @@ def spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
     """Return what the inversion and the spectrum say, as far as there was one."""
     arrays: dict[str, Tensor] = {}
     if batch.inversion is not None:
-        arrays |= {"x_t": batch.inversion.x_t, "round_trip_error": batch.inversion.round_trip_error}
+        names = ("x_t", "round_trip_error", "noise_std", "noise_outside")
+        arrays |= {name: getattr(batch.inversion, name) for name in names}
     if batch.triplets is not None:
         arrays |= {name: getattr(batch.triplets, name) for name in SPECTRUM_ARRAYS if hasattr(batch.triplets, name)}
     if batch.removal is not None:
@@ -184,9 +193,3 @@ def spectrum_arrays(batch: CLARepBatch) -> dict[str, Tensor]:
     if batch.norm_ratio is not None:
         arrays["norm_ratio"] = batch.norm_ratio
     return arrays
-
-
-def _resumed(earlier: Mapping[str, NDArray[Any]], device: torch.device) -> tuple[Inversion, SingularTriplets]:
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(earlier[name])).to(device) for name in SPECTRUM_ARRAYS}
-    inversion = Inversion(tensors.pop("x_t"), None, tensors.pop("round_trip_error"))
-    return inversion, SingularTriplets(**tensors)

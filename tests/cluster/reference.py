@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "engine.micro_batch": 3,
     "output.extras": (),
     "tracking.enabled": False,
+    "health.enabled": False,
     "engine.num_actors": 1,
     "data.source": "image_folder",
 }

@@ -28,7 +28,7 @@ SMOKE = ("dmdistill_features_smoke", "cfg_samples_smoke", "fresh_samples_smoke")
 
 
 def config_of(preset: str, output: Path, **changes: Any) -> ExtractConfig:
-    fixed = {"output.path": str(output), "tracking.enabled": False}
+    fixed = {"output.path": str(output), "tracking.enabled": False, "health.enabled": False}
     return override(EXTRACT[preset]().config, fixed | {name.replace("__", "."): v for name, v in changes.items()})
 
 

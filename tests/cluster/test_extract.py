@@ -41,9 +41,21 @@ def finished(weights: Path, images: Path, tmp_path_factory: pytest.TempPathFacto
     output = tmp_path_factory.mktemp("finished") / "out"
     extras = ("original", "reconstruction", "guidance", "random@1", "unconditional@1", "centred@1", "other_image@1")
     config = small_config(
-        weights, images, output, output__keep_spectrum=True, output__extras=extras, engine__num_actors=2
+        weights,
+        images,
+        output,
+        output__keep_spectrum=True,
+        output__extras=extras,
+        engine__num_actors=2,
+        health__enabled=True,
     )
     return config, run_extraction(config, lambda _: None)
+
+
+def test_the_models_health_is_part_of_the_summary(finished) -> None:
+    config, summary = finished
+    assert summary["health"]["verdict"] == "untrained"
+    assert json.loads((Path(config.output.path) / "health.json").read_text()) == summary["health"]
 
 
 def test_shards_equal_a_plain_loop_byte_by_byte(finished, tmp_path: Path) -> None:
@@ -98,6 +110,8 @@ def test_records_say_what_vouches_for_them(finished) -> None:
         assert record["max_residual"] <= config.spectrum.stops_at
         assert 1 <= record["num_removed"] <= 4
         assert 0 <= record["round_trip_error"] < 10
+        assert record["noise_std"] > 0
+        assert record["noise_outside"] in (True, False)
         assert record["elbow_method"] in ("kneed", "chord_fallback", "chord")
         assert record["fingerprint"] == read_root(Path(config.output.path))["fingerprint"]
 

@@ -38,7 +38,7 @@ SEEDS = SearchConfig(seeds=(0, 1))
 
 def small(output: Path, **changes: Any) -> ExtractConfig:
     renamed = {name.replace("__", "."): value for name, value in changes.items()}
-    fixed = {"output.path": str(output), "data.digits.count": 12, "tracking.enabled": False}
+    fixed = {"output.path": str(output), "data.digits.count": 12, "tracking.enabled": False, "health.enabled": False}
     return override(EXTRACT["digits_smoke"]().config, {**fixed, "decoding.guidance_scale": 1.0, **renamed})
 
 

@@ -70,7 +70,9 @@ NOBODY = owner.Process("here", 2**31, owner.this_process().machine, 0, "long ago
 
 @lru_cache
 def _plan(root: str, **changes: Any) -> Plan:
-    config = override(ExtractConfig(), {"output.path": root, "engine.unit_size": UNIT_SIZE} | changes)
+    config = override(
+        ExtractConfig(), {"output.path": root, "engine.unit_size": UNIT_SIZE, "health.enabled": False} | changes
+    )
     return Plan(config, rows(), ("0", "1"), 2, 3, FIELDS)
 
 

@@ -22,7 +22,7 @@ from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN
 from clarep_ray.data.untrusted import read_json_object
 
-PAGE = "report.html"
+PAGE, HEALTH = "report.html", "health.json"
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
     "model.name": "model",
@@ -140,7 +140,9 @@ def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, A
     summary = read_json_object(path) if path.is_file() else {}
     metrics = summary.get("metrics", {})
     titles, rows = metric_rows(metrics)
+    health = output.folder / HEALTH
     return {
+        "health": read_json_object(health) if health.is_file() else None,
         "folder": str(output.folder),
         "name": output.folder.resolve().name,
         "fingerprint": run["fingerprint"],

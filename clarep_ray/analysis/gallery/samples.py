@@ -21,6 +21,7 @@ FLAGS = {
     "chord_fallback": ("no kneed elbow", "kneed found no elbow, so the chord rule chose k"),
     "degenerate": ("flat spectrum", "the spectrum is too short or too flat for an elbow; k is 1"),
     "not_converged": ("not converged", "singular vectors missed the tolerance within the budget of products"),
+    "noise_outside": ("inverted noise off", "its noise is of another scale than a right model and clock lead to"),
     "gate_flagged": ("flagged by the gate", "failed the quality gate, and nothing that was tried helped"),
     "gate_retried": ("made again", "failed the quality gate at first; made again by the remedy below, it passes"),
 }
@@ -33,6 +34,7 @@ NUMBERS = {
     "residual": ("residual", "largest relative residual of a singular triplet, ‖JᵀJv − s²v‖ / s²"),
     "ratio": ("norm ratio", "‖x_t projected by Eq. 2‖ / ‖x_t‖: how much shorter the latent becomes"),
     "error": ("round-trip error", "relative distance of the latent after unguided inversion and decoding"),
+    "noise": ("inverted noise", "standard deviation of (x_t − α x_0) / σ at t_e; about 1 where noise prevails"),
     "products": ("products", "vectors multiplied by JᵀJ until the sample converged"),
     "gate": ("quality gate", "accepted as made, retried, or flagged"),
     "faults": ("gate's findings", "which checks the sample failed as first made"),
@@ -97,6 +99,7 @@ def _row(row: Mapping[str, Any], record: Mapping[str, Any], classes: list[str]) 
         "class": classes.index(row["class_name"]),
         "prompt": record.get("prompt_text"),
         "error": row["round_trip_error"],
+        "noise": row["noise_std"],
         **{name: row[column] or None for name, column in zip(GATE, GATE_FIELDS, strict=True)},
         "flags": [flag for flag, raised in _raised(row, record).items() if raised],
     }
@@ -120,6 +123,7 @@ def _raised(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, bool
         "chord_fallback": row["elbow_method"] == "chord_fallback",
         "degenerate": row["elbow_method"] == "degenerate",
         "not_converged": not record.get("converged", True),
+        "noise_outside": bool(row["noise_outside"]),
         "gate_flagged": row["gate"] == FLAGGED,
         "gate_retried": row["gate"] == RETRIED,
     }
