@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +30,18 @@ def parts_inside(name: str) -> tuple[str, ...]:
     if name != str(PurePosixPath(name)) or name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts):
         raise NotInside(f"{name[:200]!r} is not a path inside the folder")
     return tuple(parts)
+
+
+def refuse_links(root: Path, parts: Sequence[str]) -> None:
+    """Raise NotInside where a component below `root` is a link.
+
+    For libraries that open a path themselves: who can change the folder at the same time can still put a link there.
+    """
+    path = root
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise _explained(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), path)
 
 
 def read_inside(root: Path, name: str, max_bytes: int) -> bytes:
@@ -124,7 +136,7 @@ def _opened(root: Path, name: str, flags: int) -> Generator[int]:
 
 
 @contextmanager
-def _folder(root: Path, parts: tuple[str, ...] | list[str]) -> Generator[int]:
+def _folder(root: Path, parts: Sequence[str]) -> Generator[int]:
     """Give a handle of the folder below `root` that the parts name, opened one after the other."""
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
