@@ -37,9 +37,10 @@ from clarep_ray.robustness.attacks import build_attack
 from clarep_ray.robustness.benchmarks import Benchmark, Row, open_benchmark
 from clarep_ray.robustness.ensemble import Ensemble
 from clarep_ray.robustness.evaluate import clean_columns, require_attackable
+from clarep_ray.robustness.torchattacks_as_published import require_torchattacks
 from clarep_ray.tracking import in_submitted_job
 
-PACKAGES = ("torch", "numpy", "pillow", "scipy", "scikit-learn", "safetensors", "timm", "torchattacks")
+PACKAGES = ("torch", "numpy", "pillow", "scipy", "scikit-learn", "safetensors", "timm")
 """Libraries whose version can change a verdict."""
 CODE = (
     *("robustness/**/*.py", "data/**/*.py", "models/*classifier*.py", "cadistill/students.py", "seeding.py"),
@@ -78,6 +79,10 @@ def open_session(config: EvaluateConfig) -> Session:
             f"output: {config.output!r} is relative, and a submitted job runs in a temporary copy of the working "
             "folder; valid: an absolute path that every node sees"
         )
+    packages = PACKAGES
+    if config.attacks.implementation == "torchattacks":
+        require_torchattacks()
+        packages = (*PACKAGES, "torchattacks")
     config = _absolute_paths(config)
     weights = config.classifier.all_weights
     hashes = [classifiers_sha256([name]) for name in weights]
@@ -86,7 +91,7 @@ def open_session(config: EvaluateConfig) -> Session:
     benchmarks = {name: open_benchmark(name, config.benchmarks) for name in config.benchmarks.names}
     rows = {name: _frozen(benchmark, name in config.attacked) for name, benchmark in benchmarks.items()}
     _check(config, benchmarks)
-    fields = dotted.fingerprint_fields(config) | environment_fields(PACKAGES, CODE)
+    fields = dotted.fingerprint_fields(config) | environment_fields(packages, CODE)
     fields |= dict(zip(("classifier_sha256", "compared_sha256"), hashes, strict=False))
     fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
     store = OutputStore(Path(config.output))

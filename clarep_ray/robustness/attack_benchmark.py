@@ -28,6 +28,7 @@ from clarep_ray.robustness.attacks import Running, build_attack
 from clarep_ray.robustness.benchmarks import open_benchmark
 from clarep_ray.robustness.classifier import load_classifier
 from clarep_ray.robustness.evaluate import to_unit_range
+from clarep_ray.robustness.torchattacks_as_published import require_torchattacks
 
 COLUMNS = {
     "eps": "g",
@@ -65,6 +66,7 @@ def run(config: AttackBenchmarkConfig) -> list[Table]:
     Ours is called as an actor calls it, all pictures at once in padded micro-batches; torchattacks once per batch.
     Speeds are those of the fastest turn; the ratio is one of each turn.
     """
+    require_torchattacks()
     torch.set_num_threads(1)
     pictures = _pictures(config.num_samples)
     rows: list[tuple[Cell, ...]] = []

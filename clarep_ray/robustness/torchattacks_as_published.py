@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,17 @@ from torch import Tensor, nn
 from clarep_ray.config.evaluate import AttacksConfig
 from clarep_ray.robustness.attack import AttackResult, as_evaluated, check_inputs
 from clarep_ray.seeding import stream_seed
+
+REQUIREMENT = "torchattacks==3.5.1"
+"""The extra `torchattacks`; with --no-deps, for it asks for an old requests that mlflow cannot use, and needs none."""
+
+
+def require_torchattacks() -> None:
+    """Raise ValueError, saying how to install it, where the library is missing."""
+    if find_spec("torchattacks") is None:
+        raise ValueError(
+            f"attacks.implementation: torchattacks is not installed; install it: pip install --no-deps {REQUIREMENT}"
+        )
 
 
 def _pgd(model: nn.Module, config: AttacksConfig, seed: int) -> Any:
@@ -73,7 +85,7 @@ class TorchattacksAsPublished:
     """One attack of the library on a whole batch, pictures that are wrong from the beginning included.
 
     Its damage to the global random state is undone. PGD draws from that state; here it is seeded by the batch's keys.
-    Gradients are counted as the settings say: the library tells nothing.
+    Gradients are counted as the settings say: the library tells nothing. Raises ValueError where it is missing.
     """
 
     attack: str
@@ -83,6 +95,7 @@ class TorchattacksAsPublished:
     def __post_init__(self) -> None:
         if self.attack not in BUILDERS:
             raise ValueError(f"attack: {self.attack!r} is unknown; valid: {', '.join(BUILDERS)}")
+        require_torchattacks()
 
     @property
     def name(self) -> str:

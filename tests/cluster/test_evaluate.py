@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,18 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
     with pytest.raises(ValueError, match=message):
         open_session(smoke(tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_torchattacks_is_needed_and_recorded_where_it_attacks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {"attacks__names": ("pgd",), "attacks__implementation": "torchattacks"}
+    assert "version.torchattacks" in open_session(smoke(tmp_path / "published", **published)).fields
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    with pytest.raises(ValueError, match="torchattacks is not installed; install it: pip install --no-deps"):
+        open_session(smoke(tmp_path / "out", **published))
+    assert not (tmp_path / "out").exists()
+    assert "version.torchattacks" not in open_session(smoke(tmp_path / "ours")).fields
 
 
 def test_a_model_must_fit_its_benchmark_and_attack(tmp_path: Path, timm_folder: Path) -> None:

@@ -3,12 +3,11 @@
 import itertools
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tests.deploy.manifests import Document, pod_templates
+from tests.deploy.pins import pins
 
 Rule = Callable[[list[Document]], Iterator[str]]
 RULES: dict[str, Rule] = {}
@@ -23,7 +22,6 @@ PRIVATE = {
 """Addresses of no public machine, by the block that holds them."""
 ROLE_AGENT = {"ipBlock": {"cidr": "169.254.170.23/32"}}
 """Where EKS hands a pod its role's credentials."""
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def rule(function: Rule) -> Rule:
@@ -230,8 +228,7 @@ def ray_asks_for_the_token_of_a_secret(documents: list[Document]) -> Iterator[st
 
 @rule
 def ray_is_the_version_that_is_tested(documents: list[Document]) -> Iterator[str]:
-    pins = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
-    (tested,) = [pin.partition("==")[2] for pin in pins if pin.startswith("ray[")]
+    (tested,) = pins()["ray"]
     for item in of_kind(documents, "RayCluster"):
         if item["spec"].get("rayVersion") != tested:
             yield f"{item['spec'].get('rayVersion')}, not {tested}"

@@ -1,13 +1,15 @@
 """Attacks leave everything as it was, depend on nothing but the picture, and spend what they say."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from clarep_ray.config import ApgdConfig, AttacksConfig, CwConfig, PgdConfig, SquareConfig
+from clarep_ray.config import ApgdConfig, AttackBenchmarkConfig, AttacksConfig, CwConfig, PgdConfig, SquareConfig
+from clarep_ray.robustness import attack_benchmark
 from clarep_ray.robustness.apgd import checkpoints
 from clarep_ray.robustness.attack import Attack, AttackResult, check_inputs
 from clarep_ray.robustness.attacks import ATTACKS, Running, build_attack
@@ -197,6 +199,15 @@ def test_cw_moves_pixels_at_the_ends_and_margins_below_zero() -> None:
     assert ours.success.all()
     config = AttacksConfig(implementation="torchattacks", cw=CwConfig(c=10.0, num_steps=300, learning_rate=0.05))
     assert not build_attack("cw", config)(Linear(), images, labels, ["white", "black"]).success.any()
+
+
+def test_a_missing_torchattacks_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    with pytest.raises(ValueError, match=r"^attacks\.implementation: .* pip install --no-deps torchattacks==3\.5\.1$"):
+        build_attack("pgd", AS_PUBLISHED)
+    with pytest.raises(ValueError, match="torchattacks is not installed"):
+        attack_benchmark.run(AttackBenchmarkConfig())
+    assert build_attack("pgd", CONFIG).name == "pgd"
 
 
 def test_cw_starts_at_the_picture() -> None:
