@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from clarep_ray.models.students import Student, load_student, read_architecture
-
-CODE = __file__
-
-
-def num_classes(folder: str | Path) -> int:
-    """Return the number of classes of a saved student."""
-    architecture = read_architecture(folder)
-    assert architecture is not None, "the folder was written by save_student"
-    return len(architecture.class_names)
+from clarep_ray.models.students import Student, load_student
 
 
 class ServedStudent(PythonModel):

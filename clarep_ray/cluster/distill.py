@@ -61,7 +61,7 @@ def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
         tell_student(run, config, result)
         run.metrics(health_metrics(health))
         if config.tracking.enabled:
-            run.model(_served(config, result), config.tracking.registered_model, _model_tags(result))
+            run.model(_served(config), config.tracking.registered_model, _model_tags(result))
     return result
 
 
@@ -111,14 +111,18 @@ def tell_student(run: tracking.Run, config: DistillConfig, result: Mapping[str, 
     run.files([Path(config.output) / RESULT, Path(config.output) / METRICS])
 
 
-def _served(config: DistillConfig, result: Mapping[str, Any]) -> tracking.ServedModel:
-    from clarep_ray.cadistill import served_student
+def _served(config: DistillConfig) -> tracking.ServedModel:
+    from clarep_ray.cadistill.run import LAST
+    from clarep_ray.models.students import read_architecture
 
+    folder = Path(config.output) / LAST
+    architecture = read_architecture(folder)
+    assert architecture is not None, "the folder was written by save_student"
     return tracking.ServedModel(
-        code=Path(served_student.CODE),
-        artifacts={"student": result["last"]["student"]},
+        kind="student",
+        folder=folder,
         input_shape=(-1, 3, config.student.image_size, config.student.image_size),
-        output_shape=(-1, served_student.num_classes(result["last"]["student"])),
+        output_shape=(-1, len(architecture.class_names)),
     )
 
 

@@ -230,12 +230,12 @@ def _ask(
 ) -> Record:
     if not len(images[0]):
         return _unchecked("no image that was tried can be read")
-    arguments = (model, grid, images, settings, seed, rows, classes)
     if not gpus:
-        return _examine(*arguments)
+        return _examine(model, grid, images, settings, seed, rows, classes)
     import ray
 
-    return ray.get(ray.remote(num_cpus=1.0 - TASK_CPUS, num_gpus=gpus, max_calls=1)(_examine).remote(*arguments))
+    task = ray.remote(num_cpus=1.0 - TASK_CPUS, num_gpus=gpus, max_calls=1)(_examine)
+    return ray.get(task.remote(model, grid, images, settings, seed, rows, classes))
 
 
 def _examine(

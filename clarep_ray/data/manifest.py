@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import unicodedata
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -165,8 +166,8 @@ def _short_hash(text: str) -> int:
 
 def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:
     """Write the rows under their final name in one step, one row group per unit."""
-    work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with whole_or_gone(work), work.open("wb") as file:
+    work = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    with whole_or_gone(work), work.open("xb") as file:
         with pq.ParquetWriter(file, SCHEMA) as writer:
             for chunk in _chunks(rows, unit_size * max(1, WRITTEN_TOGETHER // unit_size)):
                 columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
@@ -187,9 +188,9 @@ def write_stamps(folder: Path, root: str, sources: Iterable[str], manifest_sha25
 
     The first line is the hash of the manifest that has the files' hashes.
     """
-    work = folder / f".tmp-{os.getpid()}-{STAMPS}"
+    work = folder / f".tmp-{uuid.uuid4().hex}"
     last = None
-    with work.open("w") as file:
+    with whole_or_gone(work), work.open("x") as file:
         file.write(json.dumps(manifest_sha256) + "\n")
         for source in sources:
             if source != last:  # rows of one container come one after another

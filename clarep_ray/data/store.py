@@ -24,6 +24,7 @@ from typing import Any
 from clarep_ray import dotted
 from clarep_ray.config.location import is_url
 from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
+from clarep_ray.data.inside import parts_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
 
@@ -211,7 +212,7 @@ class OutputStore(Store):
         A run that was killed may have published a name and not yet synced it. This one builds on it, so syncs it first.
         """
         for name in FOLDERS:
-            make_folder(self.root / name)
+            make_folder(self._path(name))
         for name in FOLDERS:
             sync_folder(self.root / name)
         sync_folder(self.root)
@@ -228,45 +229,53 @@ class OutputStore(Store):
         return any(path.is_file() and not _is_temporary(path) for path in self.root.rglob("*"))
 
     def has(self, name: str) -> bool:
-        return (self.root / name).is_file()
+        return self._path(name).is_file()
 
     def put_new(self, name: str, data: bytes) -> bool:
-        make_folder((self.root / name).parent)
-        return self._put_if_absent(self._write_temporary(data), self.root / name)
+        target = self._path(name)
+        make_folder(target.parent)
+        return self._put_if_absent(self._write_temporary(data), target)
 
     def put(self, name: str, data: bytes) -> None:
-        replace_file(self._write_temporary(data), self.root / name)
+        target = self._path(name)
+        replace_file(self._write_temporary(data), target)
 
     def read(self, name: str, limit: int) -> bytes:
-        return read_bounded(self.root / name, limit)
+        return read_bounded(self._path(name), limit)
 
     def size(self, name: str) -> int:
-        return (self.root / name).stat().st_size
+        return self._path(name).stat().st_size
 
     def names(self, folder: str) -> list[str]:
-        path = self.root / folder
+        path = self._path(folder) if folder else self.root
         return sorted(file.name for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
 
     def remove(self, folder: str, names: Collection[str]) -> None:
+        path = self._path(folder)
         for name in names:
-            (self.root / folder / name).unlink(missing_ok=True)
-        sync_folder(self.root / folder)  # or they could be back beside a root that knows nothing of them
+            (path / name).unlink(missing_ok=True)
+        sync_folder(path)  # or they could be back beside a root that knows nothing of them
 
     def upload(self, name: str) -> None:
         """The desk is the output."""
 
     @contextmanager
     def local(self, name: str) -> Generator[Path]:
-        path = self.root / name
+        path = self._path(name)
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield path
 
     def unit_path(self, unit: int) -> Path:
-        return self.root / unit_name(unit)
+        return self._path(unit_name(unit))
+
+    def _path(self, name: str) -> Path:
+        """Return a file's path; NotInside where it, or a folder on the way, is a link: it could lead anywhere."""
+        refuse_links(self.root, parts_inside(name))
+        return self.root / name
 
     def _write_temporary(self, data: bytes) -> Path:
-        path = self.root / WORK / uuid.uuid4().hex
+        path = self._path(WORK) / uuid.uuid4().hex
         write_new(path, data)
         return path
 

@@ -8,6 +8,7 @@ for before it is made.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clarep_ray.tracking.outbox import Entry, Outbox
+from clarep_ray.data.inside import NotInside, read_inside
+from clarep_ray.tracking.entries import REFUSED, Entry
+from clarep_ray.tracking.outbox import Outbox
 from clarep_ray.tracking.uri import credentials_aside
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ LIMITS = {
 }
 """MLflow's own retries would block for 247 s a call; ours are between calls. Its bars, and its links with the password
 of the URL, would run through our lines."""
+MAX_ARTIFACT_BYTES, MAX_IMAGE_BYTES, MAX_PIXELS = 256 * 2**20, 64 * 2**20, 10**8
+"""Of a file that is uploaded, and of an image for the grid."""
 FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 """Error codes with which a server says that it will never take this entry."""
 
@@ -81,15 +86,17 @@ class Delivery:
             "metrics": lambda _: self._metrics(entries),
             "text": lambda entry: self.client.log_text(self.run_id, entry["text"], entry["name"]),
             "image": self._image,
-            "artifact": lambda entry: self.client.log_artifact(self.run_id, str(self._path(entry))),
+            "artifact": self._artifact,
             "dataset": self._dataset,
             "model": self._model,
             "close": self._close,
         }
         first = entries[0]
+        if first["op"] == REFUSED:
+            raise Refused(first["why"])
         try:
             calls[first["op"]](first)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotInside) as error:
             raise Refused(str(error)) from None
         except MlflowException as error:
             if first["op"] != "open" and error.error_code in FINAL:
@@ -166,11 +173,13 @@ class Delivery:
         for some in _batches(points, MAX_METRICS):
             self.client.log_batch(self.run_id, metrics=some)
 
-    def _path(self, entry: Entry) -> Path:
-        """Return the path of a file, which an entry names relative to the output folder where it lies there."""
-        path = self._outbox.output / entry["path"]
-        path.stat()
-        return path
+    def _artifact(self, entry: Entry) -> None:
+        """Upload a copy of a file: MLflow would follow a link that somebody put in its place meanwhile."""
+        data = read_inside(self._outbox.output, entry["path"], MAX_ARTIFACT_BYTES)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(entry["path"]).name
+            copy.write_bytes(data)
+            self.client.log_artifact(self.run_id, str(copy))
 
     def _image(self, entry: Entry) -> None:
         """Upload a picture and its small copy as `MlflowClient.log_image` names them, but for a name we can repeat."""
@@ -180,7 +189,10 @@ class Delivery:
         key, step = entry["key"], entry["step"]
         name = uuid.uuid5(uuid.UUID(self._outbox.run), f"{key}/{step}/{entry['version']}")
         stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{entry['time_ms']}+{name}"
-        with Image.open(self._path(entry), formats=("PNG",)) as picture, tempfile.TemporaryDirectory() as folder:
+        data = read_inside(self._outbox.output, entry["path"], MAX_IMAGE_BYTES)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture, tempfile.TemporaryDirectory() as folder:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Refused(f"{entry['path']!r} has more than {MAX_PIXELS} pixels")
             picture.save(Path(folder) / f"{stem}.png")
             compress_image_size(picture).save(Path(folder) / f"{stem}+compressed.webp")
             self.client.log_artifacts(self.run_id, folder, "images")
@@ -196,7 +208,7 @@ class Delivery:
     def _model(self, entry: Entry) -> None:
         from clarep_ray.tracking.registry import log_model, register
 
-        model = log_model(self.client, self._experiment, self.run_id, entry)
+        model = log_model(self.client, self._experiment, self.run_id, self._outbox.output, entry)
         register(self.client, self.run_id, model, entry)
 
     def _close(self, entry: Mapping[str, Any]) -> None:

@@ -8,22 +8,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clarep_ray.data.inside import files_inside, read_inside
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
+CODE = {"student": Path(__file__).parent.parent / "cadistill" / "served_student.py"}
+"""The file of this package that serves a kind of models: it calls MLflow's `set_model`. No entry names code."""
+MAX_MODEL_BYTES = 4 * 2**30
+"""Of one file of a model's folder."""
 REQUIREMENTS = ["clarep-ray"]
 """Given, for MLflow would otherwise run the model in another process to find out."""
 
 
-def log_model(client: MlflowClient, experiment: str, run: str, entry: Mapping[str, Any]) -> LoggedModel:
-    """Return the run's logged model, which is made and uploaded where it is not there yet."""
+def log_model(client: MlflowClient, experiment: str, run: str, output: Path, entry: Mapping[str, Any]) -> LoggedModel:
+    """Return the run's logged model, which is made and uploaded from the output where it is not there yet."""
     found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")
     known = [model for model in found if model.name == entry["name"]]
     model = known[0] if known else client.create_logged_model(experiment, entry["name"], run, tags=entry["tags"])
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
-            _save(Path(folder) / "model", entry, model_id=model.model_id, run_id=run)
+            weights = Path(folder) / entry["kind"]
+            weights.mkdir()
+            for name in files_inside(output, entry["folder"]):
+                data = read_inside(output, f"{entry['folder']}/{name}", MAX_MODEL_BYTES)
+                (weights / name).write_bytes(data)
+            _save(Path(folder) / "model", weights, entry, model_id=model.model_id, run_id=run)
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(model.model_id, "READY")
     outputs = client.get_run(run).outputs
@@ -46,8 +57,8 @@ def register(client: MlflowClient, run: str, model: LoggedModel, entry: Mapping[
         client.create_model_version(name, source, run, tags=entry["tags"], model_id=model.model_id)
 
 
-def _save(folder: Path, entry: Mapping[str, Any], *, model_id: str, run_id: str) -> None:
-    """Write what `mlflow.pyfunc.load_model` reads: code, the student's folder and the signature."""
+def _save(folder: Path, weights: Path, entry: Mapping[str, Any], *, model_id: str, run_id: str) -> None:
+    """Write what `mlflow.pyfunc.load_model` reads: our code, the folder with the weights and the signature."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
@@ -59,8 +70,8 @@ def _save(folder: Path, entry: Mapping[str, Any], *, model_id: str, run_id: str)
     )
     mlflow.pyfunc.save_model(
         path=str(folder),
-        python_model=entry["code"],
-        artifacts=entry["artifacts"],
+        python_model=str(CODE[entry["kind"]]),
+        artifacts={entry["kind"]: str(weights)},
         signature=ModelSignature(inputs=inputs, outputs=outputs),
         pip_requirements=REQUIREMENTS,
         mlflow_model=Model(run_id=run_id, model_id=model_id),

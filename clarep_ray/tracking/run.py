@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import threading
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import TrackingConfig
-from clarep_ray.tracking.outbox import IMAGES, Outbox, OutboxBusy, find_outbox, new_outbox
+from clarep_ray.data.inside import NotInside
+from clarep_ray.tracking.outbox import Outbox, OutboxBusy, find_outbox, new_outbox
 from clarep_ray.tracking.sender import Sender
 from clarep_ray.tracking.tags import environment_tags
 from clarep_ray.tracking.told import Told
@@ -39,13 +41,13 @@ CONFIG, NOTE = "config.json", "mlflow.note.content"
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model for MLflow's registry without pickles: a file of code that calls `set_model`, and folders it reads.
+    """A model for MLflow's registry without pickles: a kind whose code is ours, and the folder with its weights.
 
-    Shapes are those of float32 arrays, -1 for the batch.
+    The folder lies in the run's output. Shapes are those of float32 arrays, -1 for the batch.
     """
 
-    code: Path
-    artifacts: Mapping[str, str]
+    kind: Literal["student"]
+    folder: Path
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
 
@@ -105,7 +107,7 @@ class Run:
             return
         pixels = picture if isinstance(picture, Path) else _as_uint8(picture)
         with _surviving():
-            path = pixels if isinstance(pixels, Path) else _save(self._outbox.folder / IMAGES, pixels)
+            path = pixels if isinstance(pixels, Path) else self._outbox.save(*_png(pixels))
             version = _version(path)
             if self._told.images.get((_name(key), step)) != version:
                 self._put("image", key=_name(key), step=step, path=self._path(path), version=version)
@@ -136,9 +138,10 @@ class Run:
     def model(self, served: ServedModel, name: str, tags: Mapping[str, str] | None = None) -> None:
         """Tell a model, which becomes a version of the registered model `name`; once per run and name."""
         if name not in self._told.models:
-            settings = {"code": str(served.code), "artifacts": dict(served.artifacts)}
-            shapes = {"input_shape": served.input_shape, "output_shape": served.output_shape}
-            self._put("model", **settings, **shapes, name=name, tags=dict(tags or {}))
+            with _surviving():
+                settings = {"kind": served.kind, "folder": self._path(served.folder)}
+                shapes = {"input_shape": served.input_shape, "output_shape": served.output_shape}
+                self._put("model", **settings, **shapes, name=name, tags=dict(tags or {}))
 
     def close(self, status: Status = "FINISHED", wait: bool = True) -> None:
         """End the run and send what can be sent now; warns once where something is left. A second call does nothing.
@@ -179,10 +182,13 @@ class Run:
             self._sender.wake()
 
     def _path(self, path: Path) -> str:
-        """Return a path relative to the output folder, which may be moved, where it lies there."""
-        assert self._outbox is not None, "the caller knows"
+        """Return a path relative to the output folder, which may be moved; NotInside where it lies elsewhere."""
+        if self._outbox is None:
+            return ""
         path, root = path.absolute(), self._outbox.output.absolute()
-        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+        if not path.is_relative_to(root):
+            raise NotInside(f"{str(path)!r} is not in the output {str(root)!r}")
+        return path.relative_to(root).as_posix()
 
 
 def start_run(
@@ -225,10 +231,10 @@ def start_run(
 
 @contextmanager
 def _surviving() -> Generator[None]:
-    """Turn a full disk or a missing file into a warning: the job's result does not depend on what MLflow is told."""
+    """Turn a full disk, a missing file or an impossible name into a warning: no job fails for what MLflow is told."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"MLflow is not told everything: {error}", stacklevel=4)
 
 
@@ -256,14 +262,10 @@ def _as_uint8(picture: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _save(folder: Path, picture: NDArray[np.uint8]) -> Path:
-    """Save a picture as PNG under the hash of its pixels, and return the path."""
+def _png(picture: NDArray[np.uint8]) -> tuple[str, bytes]:
+    """Return an image as PNG and a name for it, the hash of its pixels."""
     from PIL import Image
 
-    path = folder / f"{hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()[:16]}.png"
-    if not path.is_file():
-        folder.mkdir(exist_ok=True)
-        work = folder / f".tmp-{path.name}"
-        Image.fromarray(picture).save(work, "PNG")
-        work.replace(path)
-    return path
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return f"{hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()[:16]}.png", file.getvalue()

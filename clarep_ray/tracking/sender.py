@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.data.inside import NotInside
 from clarep_ray.tracking.delivery import MAX_METRICS, Delivery, Refused
-from clarep_ray.tracking.outbox import ENTRIES, FOLDER, Entry, Outbox, OutboxBusy
+from clarep_ray.tracking.entries import Entry
+from clarep_ray.tracking.outbox import FOLDER, Outbox, OutboxBusy, outboxes_of
 from clarep_ray.tracking.uri import redact, tracking_uri, without_credentials
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -120,18 +123,22 @@ def replay(root: Path, config: TrackingConfig) -> dict[str, str | None]:
 
     Outer folders come first, for their runs are the parents of the inner ones. Raises ValueError where there is none.
     """
-    folders = [path.parent for path in root.rglob(f"{FOLDER}/*/{ENTRIES}")]
+    folders: list[Path] = []
+    for folder, names, _ in os.walk(root):  # follows no links
+        if FOLDER in names:
+            names.remove(FOLDER)
+            folders += reversed(outboxes_of(Path(folder)))
     if not folders:
         raise ValueError(
             f"output: {str(root)!r} is not valid; valid: an output folder of a run with --tracking.enabled"
         )
     found: dict[str, str | None] = {}
-    for folder in sorted(folders, key=lambda folder: (len(folder.parts), (folder / ENTRIES).stat().st_mtime_ns)):
+    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
         output = folder.parent.parent
         try:
             outbox = Outbox(folder)
-        except OutboxBusy as busy:
-            found[str(output)] = str(busy)
+        except (OutboxBusy, OSError, NotInside) as error:
+            found[str(output)] = str(error)
             continue
         sender = Sender(outbox, tracking_uri(config, output), config.experiment)
         sender.wake()

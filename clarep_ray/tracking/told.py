@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from clarep_ray.tracking.outbox import Entry
+from clarep_ray.tracking.entries import Entry
 
 
 class Told:

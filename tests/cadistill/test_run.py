@@ -166,14 +166,13 @@ def test_a_logged_student_is_served_without_pickles(
     import mlflow
 
     from clarep_ray import tracking
-    from clarep_ray.cadistill import served_student
     from clarep_ray.config import TrackingConfig
 
     result = train_alone(small_config(files, "vanilla", schedule__epochs=1, output=str(tmp_path / "out")))
     folder = result["last"]["student"]
     model = tracking.ServedModel(
-        code=Path(served_student.CODE),
-        artifacts={"student": folder},
+        kind="student",
+        folder=Path(folder),
         input_shape=(-1, 3, 16, 16),
         output_shape=(-1, 10),
     )

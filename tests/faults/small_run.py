@@ -114,6 +114,8 @@ FIELDS = {"label_map_sha256": "0" * 64, "classes_sha256": None, "weights_sha256"
 
 
 def visible(root: Path) -> dict[str, bytes]:
-    """Return every file that a reader may look at: all but the work folder's."""
-    found = (path for path in root.rglob("*") if path.is_file() and path.parent.name != WORK)
+    """Return every file that a reader may look at: all but temporary ones."""
+    temporary = (WORK, ".tmp-")
+    files = (path for path in root.rglob("*") if path.is_file())
+    found = (path for path in files if path.parent.name != temporary[0] and not path.name.startswith(temporary[1]))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}

@@ -16,6 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from clarep_ray import __version__
+from clarep_ray.data.durable import write_file
 from clarep_ray.data.plain_json import without_nan
 
 PACKAGE = "clarep_ray.analysis.gallery"
@@ -71,6 +72,4 @@ def _hash(source: str) -> str:
 
 def write(page: str, path: Path) -> None:
     """Write a page in one step, so that a browser never sees half of it."""
-    work = path.with_name(f".tmp-{path.name}")
-    work.write_text(page, encoding="utf-8")
-    work.replace(path)
+    write_file(path, page.encode())
