@@ -234,7 +234,7 @@ def _ask(
         return _examine(model, grid, images, settings, seed, rows, classes)
     import ray
 
-    task = ray.remote(num_cpus=1.0 - TASK_CPUS, num_gpus=gpus, max_calls=1)(_examine)
+    task: Any = ray.remote(num_cpus=1.0 - TASK_CPUS, num_gpus=gpus, max_calls=1)(_examine)
     return ray.get(task.remote(model, grid, images, settings, seed, rows, classes))
 
 
