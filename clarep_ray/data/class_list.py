@@ -200,7 +200,7 @@ class Match:
         """Return one short line for a plan or a report."""
         total, found = len(self.labels), len(self.labels) - len(self.missing)
         if self.by == "number":
-            return f"{total} classes matched by number: nothing names them on both sides"
+            return f"{found} of {total} classes matched by number: nothing names them on both sides"
         order = ", in another order" if any(one > other for one, other in pairwise(self._known)) else ""
         assumed = self.theirs.assumed or self.ours.assumed
         how = "; a thousand classes without names are taken for ImageNet's in their usual order" if assumed else ""
@@ -222,12 +222,17 @@ def match(theirs: ClassList, ours: ClassList, their_owner: str, our_owner: str) 
     """
     named = theirs.named and ours.named
     found = list(range(len(ours))) if theirs.names == ours.names else ours.labels_of(theirs)
+    numerals = all(NUMBER.fullmatch(name) for name in theirs.names)
+    if numerals and ours.assumed and all(label == UNKNOWN for label in found):
+        named = False  # digits and a model of a thousand nameless classes: nothing is contradicted
     if named or UNKNOWN not in found:
         if all(label == UNKNOWN for label in found):
             raise ClassMismatch(f"{their_owner} has the classes {theirs}, {our_owner} has {ours}; none is in both")
         _refuse_doubled(theirs, ours, found, their_owner, our_owner)
         return Match(tuple(found), "name" if named else "number", theirs, ours)
-    if theirs.named:
+    if theirs.named and not numerals:
+        if any(label != UNKNOWN for label in found):  # folders "0", "1" and "walrus", which is no class
+            return Match(tuple(found), "number", theirs, ours)
         if len(theirs) != len(ours):
             raise ClassMismatch(
                 f"{their_owner} has the classes {theirs}, {our_owner} has {len(ours)} classes without names; "

@@ -307,18 +307,22 @@ def cifar10_smoke() -> Preset[DistillConfig]:
 
 def cifar10_repfusion_smoke() -> Preset[DistillConfig]:
     """The path of `cifar10_repfusion` on 64 embedded digits, taught by the shipped model without labels; seconds."""
-    return cifar10_repfusion().replaced(
-        tuned=SMOKE_DATA
-        | {
-            "loader_threads": 1,
-            "teacher.diffusion.name": "digits_dit",
-            "teacher.reading.layer": "transformer_blocks.2",
-            "teacher.num_times": 8,
-            "schedule.epochs": 1,
-            "second_stage.epochs": 1,
-            "second_stage.milestones": (),
-        },
-        default={"teacher.diffusion.weights": "rho10", "output": "outputs/distill_cifar10_repfusion_smoke"},
+    return (
+        cifar10_repfusion()
+        .elsewhere()
+        .replaced(
+            tuned=SMOKE_DATA
+            | {
+                "loader_threads": 1,
+                "teacher.diffusion.name": "digits_dit",
+                "teacher.reading.layer": "transformer_blocks.2",
+                "teacher.num_times": 8,
+                "schedule.epochs": 1,
+                "second_stage.epochs": 1,
+                "second_stage.milestones": (),
+            },
+            default={"teacher.diffusion.weights": "rho10", "output": "outputs/distill_cifar10_repfusion_smoke"},
+        )
     )
 
 

@@ -137,7 +137,7 @@ def cifar10_unet_uncond() -> Preset[TrainCdmConfig]:
 def cifar10_unet_uncond_smoke() -> Preset[TrainCdmConfig]:
     """The path of `cifar10_unet_uncond` as `cifar10_unet_smoke` has it; seconds."""
     return cifar10_unet_smoke().replaced(
-        paper={"conditional": False}, default={"output": "outputs/cdm_cifar10_unet_uncond_smoke"}
+        inferred={"conditional": False}, default={"output": "outputs/cdm_cifar10_unet_uncond_smoke"}
     )
 
 

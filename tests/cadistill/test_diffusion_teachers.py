@@ -11,30 +11,24 @@ from clarep_ray.cadistill.diffusion_teacher import DiffusionTeacher
 from clarep_ray.cadistill.inputs import open_teacher
 from clarep_ray.cadistill.methods import OWN_READING
 from clarep_ray.cadistill.training import train_step
-from clarep_ray.config import TEACHERS, ModelConfig
+from clarep_ray.clarid.schedule import linear_schedule
+from clarep_ray.config import TEACHERS, ModelConfig, UnetSizes
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.models import MODELS, build_tiny
 from clarep_ray.models.adapter import Adapter
-from clarep_ray.models.class_unet import ClassUnet
+from clarep_ray.models.class_unet import ClassUnet, make_network
 from tests.cadistill.small import small_config, start
 
 READING = [method for method, sources in TEACHERS.items() if "diffusion" in sources]
 WITHOUT_NULL = ("class_unet", "edm")
 
 
-class WithoutLabels(ClassUnet):
-    """An unconditional UNet as a teacher meets it: `null_cond` is all it can be asked."""
-
-    def __init__(self) -> None:
-        made = build_tiny("class_unet")
-        assert isinstance(made, ClassUnet)
-        self.__dict__.update(made.__dict__)
-        self.class_names = ()
-
-    def cond(self, labels: torch.Tensor) -> torch.Tensor:
-        raise ValueError("labels: the model has no classes")
-
-    def null_cond(self, num: int) -> torch.Tensor:  # type: ignore[override]
-        return torch.zeros(num, dtype=torch.long)
+def without_classes() -> ClassUnet:
+    """Return a small unconditional UNet: `null_cond` is all it can be asked."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = make_network(UnetSizes(channels=8, multipliers=(1, 2), attention_sides=(8,), norm_groups=4), 16, None)
+    return ClassUnet(network, linear_schedule(), "epsilon")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +40,11 @@ def opened(
     monkeypatch: pytest.MonkeyPatch, model: Adapter, files: Path, method: str, **changes: Any
 ) -> tuple[Any, DiffusionTeacher]:
     """Return a training of ten classes whose teacher is a given model."""
-    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config: model)
+    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config, field: model)
     layer = model.feature_layers[len(model.feature_layers) // 2]
     settings = {"teacher__source": "diffusion", "teacher__reading__layer": layer, **changes}
     config = small_config(files, method, schedule__batch_size=4, **settings)
-    names = tuple(model.class_names) or tuple("0123456789")
-    teacher = open_teacher(config, names)
+    teacher = open_teacher(config, model.classes if len(model.classes) else ClassList.of_count(10))
     assert isinstance(teacher, DiffusionTeacher)
     return config, teacher
 
@@ -103,7 +96,7 @@ def test_the_maps_of_a_uvit_are_its_patches_alone(models: dict[str, Adapter]) ->
 def test_a_training_takes_steps_with_it(
     family: str, method: str, models: dict[str, Adapter], files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = WithoutLabels() if family == "unconditional" else models[family]
+    model = without_classes() if family == "unconditional" else models[family]
     config, _ = opened(monkeypatch, model, files, method)
     trainer, inputs, teacher = start(config)
     before = trainer.learner.student.network.head.weight.clone()
@@ -116,8 +109,8 @@ def test_a_training_takes_steps_with_it(
 def test_a_model_without_classes_cannot_teach_where_images_are_read_with_labels(
     method: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=rf"takes no labels of 10 classes, with which {method} reads"):
-        opened(monkeypatch, WithoutLabels(), files, method)
+    with pytest.raises(ValueError, match=rf"it has no classes, and {method} reads it with labels"):
+        opened(monkeypatch, without_classes(), files, method)
 
 
 def test_prompts_are_honoured_or_refused(

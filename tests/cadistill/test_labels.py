@@ -57,7 +57,7 @@ def test_a_teacher_of_other_classes_is_refused_where_its_logits_are_used(files: 
 
 def test_a_diffusion_teacher_is_read_with_its_own_numbers(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = build_tiny("digits_dit")
-    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config: model)
+    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config, field: model)
     config = small_config(files, "fitnet", teacher__source="diffusion", teacher__reading__layer=model.feature_layers[0])
     found = open_teacher(config, ClassList(("7", "3")))
     assert isinstance(found, DiffusionTeacher)

@@ -127,7 +127,7 @@ def test_a_model_without_an_unconditional_branch_cannot_teach_where_labels_would
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unet = build_tiny("class_unet")
-    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config: unet)
+    monkeypatch.setattr("clarep_ray.cadistill.inputs.build", lambda config, field: unet)
     config = override(small_config(files, "repfusion"), {"teacher.reading.layer": unet.feature_layers[0]})
     with pytest.raises(
         ValueError, match=r"teacher\.diffusion: .* must be told a class, and repfusion reads without one"

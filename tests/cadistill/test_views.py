@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -255,12 +256,14 @@ def test_whole_images_are_held_encoded_within_bounds_and_a_damaged_one_is_named(
         augment(late.whole(1), "supcon", 16, stream(0))
 
 
-def test_both_stages_take_their_images_in_one_way(folder: Path) -> None:
+def test_both_stages_take_their_images_in_one_way(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "val")
     config = override(
         DistillConfig(),
         {
             **{f"{name}.source": "image_folder" for name in ("data", "val")},
-            **{f"{name}.path": str(folder) for name in ("data", "val")},
+            "data.path": str(folder),
+            "val.path": str(tmp_path / "val"),
             "method": "supcon",
             "schedule.batch_size": 4,
             "schedule.epochs": 1,

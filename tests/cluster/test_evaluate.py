@@ -290,13 +290,16 @@ def test_images_without_an_answer_are_wrong_and_said(tmp_path: Path, monkeypatch
     changes |= {"trust__num_samples": 20, "trust__num_steps": 2, "trust__num_queries": 2}
     config = smoke(tmp_path / "out", **changes, benchmarks__digits__count=20)
     benchmark = open_benchmark("spurious_digits", config.benchmarks)
-    limit = float(np.median([benchmark.read(row).mean() for row in benchmark.rows("test")])) / 255
-    load = evaluate_units.load_evaluated
+    load = evaluate_units.load_classifier
+    view = load("digits").view
+    limit = float(np.median([benchmark.read(row, view).mean() for row in benchmark.rows("test")])) / 255
 
     def overflowing(weights: str, device: str) -> Any:
-        return Overflowing(load(weights, device), limit).eval()
+        made: Any = Overflowing(load(weights, device), limit).eval()
+        made.view = view
+        return made
 
-    monkeypatch.setattr(evaluate_units, "load_evaluated", overflowing)
+    monkeypatch.setattr(evaluate_units, "load_classifier", overflowing)
     said: list[str] = []
     record = run_evaluation(config, "digits_smoke", said.append)
     rows = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pandas()
@@ -319,14 +322,14 @@ def test_a_slice_of_which_no_image_can_be_read_has_no_figures(tmp_path: Path, mo
     from clarep_ray.data.records import RejectedImage, RejectReason
     from clarep_ray.robustness.benchmarks.digits import SpuriousDigitsVariants
 
-    read = SpuriousDigitsVariants.read
+    read = SpuriousDigitsVariants.open
 
     def damaged(self: SpuriousDigitsVariants, row: Any) -> Any:
         if row.source == "conflict":
             raise RejectedImage(RejectReason.TRUNCATED)
         return read(self, row)
 
-    monkeypatch.setattr(SpuriousDigitsVariants, "read", damaged)
+    monkeypatch.setattr(SpuriousDigitsVariants, "open", damaged)
     few = {"benchmarks__digits__count": 6, "benchmarks__digits_splits": ("test", "conflict"), "trust__enabled": False}
     quiet(smoke(tmp_path / "out", **few, attacks__names=("pgd",), engine__unit_size=6))
 
@@ -366,8 +369,8 @@ def test_a_damaged_picture_is_in_no_figure(tmp_path: Path) -> None:
     assert rows[rows.key == "3/1.png"].right.isna().all()
     text = (tmp_path / "out" / "report.md").read_text()
     assert "could not be read" in text
-    assert record["labels"]["digits"]["image_folder"].startswith("10 classes matched by number")
-    assert "labels of digits on image_folder: 10 classes matched by number" in text
+    assert record["labels"]["digits"]["image_folder"].startswith("10 of 10 classes matched by number")
+    assert "labels of digits on image_folder: 10 of 10 classes matched by number" in text
     assert record["classes"][0]["class"] == "0"
     assert "No trust check was run" in text
 

@@ -23,11 +23,14 @@ from clarep_ray.data.selection import check_images, select
 from clarep_ray.data.sources import Listed, Source, absolute_data, open_source
 from clarep_ray.data.sources.files import split_of
 from clarep_ray.data.sources.shard_files import braces
+from clarep_ray.data.views import View
 from tests.data import trees
 
 DIGITS = ClassList(tuple("0123456789"))
 ROOT = Path(__file__).parents[2]
 KAGGLE = "ImageId,PredictionString\n"
+
+VIEW = View(image_size=8, resize=8)
 
 
 def listed(known: ClassList | None = DIGITS, **options: Any) -> tuple[Source, list[Listed]]:
@@ -425,18 +428,18 @@ def test_trainings_read_what_sources_list(tmp_path: Path) -> None:
     trees.image_folder(tmp_path / "in" / "train", ("cat", "dog", "__MACOSX"), per_class=2)
     trees.image_folder(tmp_path / "in" / "val", ("dog", "cat"), per_class=1)
     config = DataConfig(source="image_folder", path=str(tmp_path / "in"), split="train")
-    images = open_pictures(config, 8)
+    images = open_pictures(config, VIEW)
     assert (images.class_names, images.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
     assert images.notes == ("passed over: 1 of the operating system",)
     assert read_pictures(config, 8).class_names == ("cat", "dog")
-    check_apart(images, open_pictures(replace(config, split="val"), 8))
+    check_apart(images, open_pictures(replace(config, split="val"), VIEW))
     part = DataConfig(source="image_folder", path=str(tmp_path / "in" / "train"), limit=1)
     with pytest.raises(
         ValueError, match=r"val\.path: 1 of its 1 images are those of data\.path, first: 'cat/img_0\.png'"
     ):
-        check_apart(images, open_pictures(part, 8))
+        check_apart(images, open_pictures(part, VIEW))
     with pytest.raises(ValueError, match="holds the splits train, val"):
-        open_pictures(replace(config, split=None), 8)
+        open_pictures(replace(config, split=None), VIEW)
     hf(tmp_path / "hf" / "a.parquet", [0, 1, -1], ["dog", "cat"])
     shards = DataConfig(source="parquet", path=str(tmp_path / "hf"))
     with pytest.raises(ValueError, match=r"'a\.parquet/00000002' has no label"):

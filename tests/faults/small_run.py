@@ -73,7 +73,7 @@ def _plan(root: str, **changes: Any) -> Plan:
     config = override(
         ExtractConfig(), {"output.path": root, "engine.unit_size": UNIT_SIZE, "health.enabled": False} | changes
     )
-    return Plan(config, rows(), ("0", "1"), 2, 3, FIELDS)
+    return Plan(config, rows(), ("0", "1"), 2, 3, "a clock", FIELDS)
 
 
 @dataclass

@@ -15,6 +15,7 @@ READ = (
     "parquet inside",
     "tar p",
     "tar P",
+    "tar class",  # the name of a class that the model does not know
     "bin beside",
     "code beside",
     "pipeline of its own",

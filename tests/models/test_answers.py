@@ -8,6 +8,7 @@ import torch
 
 from clarep_ray.cadistill.evaluation import accuracy
 from clarep_ray.config import BenchmarksConfig, DataConfig, DigitsConfig
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.answers import NO_ANSWER, answers_of
 from tests.broken_models import broken_timm
@@ -36,9 +37,12 @@ def test_the_shipped_judge_says_nothing_with_a_broken_bias() -> None:
 
 
 def test_a_timm_judge_says_nothing_with_a_broken_bias(tmp_path: Path) -> None:
-    from clarep_ray.models.classifiers import load_classifiers
+    from clarep_ray.models.judges import check_judges, load_judges
 
-    (judge,) = load_classifiers([str(broken_timm(tmp_path / "judge"))])
+    folder = str(broken_timm(tmp_path / "judge"))
+    (judge,) = load_judges([folder], ClassList.of_count(10))
+    with pytest.raises(ValueError, match=r"classifiers: .*NaN"):
+        check_judges([folder], ClassList.of_count(10))
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     assert judge.predict(images).tolist() == [NO_ANSWER] * 3
 
@@ -55,16 +59,17 @@ def test_a_benchmark_counts_it_as_wrong(bad: float) -> None:
 
 
 def test_a_student_is_not_right_by_them() -> None:
-    from clarep_ray.cadistill.students import Architecture, make_student
-
     from clarep_ray.data.picture_rows import open_pictures
+    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.models.students import Architecture, make_student
 
     grey = (0.5, 0.5, 0.5)
     names = tuple("0123456789")
     student = make_student(Architecture(name="small_cnn", class_names=names, image_size=16, mean=grey, std=grey), 0)
-    pictures = open_pictures(DataConfig(source="spurious_digits", digits=DigitsConfig(count=40)), 16)
+    pictures = open_pictures(DataConfig(source="spurious_digits", digits=DigitsConfig(count=40)), student.view)
     assert 0 in pictures.labels  # which argmax of NaN would call right
     with torch.no_grad():
         for weight in student.parameters():
             weight.fill_(torch.nan)
-    assert accuracy(student, pictures) == 0.0
+    with pytest.raises(TrainingDiverged, match="not one of 40 validation images"):
+        accuracy(student, pictures)

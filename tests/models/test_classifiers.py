@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clarep_ray.data.cifar10 import CIFAR10_NAMES
 from clarep_ray.data.class_list import ClassList, ClassMismatch, imagenet_wnids
 from clarep_ray.data.spurious_digits import CLASS_NAMES, SpuriousDigits
-from clarep_ray.models import judges
 from clarep_ray.models.answers import NO_ANSWER
 from clarep_ray.models.classifiers import classes_of, classifier_name, classifiers_sha256
 from clarep_ray.models.judges import check_judges, load_judges
@@ -108,11 +108,13 @@ def test_only_logits_of_the_models_classes_compete(folder: Path, tmp_path: Path)
     pets = ClassList(("dog", "cat"))
     (reads,) = load_judges([judge], pets)
     from timm import create_model
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
 
     network = create_model(f"local-dir:{folder}", pretrained=True).eval()
-    reader = judges._TimmReader(folder, "cpu")
+    transform = create_transform(**resolve_data_config(model=network), is_training=False)
     with torch.no_grad():
-        logits = reader(images)
+        logits = network(torch.stack([transform(Image.fromarray(image)) for image in images]))
     expected = logits[:, [5, 3]].argmax(1)  # the model's 0 is dog, CIFAR-10's 5
     assert reads.predict(images).tolist() == expected.tolist()
     assert network.num_classes == 10

@@ -127,7 +127,7 @@ def test_a_model_without_classes_teaches_and_is_no_model_for_clarid(images: Path
     repfusion: DistillConfig = dotted.override(DistillConfig(), teacher | {"method": "repfusion"})
     found: Any = open_teacher(repfusion, ClassList(("any", "classes")))
     chosen = torch.tensor([0, 3])
-    assert found.null_features(torch.rand(2, 3, 8, 8), chosen).shape == (2, found.width)
+    assert found.null_features(torch.rand(2, 3, 8, 8), chosen).shape == (2, found.width(labelled=False))
     with pytest.raises(ValueError, match=r"teacher\.diffusion: it has no classes, and fitnet reads it with labels"):
         open_teacher(dotted.override(repfusion, {"method": "fitnet"}), ClassList(("any", "classes")))
 

@@ -21,6 +21,7 @@ from clarep_ray.robustness.reading import BenchmarkReader, as_benchmark, match_c
 
 WNIDS = imagenet_wnids()
 SIDE = 16
+VIEW = View(image_size=SIDE, resize=SIDE)
 
 
 def shade(number: int) -> int:
@@ -62,7 +63,7 @@ def folders(root: Path) -> Benchmark:
 def accuracy(weights: str, benchmark: Benchmark) -> float:
     model = as_benchmark(load_classifier(weights), match_classifier(weights, benchmark))
     rows = benchmark.rows(benchmark.slices()[0])
-    images = np.stack([benchmark.read(row) for row in rows])
+    images = np.stack([benchmark.read(row, VIEW) for row in rows])
     return float(clean_columns(model, benchmark, rows, images)["correct"].mean())
 
 
@@ -145,7 +146,7 @@ def test_attacks_see_the_benchmarks_numbers(turned: bool, tmp_path: Path) -> Non
     model = as_benchmark(load_classifier(weights), match_classifier(weights, benchmark))
     assert isinstance(model, BenchmarkReader) == turned
     rows = benchmark.rows("all")
-    images = np.stack([benchmark.read(row) for row in rows])
+    images = np.stack([benchmark.read(row, VIEW) for row in rows])
     for name in ("pgd", "apgd_dlr", "apgd_t"):
         for eps, robust in ((8 / 255, 1.0), (30 / 255, 0.0)):
             attacks = AttacksConfig(names=(name,))
