@@ -15,9 +15,6 @@ from clarep_ray.config import TeacherConfig
 from clarep_ray.data.class_list import Match
 from clarep_ray.models.adapter import Adapter
 
-FINEST = 1000
-"""Steps of the grid whose last timestep is the latest that a model is read at."""
-
 
 class DiffusionTeacher:
     """A diffusion model read with labels or without, at one layer.
@@ -36,7 +33,7 @@ class DiffusionTeacher:
             grid = model.schedule.times(config.num_times).tolist()
         except ValueError as error:
             raise ValueError(f"teacher.num_times: {error}") from None
-        latest = model.schedule.times(FINEST)[-1].item()
+        latest = model.schedule.finest()[-1].item()
         if not 0 <= self.feature_t <= latest:
             raise ValueError(f"teacher.reading.feature_t: {self.feature_t} is not valid; valid: 0 to {latest:g}")
         self.times: list[float] = grid[1:]

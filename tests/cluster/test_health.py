@@ -111,5 +111,5 @@ def test_an_index_without_the_new_columns_reads_as_empty_there(tmp_path: Path) -
     table = read_table(path, sha256_file(path), INDEX_SCHEMA, added=ADDED)
     assert table.schema.names == INDEX_SCHEMA.names
     assert table["noise_std"].to_pylist() == [None]
-    with pytest.raises(ValueError, match="column '.*' is missing"):
+    with pytest.raises(ValueError, match=r"column '.*' is missing"):
         read_table(path, sha256_file(path), INDEX_SCHEMA)

@@ -341,8 +341,8 @@ def test_what_is_no_image_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_products_own_folder_is_no_input() -> None:
-    with pytest.raises(ValueError, match=r"of 64 files looked at is an image; no image, first: 'clarep_ray/"):
-        check_images(*listed(None, source="image_folder", path=str(ROOT)))
+    with pytest.raises(ValueError, match=r"of 64 files looked at is an image; no image, first: 'analysis/"):
+        check_images(*listed(None, source="image_folder", path=str(ROOT / "clarep_ray")))
 
 
 def test_classes_are_chosen_by_any_of_their_names(tmp_path: Path) -> None:
@@ -445,8 +445,8 @@ def test_trainings_read_what_sources_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'a\.parquet/00000002' has no label"):
         read_pictures(shards, 8)
     with pytest.raises(ValueError, match=r"val: 'a\.parquet/00000002' has no label \(1 of 3 images\)"):
-        open_pictures(shards, 8, name="val")
-    assert open_pictures(replace(shards, limit=2), 8, ("cat", "dog")).labels.tolist() == [1, 0]
+        open_pictures(shards, VIEW, name="val")
+    assert open_pictures(replace(shards, limit=2), VIEW, ClassList(("cat", "dog"))).labels.tolist() == [1, 0]
 
 
 UNDER_C = """

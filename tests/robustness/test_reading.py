@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from clarep_ray.config import AttacksConfig, BenchmarksConfig
 from clarep_ray.data.class_list import ClassList, ClassMismatch, imagenet_wnids
+from clarep_ray.data.views import View
 from clarep_ray.models.classifiers import load_classifier
 from clarep_ray.models.students import Architecture, make_student, save_student
 from clarep_ray.robustness.attacks import build_attack
