@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.workers import TASK_CPUS, gpus_per_actor
 from clarep_ray.config import DistillConfig, HealthConfig, InversionConfig, ModelConfig
 from clarep_ray.data.class_list import ClassList, match
+from clarep_ray.data.plain_json import without_nan
 from clarep_ray.data.records import RejectedImage, printable
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore, Store
@@ -279,17 +279,8 @@ def _examine(
         )
     finally:
         torch.set_num_threads(threads)
-    return _finite(found)
+    return without_nan(found)
 
 
 def _unchecked(reason: str) -> Record:
     return {"verdict": UNCHECKED, "warnings": [], "reason": reason}
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON with None in place of numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

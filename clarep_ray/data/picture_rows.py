@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -99,8 +100,9 @@ def open_pictures(
     classes there may be; labels become theirs. Raises ValueError, naming the first, for an image of an unknown class,
     and, of those that are held, for one that cannot be read.
     """
-    source = open_source(config, known, "the training set")
-    rows = select(source.rows(), config, source.classes)
+    with _called(name):
+        source = open_source(config, known, "the training set")
+        rows = select(source.rows(), config, source.classes)
     unknown = [row for row in rows if row.label < 0]
     if unknown:
         row, count = unknown[0], len(unknown)
@@ -115,6 +117,17 @@ def open_pictures(
         held = _held(load, rows, held_bytes)
     root = source.root if config.path else None
     return Pictures(rows, load, source.classes, held, source.match, root, tuple(source.notes()))
+
+
+@contextmanager
+def _called(name: str) -> Generator[None]:
+    """Name the user's own setting, `val.path`, say, in errors of a source, which knows its settings as `data`."""
+    try:
+        yield
+    except ValueError as error:
+        if name == "data" or not str(error).startswith("data."):
+            raise
+        raise type(error)(f"{name}{str(error).removeprefix('data')}") from None
 
 
 def check_apart(images: Pictures, val: Pictures) -> None:

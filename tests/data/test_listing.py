@@ -440,6 +440,10 @@ def test_trainings_read_what_sources_list(tmp_path: Path) -> None:
         check_apart(images, open_pictures(part, VIEW))
     with pytest.raises(ValueError, match="holds the splits train, val"):
         open_pictures(replace(config, split=None), VIEW)
+    with pytest.raises(ValueError, match=r"^val\.split: 'test'"):
+        open_pictures(replace(config, split="test"), VIEW, name="val")
+    with pytest.raises(ValueError, match=r"^val\.path: '/nowhere'"):
+        open_pictures(replace(config, path="/nowhere"), VIEW, name="val")
     hf(tmp_path / "hf" / "a.parquet", [0, 1, -1], ["dog", "cat"])
     shards = DataConfig(source="parquet", path=str(tmp_path / "hf"))
     with pytest.raises(ValueError, match=r"'a\.parquet/00000002' has no label"):
