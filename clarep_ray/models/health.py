@@ -191,7 +191,9 @@ def _clock_warning(
     actual = actual_output(found, products, said, TOLERANCE) if said in OUTPUTS else None
     if actual is not None:
         return [f"{told}: the network's output is read as {said} and is {actual} (prediction_type)"], False
-    causes = "wrong clock, noise schedule, prediction type, range of pixels or scale of latents, or images unlike its own"
+    causes = (
+        "wrong clock, noise schedule, prediction type, range of pixels or scale of latents, or images unlike its own"
+    )
     return [f"{told}: {causes}"], True
 
 
