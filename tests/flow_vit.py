@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from clarep_ray.data.class_list import ClassList
 from clarep_ray.models.adapter import LabelledAdapter
+from clarep_ray.models.autoencoder import GreyImages
 
 SIDE, PATCH, WIDTH, CLASSES = 28, 7, 64, 10
 
@@ -62,6 +64,16 @@ class FlowSchedule:
         return self.times(1000)[1:]
 
 
+class UnitGrey(GreyImages):
+    """Grey images in [0, 1]."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return (super().encode(pixels) + 1) / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents * 2 - 1)
+
+
 class FlowMnist(LabelledAdapter):
     """Latents are (1, 28, 28) in [0, 1]; the last embedding is the unconditional label."""
 
@@ -72,19 +84,14 @@ class FlowMnist(LabelledAdapter):
             network,
             schedule=schedule or FlowSchedule(),
             prediction="sample",
-            class_names=[str(digit) for digit in range(CLASSES)],
+            classes=ClassList(tuple(map(str, range(CLASSES)))),
             latent_shape=(1, SIDE, SIDE),
             feature_layers=[f"transformer.{i}" for i in range(4)],
+            autoencoder=UnitGrey(),
         )
 
     def forward(self, x_t: Tensor, t: float, cond: Tensor) -> Tensor:
         return self.network(x_t, torch.full((len(x_t),), 1 - t, device=x_t.device), cond)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        return (pixels.mean(1, keepdim=True) + 1) / 2
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return (latents * 2 - 1).expand(-1, 3, -1, -1)
 
 
 def load_flow_mnist(folder: Path, schedule: FlowSchedule | None = None) -> FlowMnist:
