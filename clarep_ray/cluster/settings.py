@@ -14,18 +14,7 @@ from clarep_ray.models.extractor import uses_other_image
 
 LISTED = 30
 """Layers named in an error."""
-NO_FILES = ("spurious_digits", "noise")
 NO_EFFECT: tuple[tuple[str, str, Callable[[ExtractConfig], bool]], ...] = (
-    (
-        "data.path",
-        "data.source is one of files, such as image_folder",
-        lambda config: config.data.source not in NO_FILES,
-    ),
-    ("data.labels_file", "data.source is flat_folder", lambda config: config.data.source == "flat_folder"),
-    *(
-        (f"data.{name}", "data.source is parquet", lambda config: config.data.source == "parquet")
-        for name in ("image_column", "label_column")
-    ),
     ("elbow.num_removed", "elbow.rule is fixed", lambda config: config.elbow.rule == "fixed"),
     ("elbow.ambiguous_margin", "output.what is canonical", lambda config: config.output.what == "canonical"),
     *(
@@ -49,7 +38,7 @@ NO_EFFECT: tuple[tuple[str, str, Callable[[ExtractConfig], bool]], ...] = (
         ),
     ),
 )
-"""Setting, where alone it has an effect, and whether that is so."""
+"""Setting, where alone it has an effect, and whether that is so; those of the data are `check_effects` of sources."""
 
 
 def _scale(extra: str) -> float:

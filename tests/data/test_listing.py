@@ -442,6 +442,8 @@ def test_trainings_read_what_sources_list(tmp_path: Path) -> None:
         open_pictures(replace(config, split=None), VIEW)
     with pytest.raises(ValueError, match=r"^val\.split: 'test'"):
         open_pictures(replace(config, split="test"), VIEW, name="val")
+    with pytest.raises(ValueError, match=r"^val\.path: '/mine' has no effect; valid: None, or where"):
+        open_pictures(DataConfig(path="/mine"), VIEW, name="val")
     with pytest.raises(ValueError, match=r"^val\.path: '/nowhere'"):
         open_pictures(replace(config, path="/nowhere"), VIEW, name="val")
     hf(tmp_path / "hf" / "a.parquet", [0, 1, -1], ["dog", "cat"])

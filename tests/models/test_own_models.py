@@ -143,7 +143,12 @@ def test_a_model_knows_the_classes_it_saw_and_no_others(images: Path) -> None:
     assert one.labels.tolist() == [0] * 8
     assert "one class alone: its label tells the network nothing" in one.summary()
     assert "fewer than 20 images, which a network learns by heart: T-shirt" in one.summary()
-    digits = {"data.source": "spurious_digits", "data.digits.image_size": 8, "data.digits.count": 200}
+    digits = {
+        "data.source": "spurious_digits",
+        "data.path": None,
+        "data.digits.image_size": 8,
+        "data.digits.count": 200,
+    }
     with pytest.raises(ValueError, match=r"data: no image has the label 0, and classes that are numbers cannot"):
         cdm.TrainingSet.read(own_config(images, **digits, **{"data.classes": ("3", "7")}))
     first = cdm.TrainingSet.read(own_config(images, **digits, **{"data.classes": ("0", "1")}))

@@ -30,6 +30,23 @@ SOURCES: dict[str, Callable[[DataConfig, ClassList | None, str], Source]] = {
 }
 
 
+NO_FILES = ("spurious_digits", "noise")
+
+
+def check_effects(config: DataConfig) -> None:
+    """Raise ValueError for a setting that was chosen and would be passed over: the user's own folder, say."""
+    files = "data.source is one of files, such as image_folder"
+    for name, where, counts in (
+        ("path", files, config.source not in NO_FILES),
+        ("labels_file", "data.source is flat_folder", config.source == "flat_folder"),
+        ("image_column", "data.source is parquet", config.source == "parquet"),
+        ("label_column", "data.source is parquet", config.source == "parquet"),
+    ):
+        value, default = getattr(config, name), getattr(DataConfig(), name)
+        if value != default and not counts:
+            raise ValueError(f"data.{name}: {value!r} has no effect; valid: {default!r}, or where {where}")
+
+
 def open_source(config: DataConfig, known: ClassList | None, reader: str = "the model") -> Source:
     """Return the source of a config, its labels those of `known`: a model's classes, or a training set's.
 
@@ -40,4 +57,5 @@ def open_source(config: DataConfig, known: ClassList | None, reader: str = "the 
     valid = (None, *splits.get(config.source, tuple(SPLIT_NAMES)))
     there = f"{', '.join(map(str, valid))} (data.source is {config.source})"
     require(config.split in valid, "data.split", config.split, there)
+    check_effects(config)
     return SOURCES[config.source](config, known, reader)
