@@ -28,9 +28,11 @@ from clarep_ray.data.manifest import (
     freeze,
     names_sha256,
     unchanged_hashes,
+    with_legacy_keys,
 )
 from clarep_ray.data.records import InputRow, RejectedImage, shown
 from clarep_ray.data.selection import check_images, expand_classes, read_class_files, select
+from clarep_ray.data.shards import MAX_MEMBER_NAME, longest_suffix
 from clarep_ray.data.sources import Source, absolute_data, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
@@ -105,6 +107,7 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     warning = check_images(source, chosen) if config.data.path else None
     known_hashes = unchanged_hashes(open_store(config.output.path), str(source.root) if config.data.path else None)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
+    rows = _with_kept_keys(rows, config)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
     config = _with_batch(config, choose)
     check_settings(model, config)
@@ -214,6 +217,30 @@ def _check_spectrum(config: ExtractConfig, fields: dict[str, Any]) -> str:
             f"{earlier['spectrum.num_directions']} that {store.where!r} kept"
         )
     return root["root_sha256"]
+
+
+def _with_kept_keys(rows: list[InputRow], config: ExtractConfig) -> list[InputRow]:
+    """Return the rows with the keys under which an earlier version kept their spectra, where one did.
+
+    Random streams follow from keys, and so does where a spectrum is found; an output has keys of one kind alone.
+    """
+    if not config.output.from_spectrum:
+        return rows
+    store = open_store(config.output.from_spectrum)
+    read_root(store)
+    kept = _spectrum_fields(store).get("input_sha256")
+    if kept == digest_of(rows):
+        return rows
+    legacy = with_legacy_keys(rows)
+    if kept != digest_of(legacy):
+        return rows  # `_check_spectrum` says that it is another input
+    longest = max(legacy, key=lambda row: len(row.key))
+    if len(longest.key) + longest_suffix(config.output.extras) > MAX_MEMBER_NAME:
+        raise ValueError(
+            f"output.extras: their names behind the key of {shown(longest.id)!r}, as {store.where!r} has it, exceed "
+            f"the {MAX_MEMBER_NAME} characters of a tar member's name; valid: shorter ones, or a new extraction"
+        )
+    return legacy
 
 
 def _spectrum_fields(store: Store) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +26,9 @@ INPUT, ORIGINAL = "input", "original"
 """The image as it was read (decoded, resized, cropped), and as the model holds it: decode(encode(image)), which is the
 same for models of pixels alone."""
 UNPROJECTED = (INPUT, ORIGINAL)
+MAX_EXTRA_LENGTH = 25
+"""Characters of an extra's name: a sample's key and a suffix stand beside it in the name of a tar member."""
+SCALE = re.compile(r"-?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,10 @@ def parse_extra(name: str) -> Extra | None:
     if name == "guidance":
         return Extra(name, "none", None)
     mode, _, scale = name.partition("@")
-    valid = f"input, original, reconstruction, guidance, or MODE@SCALE with MODE one of {', '.join(PROJECTION_MODES)}"
-    require(mode in PROJECTION_MODES, "output.extras", name, valid)
-    try:
-        return Extra(name, mode, float(scale))
-    except ValueError:
-        raise ValueError(f"output.extras: {name!r} is not valid; valid: {valid}") from None
+    valid = (
+        f"input, original, reconstruction, guidance, or MODE@SCALE of at most {MAX_EXTRA_LENGTH} characters with MODE "
+        f"one of {', '.join(PROJECTION_MODES)}"
+    )
+    known = mode in PROJECTION_MODES and SCALE.fullmatch(scale) is not None and len(name) <= MAX_EXTRA_LENGTH
+    require(known and math.isfinite(float(scale)), "output.extras", name, valid)
+    return Extra(name, mode, float(scale))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import ADDED, INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
 from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_table
-from clarep_ray.data.records import image_key
+from clarep_ray.data.records import image_id, safe_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
 from clarep_ray.data.tar_index import DamagedTar, tar_index
@@ -25,7 +25,7 @@ from clarep_ray.data.untrusted import read_json_object, read_text
 
 MEMBERS, MEMBERS_SHA256 = "members.parquet", "members.sha256"
 """What a first opening found and the stamps of the files it checked, and the hash of that; can be deleted."""
-LAYOUT = 1
+LAYOUT = 2
 """Of that file; one of another number is made again."""
 OK = "ok"
 CHECKING_THREADS = 4
@@ -35,8 +35,8 @@ ABOUT = ("label", "class_name")
 def locate_members(folder: Path) -> tuple[dict[str, Any], pa.Table]:
     """Return the root manifest of a finished extraction and one row per sample: where its members lie.
 
-    Columns: `image_key` (of the input, one for all its prompts), `label`, `class_name`, `shard` (path below the
-    folder), and `SUFFIX:offset` and `SUFFIX:size` [bytes] for every picture and feature.
+    Columns: `image_key` (what `safe_key` makes of the input's id, one for all its prompts), `label`, `class_name`,
+    `shard` (path below the folder), and `SUFFIX:offset` and `SUFFIX:size` [bytes] for every picture and feature.
 
     The first call checks the hash of every shard and unit manifest; later ones look at sizes and times of
     modification alone. Raises ValueError where nothing was finished, or, with the command that repairs it, where
@@ -131,7 +131,9 @@ def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
     if not columns.pop("key").equals(index["key"].combine_chunks()):
         damaged(folder, INDEX)
     columns["shard"] = columns["shard"].dictionary_encode()
-    keys = [image_key(*row) for row in zip(*(index[name].to_pylist() for name in ("key", "id", "prompt")), strict=True)]
+    # Not the shard's own key: of an earlier version's output that is another, and no training image would meet it.
+    images = zip(index["id"].to_pylist(), index["prompt"].to_pylist(), strict=True)
+    keys = [safe_key(image_id(*image)) for image in images]
     return pa.table({"image_key": keys} | {name: index[name] for name in ABOUT} | columns)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.durable import replace_file, whole_or_gone
 from clarep_ray.data.parquet_files import check_written, open_parquet
-from clarep_ray.data.records import InputRow, RejectedImage, RejectReason, prompt_id, safe_key
+from clarep_ray.data.records import InputRow, RejectedImage, RejectReason, legacy_key, prompt_id, safe_key, shown
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Listed, Source
 from clarep_ray.data.store import Store, as_store
@@ -86,26 +84,36 @@ def names_sha256(names: Iterable[str]) -> str:
 
 
 def freeze(
-    source: Source, listed: Sequence[Listed], known: Mapping[tuple[str, int], str] | None = None, num_prompts: int = 1
+    source: Source,
+    listed: Sequence[Listed],
+    known: Mapping[tuple[str, int], str] | None = None,
+    num_prompts: int = 1,
 ) -> list[InputRow]:
     """Return the rows with the sha256 of their image bytes and their keys: all with the first prompt, then the next.
 
     `known` maps (source, offset) to hashes that need not be computed again. A file without permission, or a row without
-    bytes, becomes a reject. Raises ValueError for ids that are equal up to case or Unicode form, which many file
-    systems could not keep apart, and for a file that another fault keeps from being read.
+    bytes, becomes a reject. Raises ValueError for two rows of one id or key, naming both, and for a file that another
+    fault keeps from being read.
     """
-    _refuse_collisions([prompt_id(row.id, prompt) for prompt in range(num_prompts) for row in listed])
+    keys = [safe_key(prompt_id(row.id, prompt)) for prompt in range(num_prompts) for row in listed]
+    _refuse_doubles(keys, listed)
     hashes = list(_hashes(source, listed, known or {}))
     frozen = ((prompt, row, *found) for prompt in range(num_prompts) for row, found in zip(listed, hashes, strict=True))
-    return [_input_row(ordinal, *values) for ordinal, values in enumerate(frozen)]
+    return [_input_row(ordinal, key, *values) for ordinal, (key, values) in enumerate(zip(keys, frozen, strict=True))]
 
 
-def _input_row(ordinal: int, prompt: int, row: Listed, sha: str, reason: str) -> InputRow:
-    identity = prompt_id(row.id, prompt)
+def with_legacy_keys(rows: Sequence[InputRow]) -> list[InputRow]:
+    """Return the rows with the keys of versions before `safe_key`; raises as `freeze` where two are equal."""
+    found = [replace(row, key=legacy_key(row.id)) for row in rows]
+    _refuse_doubles([row.key for row in found], found)
+    return found
+
+
+def _input_row(ordinal: int, key: str, prompt: int, row: Listed, sha: str, reason: str) -> InputRow:
     return InputRow(
         ordinal=ordinal,
-        id=identity,
-        key=safe_key(identity),
+        id=prompt_id(row.id, prompt),
+        key=key,
         source=row.source,
         offset=row.offset,
         size=row.size,
@@ -144,24 +152,24 @@ def _hashes(
                 yield from hashes
 
 
-def _refuse_collisions(identities: Sequence[str]) -> None:
-    short = np.fromiter((_short_hash(_plain(identity)) for identity in identities), np.uint64, len(identities))
+def _refuse_doubles(keys: Sequence[str], listed: Sequence[Listed] | Sequence[InputRow]) -> None:
+    """Raise ValueError where two rows have one key, and so have all rows of one id; `listed` are those of a prompt."""
+    short = np.fromiter(map(hash, keys), np.int64, len(keys))
     values, counts = np.unique(short, return_counts=True)
-    suspects = set(values[counts > 1].tolist())  # equal eight-byte hashes: compare the ids themselves
+    suspects = set(values[counts > 1].tolist())  # equal eight-byte hashes: compare the keys themselves
     if not suspects:
         return
-    plain = Counter(_plain(name) for name, value in zip(identities, short.tolist(), strict=True) if value in suspects)
-    doubled = [identity for identity, count in plain.items() if count > 1]
-    if doubled:
-        raise ValueError(f"data: {len(doubled)} ids are equal up to case or Unicode form, first: {doubled[0]!r}")
+    first: dict[str, int] = {}
+    for place in (place for place, value in enumerate(short.tolist()) if value in suspects):
+        earlier = first.setdefault(keys[place], place)
+        if earlier != place:
+            named = " and ".join(_named(listed, number) for number in (earlier, place))
+            raise ValueError(f"data: two images have one key, {keys[place]!r}: {named}; valid: ids that differ")
 
 
-def _plain(identity: str) -> str:
-    return unicodedata.normalize("NFC", identity).casefold()
-
-
-def _short_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def _named(listed: Sequence[Listed] | Sequence[InputRow], place: int) -> str:
+    prompt, image = divmod(place, len(listed))
+    return f"{shown(prompt_id(listed[image].id, prompt))!r} of {shown(listed[image].source)!r}"
 
 
 def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:

@@ -7,8 +7,16 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-MAX_KEY_LENGTH = 100
-UNSAFE, HASHED = re.compile(r"[^A-Za-z0-9_-]+"), re.compile(r"-[0-9a-f]{10}$")  # once: a plan makes millions of keys
+MAX_KEY_LENGTH, STEM_LENGTH, DIGEST_LENGTH = 57, 24, 32
+"""Characters of a key, of what is left of an id in one that ends in a hash, and hexadecimal digits of that hash. A tar
+member's name takes 100; the longest suffix, of an extra's null feature, has 42 with its dot (`data/shards.py`)."""
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+PLAIN = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_KEY_LENGTH - 1}}}")
+"""Ids that are keys as they are: no capitals, for `A.png` and `a.png` are one file where the shards may be unpacked; no
+hyphen or underscore first, which would be an option of a command, or `_info.json`."""
+NOT_PLAIN = re.compile(rf".*-[0-9a-f]{{{DIGEST_LENGTH}}}|con|prn|aux|nul|com[0-9]|lpt[0-9]")
+"""But for those that look as if they ended in a hash, and devices of Windows, whatever the suffix."""
+LEGACY_KEY_LENGTH, LEGACY_HASHED = 100, re.compile(r"-[0-9a-f]{10}$")
 
 
 class RejectReason(StrEnum):
@@ -72,8 +80,15 @@ class InputRow:
 
 
 def image_key(key: str, identity: str, prompt: int) -> str:
-    """Return the key of the picture behind a row: with the first prompt, and without prompts, the row's own."""
-    return safe_key(identity.removesuffix(f"#{prompt}")) if prompt else key
+    """Return the key of the image behind a row: with the first prompt, and without prompts, the row's own."""
+    if not prompt:
+        return key
+    return (safe_key if key == safe_key(identity) else legacy_key)(image_id(identity, prompt))
+
+
+def image_id(identity: str, prompt: int) -> str:
+    """Return the id of the image behind a row, whatever its prompt."""
+    return identity.removesuffix(f"#{prompt}") if prompt else identity
 
 
 def prompt_id(identity: str, prompt: int) -> str:
@@ -82,15 +97,25 @@ def prompt_id(identity: str, prompt: int) -> str:
 
 
 def safe_key(identity: str) -> str:
-    """Return a WebDataset key for an id: `[A-Za-z0-9_-]`, at most 100 characters, distinct for distinct ids.
+    """Return a WebDataset key for an id: `[A-Za-z0-9_-]`, at most 57 characters, distinct for distinct ids.
 
-    An id that is already a safe key stays as it is; any other is cleaned and ends in a hash of the original.
+    Keys of distinct ids differ in more than the case of letters, too. An id that is a good key stays as it is; of any
+    other the last 24 characters are kept, cleaned, and 128 bits of a hash of the whole id follow.
     """
+    if PLAIN.fullmatch(identity) and not NOT_PLAIN.fullmatch(identity):
+        return identity
+    digest = hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=DIGEST_LENGTH // 2).hexdigest()
+    stem = UNSAFE.sub("_", identity[-STEM_LENGTH:]).strip("_-") or "id"
+    return f"{stem}-{digest}"
+
+
+def legacy_key(identity: str) -> str:
+    """Return the key that versions before `safe_key` gave an id, of 40 bits of a hash: kept spectra are under it."""
     cleaned = UNSAFE.sub("_", identity)
-    if cleaned == identity and len(identity) <= MAX_KEY_LENGTH and not HASHED.search(identity):
+    if cleaned == identity and len(identity) <= LEGACY_KEY_LENGTH and not LEGACY_HASHED.search(identity):
         return identity
     digest = hashlib.blake2b(identity.encode(), digest_size=5).hexdigest()
-    return f"{cleaned[: MAX_KEY_LENGTH - 11]}-{digest}"
+    return f"{cleaned[: LEGACY_KEY_LENGTH - 11]}-{digest}"
 
 
 def shown(name: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from clarep_ray.data.tar_index import tar_index
 
-SAMPLE_SUFFIXES = ("png", "cls", "json", "feature.npy")
-"""Members every sample has; extras add NAME.png and NAME.feature.npy."""
+MAX_MEMBER_NAME = 100
+"""Bytes of a member's name in USTAR, the tar that every reader knows."""
+SAMPLE_SUFFIXES = ("png", "cls", "json", "feature.npy", "null_feature.npy")
+"""Members of a sample; some runs have no image, or no reading without the label."""
+EXTRA_SUFFIXES = ("png", "feature.npy", "null_feature.npy")
+"""What stands behind an extra's name and a dot."""
+
+
+def longest_suffix(extras: Iterable[str]) -> int:
+    """Return the length of the longest suffix that samples with these extras have, with its dot."""
+    suffixes = (*SAMPLE_SUFFIXES, *(f"{name}.{suffix}" for name in extras for suffix in EXTRA_SUFFIXES))
+    return 1 + max(map(len, suffixes))
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

@@ -12,7 +12,6 @@ from clarep_ray.config import DataConfig, DigitsConfig
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import digest_of, freeze, unchanged_hashes, write_manifest, write_stamps
 from clarep_ray.data.pictures import read_pictures
-from clarep_ray.data.records import safe_key
 from clarep_ray.data.selection import select
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.units import decode_unit
@@ -233,19 +232,12 @@ def test_choice_does_not_depend_on_other_files(tmp_path: Path) -> None:
     assert len(before & {row.id for row in rows_of(config)}) >= 9
 
 
-def test_keys_are_safe_and_distinct() -> None:
-    names = ["a/b.png", "a_b.png", "a/b png", "\u00e4", "x" * 200, "x" * 201, "plain-1", "plain-0123456789"]
-    keys = [safe_key(name) for name in names]
-    assert len(set(keys)) == len(names)
-    assert all(len(key) <= 100 and key.replace("-", "").replace("_", "").isalnum() for key in keys)
-    assert safe_key("plain-1") == "plain-1"
-
-
-def test_ids_equal_up_to_case_are_refused(tmp_path: Path) -> None:
+def test_files_whose_names_differ_in_case_or_unicode_form_are_two_images(tmp_path: Path) -> None:
     trees.image_folder(tmp_path, ("a",), per_class=1)
-    (tmp_path / "a" / "IMG_0.png").write_bytes(trees.picture_bytes(5))
-    with pytest.raises(ValueError, match="equal up to case"):
-        rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+    for number, name in enumerate(("IMG_0.png", "\u00e9.png", "e\u0301.png")):
+        (tmp_path / "a" / name).write_bytes(trees.picture_bytes(5 + number))
+    rows = rows_of(DataConfig(source="image_folder", path=str(tmp_path)))
+    assert len(rows) == len({row.id for row in rows}) == len({row.key.casefold() for row in rows}) == 4
 
 
 def test_manifest_round_trip_and_resumed_hashes(tmp_path: Path) -> None:
