@@ -17,7 +17,7 @@ class VerifyJob:
     output: Annotated[str, tyro.conf.Positional]
     """Output folder of an extraction, or s3://BUCKET/PREFIX."""
     repair: bool = False
-    """Compute damaged units again, and nothing else."""
+    """Compute damaged units again, and nothing else; summary, figures and page are made again from the units."""
     copy_to: Path | None = None
     """Copy a finished output at s3:// into this new folder, which is there once every hash is right; continues."""
 
@@ -35,16 +35,21 @@ def main() -> None:
             check_local("--copy-to", job.copy_to)
             return copy_output(store, job.copy_to)
         from clarep_ray.data.records import printable
-        from clarep_ray.data.verify import verify
+        from clarep_ray.data.verify import uncovered, verify
 
         damages = verify(store)
         for damage in damages:
             print(printable(f"damaged: {'' if damage.unit is None else f'unit {damage.unit}: '}{damage.what}"))
         if damages and job.repair:
+            from clarep_ray.cluster.made_again import is_derived, make_again
             from clarep_ray.cluster.repair import repair
 
-            print(f"computed again: {repair(store, damages)}")
+            if not all(map(is_derived, damages)):
+                print(f"computed again: {repair(store, damages)}")
+            print(f"made again: {', '.join(make_again(store)) or 'none'}")
             damages = verify(store)
+        for line in uncovered(store):
+            print(printable(f"not covered: {line}"))
     print(f"{store.where}: {'damaged' if damages else 'every hash and count is right'}")
     sys.exit(1 if damages else 0)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.data.class_list import display_name
+from clarep_ray.data.derived import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +29,9 @@ MAX_CLASSES, SAMPLES_PER_CLASS, CURVES = 20, 4, 40
 
 def write_figures(output: ExtractionOutput) -> list[Path]:
     """Write the figures into the output folder and return their paths; without pictures or spectra, fewer of them."""
-    made = {"contact_sheet.png": contact_sheet} if output.picture_names else {}
-    made |= {"evr_curves.png": evr_curves, "k_histogram.png": k_histogram} if output.has_spectrum else {}
+    sheet, curves, histogram = FIGURES
+    made = {sheet: contact_sheet} if output.picture_names else {}
+    made |= {curves: evr_curves, histogram: k_histogram} if output.has_spectrum else {}
     paths: list[Path] = []
     for name, figure in made.items():
         figure(output).savefig(output.folder / name, dpi=130)

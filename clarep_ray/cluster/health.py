@@ -20,6 +20,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.workers import TASK_CPUS, gpus_per_actor
 from clarep_ray.config import DistillConfig, HealthConfig, InversionConfig, ModelConfig
 from clarep_ray.data.class_list import ClassList, match
+from clarep_ray.data.derived import HEALTH, is_changed, record_derived, recorded
 from clarep_ray.data.plain_json import without_nan
 from clarep_ray.data.records import RejectedImage, printable
 from clarep_ray.data.sources import open_source
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from clarep_ray.cadistill.inputs import Opened
     from clarep_ray.cluster.plan import Plan
 
-HEALTH = "health.json"
-"""What the check found, in the output of the job: it is done once."""
 SPARE = 4
 """So many images are opened for each one that is wanted, where images cannot be read."""
 
@@ -101,15 +100,24 @@ def _once(
     record = read_health(store)
     if record is None:
         record = ask()
-        store.put(HEALTH, (json.dumps(record, indent=1) + "\n").encode())
+        put_health(store, record)
+        if recorded(store) is not None:  # of a finished output, whose own one was damaged
+            record_derived(store, [HEALTH])
     for line in health_lines(record):
         say(line)
     refuse(record, settings, model)
     return record
 
 
+def put_health(store: Store, record: Record) -> None:
+    """Write what the check found into the output of the job: it is done once."""
+    store.put(HEALTH, (json.dumps(record, indent=1) + "\n").encode())
+
+
 def read_health(store: Store) -> Record | None:
-    """Return what an earlier process recorded; None where there is nothing that can be read."""
+    """Return what an earlier process recorded; None where there is nothing that can be read, or it was damaged."""
+    if is_changed(store, HEALTH):
+        return None
     try:
         record = parse_json_object(store.read(HEALTH, MAX_JSON_BYTES), f"{store.where}/{HEALTH}")
     except (OSError, ValueError):

@@ -17,14 +17,15 @@ from clarep_ray.analysis.report import extraction_metrics, summary_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster.extract import extract, open_extraction
 from clarep_ray.cluster.health import health_lines, health_metrics
+from clarep_ray.cluster.made_again import make_again
 from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
+from clarep_ray.data.derived import SUMMARY, is_changed, record_derived
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
-SUMMARY = "summary.json"
 CONTROL_SEEDS = 3
 OF_THE_NORM = ("clarid", "shrink", "random_shrink", "restore_norm")
 """Projection modes whose latent differs from another's by the norm that Eq. 2 takes away, or that have that norm."""
@@ -45,7 +46,10 @@ def extract_and_publish(config: ExtractConfig, preset: str, say: Callable[[str],
             store.upload(figure.name)
         metrics = extraction_metrics(output, config) if output.samples else {}
         summary |= {"preset": preset, "metrics": metrics}
-        _tell(run, summary, [*figures, _write_summary(store, summary)], output.what)
+        path = _write_summary(store, summary)
+        record_derived(store, [SUMMARY, *(figure.name for figure in figures)])
+        make_again(store)  # what else of an earlier process was damaged
+        _tell(run, summary, [*figures, path], output.what)
     say(_epilogue(summary, metrics, figures, output.what, run.browse))
     return summary
 
@@ -64,10 +68,14 @@ def _write_summary(store: Store, summary: dict[str, Any]) -> Path:
 
 
 def _read_summary(store: Store) -> dict[str, Any] | None:
-    try:
-        return parse_json_object(store.read(SUMMARY, MAX_JSON_BYTES), f"{store.where}/{SUMMARY}")
-    except FileNotFoundError:
+    """Return an earlier process's summary; None where there is none, or it was damaged since."""
+    if is_changed(store, SUMMARY):
         return None
+    try:
+        found = parse_json_object(store.read(SUMMARY, MAX_JSON_BYTES), f"{store.where}/{SUMMARY}")
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found.get("metrics"), dict) else None
 
 
 def _tell(run: tracking.Run, summary: dict[str, Any], files: list[Path], what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clarep_ray.data.derived import DERIVED, HEALTH, PROMISE, record_derived, recorded
 from clarep_ray.data.manifest import InputManifest
 from clarep_ray.data.parquet_files import check_written, read_table
 from clarep_ray.data.sealed import own_sha256, sealed, sealed_file_sha256
@@ -73,7 +74,8 @@ class Unaccounted(RuntimeError):
 def finish(store: Store, manifest: InputManifest, split: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Write index, `_info.json` and, last, the root manifest with the run's `identity`; return the root manifest.
 
-    Raises Unaccounted unless every input row is exactly once an output or a reject with a reason.
+    Before it comes `derived.json`, which holds the hashes of what is made from the units. Raises Unaccounted unless
+    every input row is exactly once an output or a reject with a reason.
     """
     check_written(manifest.path, manifest.sha256)  # its rows become the index
     summary = _Summary()
@@ -90,6 +92,7 @@ def finish(store: Store, manifest: InputManifest, split: str, identity: Mapping[
         "unit_sha256": summary.unit_sha256,
         "index_sha256": hashlib.sha256(index).hexdigest(),
         "timm_info_sha256": hashlib.sha256(info).hexdigest(),
+        PROMISE: DERIVED,
         "files": summary.files,
     }
     data = sealed(root, ROOT_SEAL)
@@ -97,6 +100,7 @@ def finish(store: Store, manifest: InputManifest, split: str, identity: Mapping[
     store.collect_orphans({entry["name"] for entry in root["files"]})
     store.put(INDEX, index)
     store.put(TIMM_INFO, info)
+    record_derived(store, [HEALTH] if store.has(HEALTH) and HEALTH not in (recorded(store) or {}) else [])
     store.put(ROOT, data)
     return root
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import ADDED, INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
+from clarep_ray.data.derived import MEMBERS, MEMBERS_SHA256
 from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_table
 from clarep_ray.data.records import image_id, safe_key
 from clarep_ray.data.shards import sha256_file
@@ -23,8 +24,6 @@ from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
 from clarep_ray.data.tar_index import DamagedTar, tar_index
 from clarep_ray.data.untrusted import read_json_object, read_text
 
-MEMBERS, MEMBERS_SHA256 = "members.parquet", "members.sha256"
-"""What a first opening found and the stamps of the files it checked, and the hash of that; can be deleted."""
 LAYOUT = 2
 """Of that file; one of another number is made again."""
 OK = "ok"

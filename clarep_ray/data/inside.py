@@ -121,6 +121,12 @@ def files_inside(root: Path, name: str = "") -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
 
 
+def entries_inside(root: Path, name: str = "") -> dict[str, bool]:
+    """Return {name: whether it is a folder} of all there is in a folder, in order; a link is no folder."""
+    with _folder(root, parts_inside(name) if name else ()) as handle, os.scandir(handle) as entries:
+        return dict(sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries))
+
+
 @contextmanager
 def _opened(root: Path, name: str, flags: int) -> Generator[int]:
     *folders, last = parts_inside(name)

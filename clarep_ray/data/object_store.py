@@ -155,7 +155,7 @@ class ObjectStore(Store):
     def remove(self, folder: str, names: Collection[str]) -> None:
         if names:
             with self._told():
-                obstore.delete(self._client, [f"{folder}/{name}" for name in names])
+                obstore.delete(self._client, [f"{folder}/{name}" if folder else name for name in names])
 
     def upload(self, name: str) -> None:
         with self._told(name):

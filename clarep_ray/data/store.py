@@ -125,7 +125,7 @@ class Store(ABC):
 
     def units(self) -> list[int]:
         """Return the numbers of the committed units in order; their manifests are not looked at."""
-        return sorted(int(name.removesuffix(".json")) for name in self.names(UNITS) if name.endswith(".json"))
+        return sorted(int(name[:-5]) for name in self.names(UNITS) if re.fullmatch(r"[0-9]{6,9}\.json", name))
 
     def committed_units(self) -> dict[int, dict[str, Any]]:
         """Return {unit: its manifest} of every committed unit."""
@@ -251,7 +251,7 @@ class OutputStore(Store):
         return sorted(file.name for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
 
     def remove(self, folder: str, names: Collection[str]) -> None:
-        path = self._path(folder)
+        path = self._path(folder) if folder else self.root
         for name in names:
             (path / name).unlink(missing_ok=True)
         sync_folder(path)  # or they could be back beside a root that knows nothing of them

@@ -10,6 +10,17 @@ from typing import Any
 
 from clarep_ray import dotted
 from clarep_ray.data.clarep_index import INDEX, MAX_ROOT_BYTES, ROOT, ROOT_SEAL, TIMM_INFO, read_root
+from clarep_ray.data.derived import (
+    DERIVED,
+    K_STEPS,
+    MEMBERS,
+    MEMBERS_SHA256,
+    file_sha256,
+    not_covered,
+    recorded,
+    wrong_derived,
+)
+from clarep_ray.data.inside import entries_inside
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.sealed import parse_sealed, sealed_file_sha256
 from clarep_ray.data.shards import read_shard, sha256_file
@@ -20,6 +31,7 @@ from clarep_ray.data.store import (
     SPECTRA,
     UNITS,
     DamagedUnit,
+    OutputStore,
     Store,
     as_store,
     check_entries,
@@ -29,6 +41,9 @@ from clarep_ray.data.tar_index import DamagedTar
 from clarep_ray.data.untrusted import parse_json_object
 
 ORPHAN = " belongs to no unit"
+AGAIN = ": --repair makes it again from the units"
+COVERED = (ROOT, INDEX, TIMM_INFO, MANIFEST, RUN, DERIVED, MEMBERS, MEMBERS_SHA256)
+"""Files of an output's top that are checked here, beside those that `derived.json` names."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,10 @@ def verify(output: Path | Store) -> list[Damage]:
     ValueError where there is no extraction at all.
     """
     store = as_store(output)
+    return [*_verify(store), *_check_k_steps(store)]
+
+
+def _verify(store: Store) -> list[Damage]:
     if not store.has(ROOT) and store.has(RUN):
         return [Damage(None, f"{ROOT} is missing: the extraction was not finished"), *_unfinished(store)]
     if not store.has(ROOT):
@@ -60,9 +79,16 @@ def verify(output: Path | Store) -> list[Damage]:
         return [*found, *_unfinished(store)]  # nothing can be held against a root that is itself damaged
     for unit, sha in enumerate(units):
         found += [Damage(unit, what) for what in _check_unit(store, unit, sha)]
-    listed = {f"{SHARDS}/{name}" for name in store.names(SHARDS)}
-    found += [Damage(None, f"{name}{ORPHAN}") for name in sorted(listed - shards)]
+    listed = {f"{folder}/{name}" for folder in (SHARDS, SPECTRA, UNITS) for name in store.names(folder)}
+    named = shards | {unit_name(unit) for unit in range(len(units))}
+    found += [Damage(None, f"{name}{ORPHAN}") for name in sorted(listed - named)]
     return found
+
+
+def uncovered(output: Path | Store) -> list[str]:
+    """Return what of an output is checked against no hash, a line each: what it is, and why it cannot mislead."""
+    store = as_store(output)
+    return list(not_covered(store, {*COVERED, *(recorded(store) or {})}))
 
 
 def root_units(root: dict[str, Any]) -> tuple[list[str], set[str]]:
@@ -105,12 +131,13 @@ def _check_root(store: Store, root: dict[str, Any]) -> Iterator[Damage]:
     except ValueError:
         yield Damage(None, f"{ROOT} does not match its own hash")
         return
-    if _sha256(store, INDEX) != root.get("index_sha256"):
+    if file_sha256(store, INDEX) != root.get("index_sha256"):
         yield Damage(None, f"{INDEX} is missing or has another hash")
-    if _sha256(store, TIMM_INFO) != root.get("timm_info_sha256"):
+    if file_sha256(store, TIMM_INFO) != root.get("timm_info_sha256"):
         yield Damage(None, f"{TIMM_INFO} is missing or has another hash")
     yield from _check_run(store, root)
-    if _sha256(store, MANIFEST) != root.get("input_file_sha256"):
+    yield from (Damage(None, f"{name} {what}{AGAIN}") for name, what in wrong_derived(store, root).items())
+    if file_sha256(store, MANIFEST) != root.get("input_file_sha256"):
         yield Damage(None, f"{MANIFEST} is missing or has another hash")
         return  # and is not opened: one wrong bit may end the process that reads it
     with store.local(MANIFEST) as path:
@@ -121,13 +148,17 @@ def _check_root(store: Store, root: dict[str, Any]) -> Iterator[Damage]:
             yield Damage(None, f"{ROOT} names {len(root['unit_sha256'])} units; the input has another number")
 
 
-def _sha256(store: Store, name: str) -> str:
-    """Return the hash of a file, of which there may be none: then a text that is no hash."""
-    try:
-        with store.local(name) as path:
-            return sha256_file(path)
-    except FileNotFoundError:
-        return "missing"
+def _check_k_steps(store: Store) -> Iterator[Damage]:
+    """Check the decodings at fixed k, which are outputs inside this one; in object storage there are none."""
+    if not isinstance(store, OutputStore) or K_STEPS not in entries_inside(store.root):
+        return
+    for name, is_folder in entries_inside(store.root, K_STEPS).items():
+        step = OutputStore(store.root / K_STEPS / name)
+        if not is_folder or not step.has(RUN):
+            yield Damage(None, f"{K_STEPS}/{name} is no decoding of this output; delete it")
+            continue
+        command = f"; run: uv run jobs/verify.py {step.root} --repair"
+        yield from (Damage(None, f"{K_STEPS}/{name}: {damage.what}{command}") for damage in _verify(step))
 
 
 def _check_run(store: Store, root: dict[str, Any] | None) -> Iterator[Damage]:

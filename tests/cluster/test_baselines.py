@@ -157,7 +157,7 @@ def test_mlflow_and_timm_take_features_with_their_pictures(tmp_path: Path) -> No
     dataset = create_dataset(
         "wds/features",
         root=config.output.path,
-        split="random_background",
+        split="train",
         is_training=False,
         batch_size=4,
         input_key="original.png;jpg",

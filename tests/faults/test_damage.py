@@ -3,10 +3,11 @@
 A failure prints its seed and how to run that one alone.
 """
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,21 @@ import numpy as np
 import pytest
 import torch
 
+from clarep_ray.analysis.figures import write_figures
+from clarep_ray.analysis.outputs import ExtractionOutput
+from clarep_ray.cluster import made_again, publish
+from clarep_ray.cluster.report import write_report
+from clarep_ray.config import ReportConfig
+from clarep_ray.data import derived
+from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.clarep_store import open_clareps
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.shards import npy_bytes, read_shard, shard_bytes
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.tar_index import DamagedTar
-from clarep_ray.data.verify import verify
+from clarep_ray.data.verify import AGAIN, uncovered, verify, withdraw
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
+from tests.analysis.made_output import made_output
 from tests.faults.small_run import NUM_UNITS, SmallRun, visible
 
 SEED = "CLAREP_TEST_SEED"
@@ -63,7 +74,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unit_of(name: str) -> int | None:
     """Return the unit that a file belongs to, None for one of the whole output."""
-    return int(Path(name).name[:6]) if "/" in name else None
+    return int(Path(name).name[:6]) if name.startswith(("shards/", "spectra/", "units/")) else None
 
 
 def sweep_output(root: Path, count: int) -> int:
@@ -94,6 +105,120 @@ def test_every_accident_to_an_output_is_noticed_where_it_is(output: Path) -> Non
 @pytest.mark.nightly
 def test_thousands_of_accidents_to_an_output_are_noticed(output: Path) -> None:
     assert sweep_output(output, NIGHTLY_FLIPS) > 0.9 * NIGHTLY_FLIPS
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output with everything that a job may leave in one: figures, summary, page, members, a decoding at fixed k."""
+    root = tmp_path_factory.mktemp("published") / "out"
+    path = {"data.source": "image_folder", "data.path": "/in"}
+    made_output(root, count=6, edge=8, extras=("original",), changes=path)
+    store, health = OutputStore(root), {"verdict": "ok", "warnings": [], "labels": None}
+    store.put("health.json", (json.dumps(health, indent=1) + "\n").encode())
+    store.put("summary.json", plain_json({"health": health, "metrics": {"nmi/canonical": 0.5}, "wall_s": 12.0}))
+    write_figures(ExtractionOutput(store))
+    derived.record_derived(store, [name for name in derived.NAMES if name != "report.html"])
+    made_output(root / "k_steps" / "0004", count=6, edge=8, extras=(), changes=path, fields=spectrum_of(root))
+    write_report(ReportConfig(folder=root))
+    open_clareps(str(root))
+    assert {name.partition("/")[0] for name in visible(root)} >= {*derived.NAMES, derived.DERIVED, "members.parquet"}
+    assert verify(root) == [] == uncovered(root)
+    return root
+
+
+def spectrum_of(root: Path) -> dict[str, Any]:
+    return {"spectrum_root_sha256": read_root(root)["root_sha256"]}
+
+
+def test_every_accident_to_any_file_of_a_published_output_is_noticed(published: Path) -> None:
+    assert sweep_output(published, 200) > 150 or SEED in os.environ
+
+
+HARM: dict[str, Callable[[bytes], bytes | None]] = {
+    "cut to 700 bytes": lambda data: data[:700] if len(data) > 700 else data[:-9],
+    "other JSON": lambda data: b"[]",
+    "missing": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_what_is_made_from_the_units_is_made_again_and_never_fatal(
+    published: Path, tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `verify --repair`, and by the page; figures are drawn for one kind of harm alone, they take a second each."""
+    root = shutil.copytree(published, tmp_path / "out")
+    golden, store = visible(root), OutputStore(root)
+    if harm != "missing":
+        monkeypatch.setattr(made_again, "write_figures", lambda output: [])
+    figures = derived.FIGURES if harm == "missing" else ()
+    for name in ("summary.json", "health.json", "report.html", derived.DERIVED, "members.parquet", *figures):
+        changed = HARM[harm](golden[name])
+        (root / name).unlink() if changed is None else (root / name).write_bytes(changed)
+        assert [(damage.unit, made_again.is_derived(damage)) for damage in verify(root)] == [(None, True)], name
+        assert name in made_again.make_again(store)
+        assert verify(root) == [], name
+        if name in ("health.json", *figures):
+            assert visible(root)[name] == golden[name], f"{name} comes back as it was"
+        if name == "summary.json":
+            summary = json.loads((root / name).read_bytes())
+            assert (summary["num_ok"], summary["made_again"], summary["health"]["verdict"]) == (6, True, "ok")
+            (root / name).write_bytes(golden[name][:700])
+            assert publish._read_summary(store) is None
+            write_report(ReportConfig(folder=root))
+            assert verify(root) == []
+        if name == "members.parquet":
+            open_clareps(str(root))
+        for other, data in golden.items():
+            (root / other).write_bytes(data)
+
+
+def test_a_record_that_was_damaged_together_with_what_it_records_blesses_nothing(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(published, tmp_path / "out")
+    monkeypatch.setattr(made_again, "write_figures", lambda output: [])
+    (root / derived.DERIVED).unlink()
+    (root / "summary.json").write_bytes((root / "summary.json").read_bytes().replace(b"0.5", b"0.9"))
+    (root / "health.json").write_bytes((root / "health.json").read_bytes().replace(b'"ok"', b'"ill"'))
+    assert [damage.what for damage in verify(root)] == [f"derived.json is missing or damaged{AGAIN}"]
+    made_again.make_again(OutputStore(root))
+    assert not (root / "health.json").exists(), "summary and record say different things, so nothing is known"
+    summary = json.loads((root / "summary.json").read_bytes())
+    assert (summary["made_again"], summary["health"]) == (True, None)
+    assert summary["metrics"]["nmi/canonical"] == 0.0, "that of the units"
+    assert verify(root) == []
+
+
+def test_what_no_hash_covers_is_told(published: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(published, tmp_path / "out")
+    for name in (
+        "attempts/0",
+        ".mlflow-outbox/0",
+        "tmp/owner.1",
+        "input_stamps.jsonl",
+        "notes.txt",
+        "shards/old/a.tar",
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "elsewhere").symlink_to("/")
+    told = {line.partition(": ")[0]: line.partition(": ")[2] for line in uncovered(root)}
+    assert told.keys() == {*derived.NOT_COVERED, "notes.txt", "elsewhere", "shards/old"}
+    assert {told[name] for name in ("notes.txt", "elsewhere", "shards/old")} == {derived.UNKNOWN}
+    assert verify(root) == []
+    for stray in ("units/000099.json", "units/x.json", "spectra/000000-0123456789ab.safetensors"):
+        (root / stray).write_bytes(b"{}")
+    found = verify(root)
+    assert [damage.what.partition(" ")[0] for damage in found] == [
+        "spectra/000000-0123456789ab.safetensors",
+        "units/000099.json",
+        "units/x.json",
+    ]
+    withdraw(root, found)
+    (root / "k_steps" / "0004" / "index.parquet").write_bytes(b"")
+    (root / "k_steps" / "stray").mkdir()
+    (root / "k_steps" / "9").symlink_to(published)
+    assert [damage.what.partition(" ")[0] for damage in verify(root)] == ["k_steps/0004:", "k_steps/9", "k_steps/stray"]
 
 
 def test_every_cut_of_every_file_is_noticed(output: Path) -> None:

@@ -18,11 +18,11 @@ from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import display_name
+from clarep_ray.data.derived import HEALTH, PAGE, SUMMARY
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN
 from clarep_ray.data.untrusted import read_json_object
 
-PAGE, HEALTH = "report.html", "health.json"
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
     "model.name": "model",
@@ -136,7 +136,7 @@ def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mappi
 
 def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, Any]:
     run = read_json_object(output.folder / RUN)
-    config, path = run["config"], output.folder / "summary.json"
+    config, path = run["config"], output.folder / SUMMARY
     summary = read_json_object(path) if path.is_file() else {}
     metrics = summary.get("metrics", {})
     titles, rows = metric_rows(metrics)

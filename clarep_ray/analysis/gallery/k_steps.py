@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from clarep_ray.data.clarep_index import ROOT, read_root
+from clarep_ray.data.derived import K_STEPS
 from clarep_ray.data.store import RUN
 from clarep_ray.data.untrusted import read_json_object
-
-K_STEPS = "k_steps"
 
 
 def k_step_folder(folder: Path, k: int) -> Path:
