@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.analysis.calibration import Saturation
 from clarep_ray.analysis.calibration_findings import FeatureMap, Score
-from clarep_ray.analysis.figures import blank_figure, literal
+from clarep_ray.analysis.figures import blank_figure, literal, text_width
 from clarep_ray.data.class_list import display_name
 
 if TYPE_CHECKING:
@@ -134,18 +134,17 @@ def picture_sheet(
     if not {"labels", *columns.values()} <= arrays.keys():
         return None
     labels = arrays["labels"][:SHEET_ROWS]
-    figure, axes = blank_figure(
-        len(labels), len(columns), width=0.95 * len(columns) + 0.8, height=0.95 * len(labels) + 0.4
-    )
+    names = [literal(display_name(class_names[int(label)])) for label in labels]
+    width = 0.95 * len(columns) + 0.3 + text_width(names, 8)
+    figure, axes = blank_figure(len(labels), len(columns), width=width, height=0.95 * len(labels) + 0.4)
     for column, (title, name) in enumerate(columns.items()):
         axes[0, column].set_title(title, size=8)
         for row in range(len(labels)):
             axes[row, column].imshow(arrays[name][row], interpolation="nearest")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
-    for row, label in enumerate(labels):
-        name = display_name(class_names[int(label)])
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", size=8, parse_math=False)
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", size=8)
     return figure
 
 

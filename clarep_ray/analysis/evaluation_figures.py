@@ -43,11 +43,11 @@ def corruption_bars(accuracies: Mapping[str, Mapping[str, float]], title: str) -
             places = np.arange(len(corruptions)) + (number - (len(severities) - 1) / 2) * width
             heights = [values[f"{corruption}/{severity}"] for corruption in corruptions]
             shade = 0.9 - 0.65 * number / max(len(severities) - 1, 1)
-            axis.bar(places, heights, width, color=(0.12, 0.3, shade), label=f"severity {severity}")
+            axis.bar(places, heights, width, color=(0.12, 0.3, shade), label=literal(f"severity {severity}"))
         axis.axhline(float(np.mean(list(values.values()))), color="C3", linewidth=0.9, linestyle="--", label="mean")
         axis.set(ylim=(0, 1), ylabel="accuracy")
         axis.set_title(literal(f"{title}: {model}"))
-        names = [corruption.replace("_", " ") for corruption in corruptions]
+        names = [literal(corruption.replace("_", " ")) for corruption in corruptions]
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
     axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
@@ -73,7 +73,7 @@ def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str)
             places = np.array(list(known)) + (number - (len(attacks) - 1) / 2) * width
             heights, low, high, clean = np.array([(b.accuracy, b.low, b.high, b.clean) for b in known.values()]).T
             ends = np.clip([heights - low, high - heights], 0, None)
-            label = f"{attack} (n = {_counts([bar.count for bar in known.values()])})"
+            label = f"{literal(attack)} (n = {_counts([bar.count for bar in known.values()])})"
             axis.bar(places, heights, width, yerr=ends, label=label, color=f"C{number}", error_kw={"linewidth": 0.8})
             if attack != "clean":
                 ends_of_dash = places - 0.45 * width, places + 0.45 * width
@@ -81,7 +81,7 @@ def attack_bars(bars: Mapping[str, Mapping[str, Mapping[str, Bar]]], title: str)
                 marked = True
         axis.set(ylim=(0, 1.02), ylabel="accuracy")
         axis.set_title(literal(f"{title}: {model}"))
-        axis.set_xticks(range(len(parts)), [part.replace("_", " ") for part in parts], fontsize=8)
+        axis.set_xticks(range(len(parts)), [literal(part.replace("_", " ")) for part in parts], fontsize=8)
     axes[0, 0].legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.tables import SeedTable, mean_std
-from clarep_ray.data.class_list import display_name
+from clarep_ray.data.class_list import MAX_SHOWN, display_name
 from clarep_ray.data.derived import FIGURES
+from clarep_ray.data.records import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,11 +48,13 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
     pictures = {name: output.pictures(name) for name in columns}
     classes = np.unique(output.labels)[:MAX_CLASSES]
     names = {int(s.members["cls"]): s.record["class_name"] for s in output.samples}
+    shown = [literal(display_name(names[int(label)])) for label in classes]
     groups = [_first_of(output.labels, label) for label in classes]
     most = int(
         np.median([len(chosen) for chosen in groups])
     )  # most rows are full; where a class has fewer, it is white
-    figure, axes = blank_figure(len(classes), most, width=1.05 * len(columns) * most + 0.6, height=1.12 * len(classes))
+    width = 1.05 * len(columns) * most + 0.2 + text_width(shown, 9)
+    figure, axes = blank_figure(len(classes), most, width=width, height=1.12 * len(classes))
     for row, chosen in zip(axes, groups, strict=True):
         for axis, index in zip(row, chosen, strict=False):
             axis.imshow(_strip([pictures[name][index] for name in columns]), interpolation="nearest")
@@ -58,10 +62,8 @@ def contact_sheet(output: ExtractionOutput) -> Figure:
                 axis.set_xlabel(f"k = {output.samples[index].record['num_removed']}", size=6, labelpad=1)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
-    for row, label in zip(axes, classes, strict=True):
-        row[0].set_ylabel(
-            display_name(names[int(label)]), rotation=0, ha="right", va="center", size=9, parse_math=False
-        )
+    for row, name in zip(axes, shown, strict=True):
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
     for axis in axes[0]:
         axis.set_title("  |  ".join(titles[name] for name in columns), size=7)
     return figure
@@ -129,8 +131,18 @@ def blank_figure(rows: int, columns: int, width: float, height: float) -> tuple[
 
 
 def literal(name: str) -> str:
-    """Return a name as matplotlib writes it as it is: what stands between two `$` would be a formula."""
-    return name.replace("$", r"\$")
+    """Return a name as matplotlib is to write it: on one line, short, and as it is.
+
+    What stands between two `$` would be a formula, and what begins with `_` would be missing from a legend.
+    """
+    text = printable(name)
+    short = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}\u2026"
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def text_width(names: Sequence[str], size: float) -> float:
+    """Return about how wide the longest of some names is [inch] at a font size [pt]."""
+    return max(map(len, names), default=0) * 0.65 * size / 72
 
 
 def _first_of(labels: NDArray[np.int64], label: int) -> list[int]:

@@ -107,7 +107,7 @@ def _curves(
         axis.xaxis.set_minor_locator(NullLocator())
     else:
         axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(title=column.replace("_", " "), xlabel=field)
+    axis.set(title=literal(column.replace("_", " ")), xlabel=literal(field))
     axis.set_ylim(*_limits(table, column))
     axis.tick_params(labelsize=8)
 
@@ -150,7 +150,7 @@ def _dots(table: SeedTable, best: str | None) -> Figure:
             (mean,), (low,), (high,) = _means([values])
             axis.errorbar(mean, place, xerr=[[low], [high]], fmt="o", color=colour, markersize=4.5, capsize=2)
             axis.plot(values, np.full(len(values), place), "|", color=colour, alpha=0.5, markersize=7)
-        axis.set(title=column.replace("_", " "), yticks=[], ylim=(-0.6, len(rows) - 0.4))
+        axis.set(title=literal(column.replace("_", " ")), yticks=[], ylim=(-0.6, len(rows) - 0.4))
         axis.set_xlim(*_limits(table, column))
         axis.grid(axis="x", alpha=0.25)
         axis.tick_params(labelsize=7)

@@ -13,7 +13,6 @@ from clarep_ray.cluster.made_again import make_again
 from clarep_ray.config import ExtractConfig, ReportConfig
 from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.derived import PAGE, record_derived
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.untrusted import read_json_object
 
@@ -33,11 +32,9 @@ def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Pa
         read_own_calibration(config.calibration, folder)
     decode_k_steps(folder, config.k_steps, say)
     make_again(OutputStore(folder))  # a summary that was cut short is no reason to have no page
-    page = write_extraction_page(
+    return write_extraction_page(
         folder, calibration=config.calibration, max_samples=config.max_samples, max_mb=config.max_mb
     )
-    record_derived(OutputStore(folder), [PAGE])
-    return page
 
 
 def decode_k_steps(folder: Path, steps: Sequence[int], say: Callable[[str], None] = print) -> None:

@@ -125,7 +125,7 @@ def test_stable_diffusion_equals_diffusers_own_pipeline(sd_folder: Path, tmp_pat
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_class_unet_loads_its_folder(tmp_path: Path) -> None:
+def test_class_unet_loads_its_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny: Any = models.build_tiny("class_unet")
     tiny.network.save_pretrained(tmp_path / "unet")
     write_scheduler(tmp_path / "scheduler", DIT_SCHEDULER)
@@ -133,6 +133,7 @@ def test_class_unet_loads_its_folder(tmp_path: Path) -> None:
     x_t, labels = torch.randn(2, *model.latent_shape), torch.tensor([0, 9])
     torch.testing.assert_close(model.eps(x_t, 500.0, model.cond(labels)), tiny.eps(x_t, 500.0, tiny.cond(labels)))
     assert not model.classes.named  # ten classes are not CIFAR-10's unless something says so
+    assert "accelerate" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -18,9 +18,9 @@ from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import display_name
-from clarep_ray.data.derived import HEALTH, PAGE, SUMMARY
+from clarep_ray.data.derived import HEALTH, PAGE, SUMMARY, record_derived
 from clarep_ray.data.pixels import open_own
-from clarep_ray.data.store import RUN
+from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.untrusted import read_json_object
 
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
@@ -66,6 +66,7 @@ def write_extraction_page(
         least = f"more than {rest / 1e6:.1f}, the page without pictures; or show fewer samples: max_samples"
         raise ValueError(f"max_mb: {max_mb:g} is not valid; valid: {least} ({len(payload['samples'])} now)")
     write(page(*made), folder / PAGE)
+    record_derived(OutputStore(folder), [PAGE])
     return folder / PAGE
 
 
