@@ -10,7 +10,9 @@ import pytest
 import tyro
 
 from clarep_ray import cli
+from clarep_ray.cluster.extract import TIMM_SPLIT
 from clarep_ray.presets import CALIBRATE, DISTILL, EVALUATE, EXTRACT, TRAIN_CDM
+from tests.analysis.made_output import made_output
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
@@ -82,3 +84,19 @@ def test_every_preset_that_a_page_names_exists() -> None:
     named = {name for page in pages for name in re.findall(r"--preset\s+([a-z]\w*)", page.read_text())}
     assert len(named) > 10
     assert named <= (CALIBRATE | DISTILL | EVALUATE | EXTRACT | TRAIN_CDM).keys()
+
+
+def test_timm_reads_an_output_as_the_first_table_says(tmp_path: Path) -> None:
+    from timm.data import create_dataset
+
+    (row,) = re.findall(r"^\| `_info.json` \|.*$", README, re.MULTILINE)
+    name, split, key = re.findall(r"`(wds/\w+)`|`split=(\w+)`|`input_key=\"([^\"]+)\"`", row)
+    folder = made_output(tmp_path / "out", count=6, edge=8, extras=("original",))
+    variants: list[dict[str, Any]] = [{}, {"input_key": key[2]}]
+    for options in variants:
+        pairs = list(
+            create_dataset(name[0], root=str(folder), split=split[1], is_training=False, batch_size=2, **options)
+        )
+        assert sorted(label for _, label in pairs) == [0, 0, 1, 1, 2, 2]
+        assert {image.size for image, _ in pairs} == {(8, 8)}
+    assert split[1] == TIMM_SPLIT, "an extraction says the same, whatever its input was"
