@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
 import re
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 16
 """Characters that servers of any age take and pages have room for; `config.json` holds values in full."""
 UNNAMEABLE = r"[^\w\-. /]"
 """What MLflow refuses in the names of metrics and images, such as the @ of `random@1`."""
+METRIC_LENGTH = 250
+"""Characters of a metric's name that MLflow takes."""
 PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
 """How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
 five seconds, or in minutes where the cores are busy. What fails is not waited for."""
@@ -94,7 +98,8 @@ class Run:
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Tell numbers, of a step (epoch, images done, ...) or of the whole run (None: MLflow's step 0)."""
-        at, named = step or 0, {_name(name): float(value) for name, value in values.items()}
+        names = _names(values)
+        at, named = step or 0, {names[name]: float(value) for name, value in values.items()}
         if fresh := {name: value for name, value in named.items() if not self._told.has_point(name, at, value)}:
             self._put("metrics", values=fresh, step=at)
 
@@ -247,7 +252,23 @@ def _version(path: Path) -> str:
 
 
 def _name(name: str) -> str:
-    return re.sub(UNNAMEABLE, "_", name)
+    """Return a name that MLflow takes: of known characters, not too long, and no path but the plainest."""
+    plain = re.sub(UNNAMEABLE, "_", name)
+    if len(plain) <= METRIC_LENGTH and plain == posixpath.normpath(plain) and not plain.startswith((".", "/")):
+        return plain
+    parts = (part.strip(".") for part in plain.split("/"))
+    return _marked("/".join(part for part in parts if part), name)
+
+
+def _names(names: Iterable[str]) -> dict[str, str]:
+    """Return {name: what MLflow is told}, of which no two are the same."""
+    plain = {name: _name(name) for name in names}
+    counts = Counter(plain.values())
+    return {name: found if counts[found] == 1 else _marked(found, name) for name, found in plain.items()}
+
+
+def _marked(plain: str, name: str) -> str:
+    return f"{plain[: METRIC_LENGTH - 9]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def _as_uint8(picture: NDArray[Any]) -> NDArray[np.uint8]:

@@ -9,9 +9,10 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.entities import Run as LoggedRun
+from mlflow.utils.validation import _validate_metric_name
 
 from clarep_ray.config import TrackingConfig
-from clarep_ray.tracking import Run, following, start_run, tracking_uri
+from clarep_ray.tracking import Run, following, run, start_run, tracking_uri
 
 MARK = "f" * 64
 
@@ -239,3 +240,26 @@ def test_lines_of_a_training_are_told_as_they_come_and_once(tmp_path: Path, monk
     path.write_text('{"epoch": 3, "loss": "?"}\n')
     with pytest.warns(UserWarning, match="not told all of"), begin(tmp_path) as run, following(run, path, "epoch"):
         pass
+
+
+def test_metrics_of_any_two_names_are_two_metrics_that_a_server_takes() -> None:
+    names = [
+        "nmi/random@1",
+        "$100k_$/clean",
+        "#100k_#/clean",
+        "a//b",
+        "../x",
+        "/x",
+        "x/.",
+        "",
+        "|",
+        "<script>",
+        "x" * 400,
+    ]
+    names += ["x" * 401, "clean accuracy", "\u00e9", "e\u0301", "a\nb", "a%b", "a&b"]
+    told = run._names(names)
+    assert len(set(told.values())) == len(names)
+    assert (told["nmi/random@1"], told["clean accuracy"]) == ("nmi/random_1", "clean accuracy")
+    for name in told.values():
+        assert _validate_metric_name(name) is None
+        assert len(name) <= 250
