@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
-from clarep_ray.data.inside import entries_inside
+from clarep_ray.data.inside import NotInside, entries_inside
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import SHARDS, SPECTRA, UNITS, WORK, OutputStore, Store
@@ -66,20 +66,28 @@ def wrong_derived(store: Store, root: dict[str, Any]) -> dict[str, str]:
     wrong = _wrong_members(store)
     known = recorded(store)
     if known is None:
-        lost = PROMISE in root or store.has(DERIVED)
+        lost = PROMISE in root or _is_there(store, DERIVED)
         return wrong | ({DERIVED: "is missing or damaged"} if lost else {})
     wrong |= {name: "is missing or has another hash" for name, sha in known.items() if file_sha256(store, name) != sha}
-    extra = [name for name in NAMES if PROMISE in root and name not in known and store.has(name)]
+    extra = [name for name in NAMES if PROMISE in root and name not in known and _is_there(store, name)]
     return wrong | dict.fromkeys(extra, f"has no hash in {DERIVED}")
 
 
 def _wrong_members(store: Store) -> dict[str, str]:
-    if not store.has(MEMBERS) and not store.has(MEMBERS_SHA256):
+    if not _is_there(store, MEMBERS) and not _is_there(store, MEMBERS_SHA256):
         return {}
     with suppress(OSError, ValueError):
         if store.read(MEMBERS_SHA256, 64) == file_sha256(store, MEMBERS).encode():
             return {}
     return {MEMBERS: f"or {MEMBERS_SHA256} is missing or damaged"}
+
+
+def _is_there(store: Store, name: str) -> bool:
+    """Say whether there is a file of that name, or a link, which is not followed."""
+    try:
+        return store.has(name)
+    except NotInside:
+        return True
 
 
 def not_covered(store: Store, known: Collection[str]) -> Iterator[str]:
@@ -109,9 +117,9 @@ def _entries(store: Store, folder: str = "") -> dict[str, bool]:
 
 
 def file_sha256(store: Store, name: str) -> str:
-    """Return the hash of a file, of which there may be none: then a text that is no hash."""
+    """Return the hash of a file, of which there may be none, or a link in its place: then a text that is no hash."""
     try:
         with store.local(name) as path:
             return sha256_file(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotInside):
         return "missing"

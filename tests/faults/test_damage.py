@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,24 @@ def test_a_record_that_was_damaged_together_with_what_it_records_blesses_nothing
     assert (summary["made_again"], summary["health"]) == (True, None)
     assert summary["metrics"]["nmi/canonical"] == 0.0, "that of the units"
     assert verify(root) == []
+
+
+@pytest.mark.parametrize("name", [*derived.NAMES[:4], derived.DERIVED, "members.parquet"])
+def test_a_link_or_a_folder_in_the_place_of_a_file_is_damage_and_nothing_behind_it_is_touched(
+    published: Path, tmp_path: Path, name: str
+) -> None:
+    root, victim = shutil.copytree(published, tmp_path / "out"), tmp_path / "victim"
+    shutil.copyfile(root / name, victim)  # the right bytes, elsewhere
+    before = victim.read_bytes()
+    (root / name).unlink()
+    (root / name).symlink_to(victim)
+    assert [(damage.unit, made_again.is_derived(damage)) for damage in verify(root)] == [(None, True)]
+    with suppress(ValueError):
+        made_again.make_again(OutputStore(root))
+    assert victim.read_bytes() == before
+    (root / name).unlink(missing_ok=True)
+    (root / name).mkdir()
+    assert [damage.unit for damage in verify(root)] == [None] * (name != "members.parquet")  # may be deleted
 
 
 def test_what_no_hash_covers_is_told(published: Path, tmp_path: Path) -> None:
