@@ -174,9 +174,9 @@ def test_a_picture_that_was_taken_without_an_answer_is_not_doubled(server: Fault
 def test_what_the_server_will_never_take_does_not_block_the_rest(server: FaultyServer, tmp_path: Path) -> None:
     run = begin(server.uri, tmp_path / "out")
     server.heal()
-    run.metrics({"x" * 300: 1.0})
+    run.params({"x" * 300: 1.0})
     tell(run, range(1, EPOCHS + 1))
-    with pytest.warns(UserWarning, match="refused 1 of \d+ entries: metrics: .*exceeds the maximum length"):
+    with pytest.warns(UserWarning, match="refused 1 of \d+ entries: params: .*exceeds the maximum length"):
         run.close()
     check(server.uri)
 
