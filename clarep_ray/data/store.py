@@ -276,7 +276,11 @@ class OutputStore(Store):
 
     def _write_temporary(self, data: bytes) -> Path:
         path = self._path(WORK) / uuid.uuid4().hex
-        write_new(path, data)
+        try:
+            write_new(path, data)
+        except FileNotFoundError:  # archives and object stores lose a folder that was empty
+            make_folder(path.parent)
+            write_new(path, data)
         return path
 
     def _put_if_absent(self, temporary: Path, target: Path) -> bool:
