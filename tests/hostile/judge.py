@@ -119,14 +119,16 @@ def serve() -> None:
 
 def _run(name: str, reader: Any, path: Path, watched: list[str]) -> Verdict:
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts again at what is held now
-    before, began = _status("VmRSS"), time.process_time()
+    before, began, of_children = _status("VmRSS"), _cpu_s(), _children_peak()
     try:
         reader(path)
         outcome, message = "read", ""
     except BaseException as error:
         outcome, message = ("refused" if _is_ours(error) else "broke"), f"{type(error).__name__}: {error}"
-    spent = time.process_time() - began
+    spent = _cpu_s() - began
     growth = max(0, _status("VmHWM") - before)
+    if _children_peak() > of_children:  # only a new record is known
+        growth = max(growth, _children_peak())
     return Verdict(name, str(path), outcome, message, spent, growth, list(watched))
 
 
@@ -137,6 +139,17 @@ def _is_ours(error: BaseException) -> bool:
 
     ours = type(error) is ValueError or type(error).__module__.startswith("clarep_ray.")
     return isinstance(error, RejectedImage) or (ours and cli.known_fault(error) is not None)
+
+
+def _cpu_s() -> float:
+    """Return the CPU time of this process and of those that it has started and that ended [s]."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def _children_peak() -> int:
+    """Return the largest memory that any of them had [bytes]."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _status(field: str) -> int:
