@@ -151,6 +151,7 @@ def _checked(data: bytes) -> Image.Image:
         raise RejectedImage(RejectReason.TOO_MANY_BYTES)
     check_parts(data)
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one for each of 65,535 entries of a damaged EXIF
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS[str(picture.format)] or max(picture.size) > MAX_SIDE:
@@ -163,7 +164,9 @@ def _checked(data: bytes) -> Image.Image:
 def _orientation(picture: Image.Image) -> Any:
     """Return what the EXIF of an image says of its orientation, None where it says nothing."""
     check_exif(picture.info)  # a PNG may have it behind its pixels
-    return picture.getexif().get(ORIENTATION)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return picture.getexif().get(ORIENTATION)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pyarrow as pa
 from PIL import Image
 
 from tests.data.trees import picture_bytes
-from tests.hostile import parquet, pictures, tars
+from tests.hostile import parquet, tars
 from tests.hostile.pictures import chunk, encoded, noise, png
 
 
@@ -75,7 +75,10 @@ def images() -> dict[str, Flood]:
         "JPEG of 200,000 tables": ("refused", lambda: after_start(segment(0xDB, b"\0" + bytes([1]) * 64) * 200_000)),
         "JPEG behind 8 MB of fill bytes": ("refused", lambda: after_start(b"\xff" * 8_000_000)),
         "JPEG whose thumbnail has 8,000 scans": ("read", lambda: after_start(segment(0xE1, b"\xff\xda" * 32_000))),
-        "JPEG whose EXIF entries share 60 kB": ("refused", lambda: after_start(segment(0xE1, shared_exif(400, 60_000)))),
+        "JPEG whose EXIF entries share 60 kB": (
+            "refused",
+            lambda: after_start(segment(0xE1, shared_exif(400, 60_000))),
+        ),
         "PNG of 1,000,000 chunks": ("refused", lambda: png(8, 8, extra=chunk(b"teSt", b"") * 1_000_000)),
         "PNG of 500,000 texts": ("refused", lambda: png(8, 8, extra=chunk(b"tEXt", b"a\0b") * 500_000)),
         "PNG of 10,000 profiles of 1 MB": (
@@ -162,8 +165,12 @@ def hex_exif() -> bytes:
 
 def pieces(side: int, size: int) -> bytes:
     """Return a PNG whose pixels come in pieces of some bytes."""
-    packed = zlib.compress(np.random.default_rng(0).bytes(side * (side * 3 + 1)) if side < 1000 else bytes(side * (side * 3 + 1)), 1)
-    body = b"".join(chunk(b"IDAT", packed[start : start + size]) for start in range(0, min(len(packed), 300_000 * size), size))
+    packed = zlib.compress(
+        np.random.default_rng(0).bytes(side * (side * 3 + 1)) if side < 1000 else bytes(side * (side * 3 + 1)), 1
+    )
+    body = b"".join(
+        chunk(b"IDAT", packed[start : start + size]) for start in range(0, min(len(packed), 300_000 * size), size)
+    )
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
 
@@ -171,7 +178,15 @@ def pieces(side: int, size: int) -> bytes:
 def interlaced(side: int) -> bytes:
     packer = zlib.compressobj(1)
     body = b""
-    for x, y, dx, dy in ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)):
+    for x, y, dx, dy in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
         row = bytes(1 + 3 * len(range(x, side, dx)))
         body += b"".join(packer.compress(row) for _ in range(y, side, dy))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 1))
@@ -186,7 +201,9 @@ def apng(frames: int) -> bytes:
         + chunk(b"fdAT", struct.pack(">I", 2 * n + 2) + data)
         for n in range(frames)
     )
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)) + chunk(b"acTL", struct.pack(">II", frames, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)) + chunk(
+        b"acTL", struct.pack(">II", frames, 0)
+    )
     first = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 1, 1, 0, 0, 1, 10, 0, 0)) + chunk(b"IDAT", data)
     return b"\x89PNG\r\n\x1a\n" + header + first + body + chunk(b"IEND", b"")
 
@@ -221,11 +238,20 @@ def containers() -> dict[str, Flood]:
         return parquet.written(table, **options)
 
     return {
-        "Parquet of 2,000 groups of one row": Flood("parquet", "read", lambda: rows(2000, row_group_size=1), ".parquet"),
-        "Parquet of 6,000 groups of one row": Flood("parquet", "read", lambda: rows(6000, row_group_size=1), ".parquet"),
-        "Parquet of 60,000 groups of one row": Flood("parquet", "refused", lambda: rows(60000, row_group_size=1), ".parquet"),
+        "Parquet of 2,000 groups of one row": Flood(
+            "parquet", "read", lambda: rows(2000, row_group_size=1), ".parquet"
+        ),
+        "Parquet of 6,000 groups of one row": Flood(
+            "parquet", "read", lambda: rows(6000, row_group_size=1), ".parquet"
+        ),
+        "Parquet of 60,000 groups of one row": Flood(
+            "parquet", "refused", lambda: rows(60000, row_group_size=1), ".parquet"
+        ),
         "Parquet of 30,000 columns": Flood(
-            "parquet", "refused", lambda: parquet.written(pa.table(one | {f"c{n}": [0] for n in range(30_000)})), ".parquet"
+            "parquet",
+            "refused",
+            lambda: parquet.written(pa.table(one | {f"c{n}": [0] for n in range(30_000)})),
+            ".parquet",
         ),
         "Parquet of 400 columns in 400 groups": Flood(
             "parquet",
@@ -233,14 +259,16 @@ def containers() -> dict[str, Flood]:
             lambda: parquet.written(pa.table({f"c{n}": [0] * 400 for n in range(400)}), row_group_size=1),
             ".parquet",
         ),
-        "Parquet of 1 GB in a page of which its footer says 100 bytes": Flood("parquet", "refused", understated, ".parquet"),
+        "Parquet of 1 GB in a page of which its footer says 100 bytes": Flood(
+            "parquet", "refused", understated, ".parquet"
+        ),
         "Parquet of a label of 1 MB in 100,000 rows": Flood(
             "parquet",
             "refused",
             lambda: parquet.written(
                 pa.table(
                     {
-                        "image": pa.array([b""] * 100_000),
+                        "image": random_bytes(100_000),
                         "label": pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int32), ["x" * 1_000_000]).cast(
                             pa.dictionary(pa.int32(), pa.string())
                         ),
@@ -251,7 +279,9 @@ def containers() -> dict[str, Flood]:
         ),
         "Parquet nested 2,000 deep": Flood("parquet", "refused", lambda: parquet.written(nested(200)), ".parquet"),
         "index of an id of 1 MB in 100,000 rows": Flood("index", "refused", index_bomb, ".parquet"),
-        "CSV with a field of 200 kB": Flood("labels file", "refused", lambda: b"name,class\na," + b"x" * 200_000, ".csv"),
+        "CSV with a field of 200 kB": Flood(
+            "labels file", "refused", lambda: b"name,class\na," + b"x" * 200_000, ".csv"
+        ),
         "CSV with a first line of 60 MB": Flood("labels file", "refused", lambda: b"a," * 30_000_000, ".csv"),
         "CSV of 60 MB of line breaks": Flood("labels file", "refused", lambda: b"\n" * 60_000_000, ".csv"),
         "CSV of 15,000,000 lines": Flood("labels file", "refused", lambda: b"a,b\n" * 15_000_000, ".csv"),
@@ -266,7 +296,9 @@ def containers() -> dict[str, Flood]:
         "list that names a file 60,000 times": Flood("shard list", "refused", lambda: b"./\n" * 60_000, ".txt"),
         "MAT file that claims 2^31 classes": Flood("meta.mat", "refused", mat_claims, ".mat"),
         "MAT file of 60 MB in 60 kB": Flood("meta.mat", "refused", lambda: mat_packed(bytes(60_000_000)), ".mat"),
-        "MAT file of 400,000 small arrays": Flood("meta.mat", "refused", lambda: mat_packed(mat_cells(400_000)), ".mat"),
+        "MAT file of 400,000 small arrays": Flood(
+            "meta.mat", "refused", lambda: mat_packed(mat_cells(400_000)), ".mat"
+        ),
         "tar of 100,000 empty members": Flood(
             "tar_index",
             "read",
@@ -281,8 +313,12 @@ def containers() -> dict[str, Flood]:
         ),
         "array that claims 2^40 numbers": Flood("npy", "refused", lambda: npy_claims((2**40,))),
         "array of 2^60 items of no byte": Flood("npy", "refused", lambda: npy_claims((2**60,), "|V0")),
-        "labels of CIFAR-10-C of 10^9 numbers": Flood("cifar10_c labels", "refused", lambda: npy_claims((10**9,), "|u1")),
-        "CIFAR batch of 4,000,000 instructions": Flood("cifar10", "refused", lambda: b"\x80\x02" + b"N0" * 1_990_000 + b"N."),
+        "labels of CIFAR-10-C of 10^9 numbers": Flood(
+            "cifar10_c labels", "refused", lambda: npy_claims((10**9,), "|u1")
+        ),
+        "CIFAR batch of 4,000,000 instructions": Flood(
+            "cifar10", "refused", lambda: b"\x80\x02" + b"N0" * 1_990_000 + b"N."
+        ),
         "CIFAR batch of 3,000,000 lists": Flood("cifar10", "refused", lambda: b"\x80\x02(" + b"]" * 3_000_000 + b"l."),
         "CIFAR batch nested 1,000,000 deep": Flood(
             "cifar10", "refused", lambda: b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b"."
@@ -297,9 +333,7 @@ def understated() -> bytes:
     data = parquet.written(table, compression="zstd", use_dictionary=False, write_statistics=False)
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     head, tail = data[:footer], data[footer:]
-    place = next(
-        (n for n in range(len(tail)) if size <= _zigzag(tail[n : n + 5]) < size + 1000), None
-    )
+    place = next((n for n in range(len(tail)) if size <= _zigzag(tail[n : n + 5]) < size + 1000), None)
     assert place is not None
     return head + tail[:place] + bytes([0xC8, 0x81, 0x80, 0x80, 0x00]) + tail[place + 5 :]
 
@@ -315,23 +349,30 @@ def nested(depth: int) -> pa.Table:
     return pa.table({"image": pa.nulls(1, kind), "label": [0]})
 
 
+def random_bytes(count: int) -> pa.Array:
+    """Return items of eight bytes: a file with fewer bytes than rows is refused before anything else."""
+    data = np.random.default_rng(0).bytes(8 * count)
+    return pa.array([data[start : start + 8] for start in range(0, len(data), 8)])
+
+
 def index_bomb() -> bytes:
     from clarep_ray.data.clarep_index import INDEX_SCHEMA
 
     count = 100_000
-    long = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["x" * 1_000_000])
-    columns = {
-        item.name: long if item.name == "id" else pa.nulls(count, item.type)
-        for item in INDEX_SCHEMA
-    }
-    buffer = parquet.written(pa.table(columns), store_schema=False)
-    return buffer
+    columns = {item.name: pa.nulls(count, item.type) for item in INDEX_SCHEMA}
+    columns["id"] = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["x" * 1_000_000])
+    columns["sha256"] = pa.array([item.hex() for item in random_bytes(count).to_pylist()])
+    return parquet.written(pa.table(columns), store_schema=False)
 
 
 def mat_claims() -> bytes:
     """Return a MAT file of 1 x 2^31 - 1 structs in 300 bytes."""
     names = b"".join(name.ljust(32, b"\0") for name in (b"ILSVRC2012_ID", b"WNID", b"num_children"))
-    return _mat(_matrix(2, b"synsets", (1, 2**31 - 1), struct.pack("<HHI", 5, 4, 32) + struct.pack("<II", 1, len(names)) + names))
+    return _mat(
+        _matrix(
+            2, b"synsets", (1, 2**31 - 1), struct.pack("<HHI", 5, 4, 32) + struct.pack("<II", 1, len(names)) + names
+        )
+    )
 
 
 def mat_cells(count: int) -> bytes:
@@ -368,7 +409,9 @@ def checkpoints() -> dict[str, Flood]:
     """Return files as torch.save writes them."""
     return {
         "checkpoint of 60,000 entries": Flood("convert uvit", "refused", lambda: archive(60_000)),
-        "checkpoint of 3,000,000 lists": Flood("convert uvit", "refused", lambda: archive(0, b"\x80\x02(" + b"]" * 3_000_000 + b"l.")),
+        "checkpoint of 3,000,000 lists": Flood(
+            "convert uvit", "refused", lambda: archive(0, b"\x80\x02(" + b"]" * 3_000_000 + b"l.")
+        ),
         "checkpoint of 8,000,000 instructions": Flood(
             "convert uvit", "refused", lambda: archive(0, b"\x80\x02" + b"]0" * 4_000_000 + b"].")
         ),
@@ -409,7 +452,9 @@ def weights() -> dict[str, Flood]:
         "safetensors of a shape of 1,000,000 ones": lambda: tensors(
             json.dumps({"a": {"dtype": "F32", "shape": [1] * 1_000_000, "data_offsets": [0, 4]}}).encode(), bytes(4)
         ),
-        "safetensors of 50 MB of notes": lambda: tensors(json.dumps({"__metadata__": {"a": "x" * 50_000_000}}).encode()),
+        "safetensors of 50 MB of notes": lambda: tensors(
+            json.dumps({"__metadata__": {"a": "x" * 50_000_000}}).encode()
+        ),
         "safetensors of 2,000,000 notes": lambda: tensors(
             json.dumps({"__metadata__": {str(n): "" for n in range(2_000_000)}}).encode()
         ),
@@ -417,9 +462,7 @@ def weights() -> dict[str, Flood]:
             json.dumps({"a": {"dtype": "F32", "shape": [2**32, 2**32, 4], "data_offsets": [0, 0]}}).encode()
         ),
         "safetensors whose tensors overlap": lambda: tensors(
-            json.dumps(
-                {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("a", "b")}
-            ).encode(),
+            json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("a", "b")}).encode(),
             bytes(16),
         ),
         "safetensors of an unknown type": lambda: tensors(
@@ -439,11 +482,32 @@ def placed(folder: Path, flood: Flood) -> Path:
     """Write a file into a folder of its own, with what its reader needs beside it; return what the reader opens."""
     folder.mkdir(parents=True)
     if flood.reader == "student":
-        from tests.hostile.test_models import student
-
-        student(folder / "evil")
+        _student(folder / "evil")
         (folder / "evil" / "model.safetensors").write_bytes(flood.make())
         return folder / "evil"
     name = "labels.npy" if flood.reader == "cifar10_c labels" else f"evil{flood.suffix}"
     (folder / name).write_bytes(flood.make())
     return folder / name
+
+
+def good(folder: Path) -> dict[str, Path]:
+    """Return an ordinary file for each reader that imports much when it is first used."""
+    made = {
+        "parquet": Flood("parquet", "read", parquet.good, ".parquet"),
+        "open_rgb": images()["interlaced PNG of 31 Mpx"],
+    }
+    return {name: placed(folder / name, flood) for name, flood in made.items()} | {
+        "student": _student(folder / "student")
+    }
+
+
+def _student(folder: Path) -> Path:
+    from tests.hostile.test_models import student
+
+    student(folder)
+    return folder
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of a folder's weights."""
+    return (path if path.is_file() else path / "model.safetensors").stat().st_size

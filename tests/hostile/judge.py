@@ -12,7 +12,6 @@ import resource
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,10 +160,13 @@ def _status(field: str) -> int:
 
 
 def _is_our_probe(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Say whether this is the process in which a Parquet footer is read first: no part of it comes from the file."""
+    """Say whether this is a process within limits that reads a file first: no part of its code comes from the file."""
     from clarep_ray.data.parquet_files import PROBE
+    from clarep_ray.data.sources.imagenet_devkit import READER
 
-    return event == "subprocess.Popen" and arguments[1] == [sys.executable, "-I", "-c", PROBE]
+    if event != "subprocess.Popen" or arguments[1][:3] != [sys.executable, "-I", "-c"]:
+        return False
+    return any(arguments[1][3].endswith(program) for program in (PROBE, READER))
 
 
 def _watch() -> list[str]:

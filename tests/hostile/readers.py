@@ -27,11 +27,11 @@ def containers() -> dict[str, Reader]:
     import pyarrow.parquet as pq
     import ray.data  # noqa: F401  (its types of Parquet columns unpickle)
 
+    from clarep_ray.analysis.gallery.sweep_table import read_sweep
     from clarep_ray.data.cifar10 import read_batch
     from clarep_ray.data.clarep_index import INDEX_SCHEMA
     from clarep_ray.data.manifest import InputManifest
     from clarep_ray.data.parquet_files import read_table
-    from clarep_ray.analysis.gallery.sweep_table import read_sweep
     from clarep_ray.data.selection import read_class_files
     from clarep_ray.data.shards import read_npy, read_shard, sha256_file
     from clarep_ray.data.sources.image_labels import read_image_labels
