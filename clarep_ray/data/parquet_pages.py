@@ -8,9 +8,8 @@ from typing import Any
 
 MAX_PAGES = 20_000
 """Of a column of one row group; writers make pages of a megabyte or of 20,000 rows."""
-MAX_HEADER = 2**20
-FIRST_READ = 512
-"""Bytes of a page's header that are read at first; statistics can make it longer."""
+READ = (512, 2**14, 2**20)
+"""Bytes in which a page's header is looked for; statistics can make it long."""
 PADDING = 100
 """Bytes that Arrow reads beyond a column that an old writer cut short."""
 
@@ -40,7 +39,7 @@ def unpacked_bytes(path: Path, chunk: Any, limit: int) -> int:
 
 def _page(file: int, position: int) -> tuple[int, int, int] | None:
     """Return a page header's length and the page's sizes, unpacked and as stored; None where there is none."""
-    for size in (FIRST_READ, MAX_HEADER):
+    for size in READ:
         header = _Compact(os.pread(file, size, position))
         try:
             sizes = header.integers()

@@ -28,7 +28,10 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{str(path)!r} is no plain file")
-        data = file.read(max_bytes + 1)
+        size = min(found.st_size, max_bytes) + 1  # a read takes the memory that it asks for
+        data = file.read(size)
+        if len(data) == size <= max_bytes:  # it grows
+            data += file.read(max_bytes + 1 - size)
     if len(data) > max_bytes:
         raise ValueError(f"{str(path)!r} has more than {max_bytes} bytes")
     return data

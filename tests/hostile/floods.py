@@ -11,7 +11,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from PIL import Image
 from tests.data.trees import picture_bytes
 from tests.hostile import parquet, tars
 from tests.hostile.pictures import chunk, encoded, noise, png
+from tests.hostile.settings import replaced
 
 
 @dataclass(frozen=True)
@@ -471,6 +472,148 @@ def weights() -> dict[str, Flood]:
         "safetensors whose header is nested 10,000 deep": lambda: tensors(b'{"a":' + b"[" * 10_000),
     }
     return {name: Flood("student", "refused", make) for name, make in made.items()}
+
+
+Settings = dict[str, tuple[str, str, Any]]
+
+
+def settings() -> Settings:
+    """Return {name: (family, file of its folder, what is changed in it, or the file's bytes)}; all are refused."""
+    unet, text, tokens = "unet/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"
+    vae, scheduler = "vae/config.json", "scheduler/scheduler_config.json"
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    chain = {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100_000}
+    changes: Settings = {
+        **{
+            f"tokenizer of {length!r:.20} tokens": ("stable_diffusion", tokens, {"model_max_length": length})
+            for length in (3 * 10**7, 2**40, 10**30, -5, 0, "77", 1.5)
+        },
+        "tokenizer of 100,000 added tokens": (
+            "stable_diffusion",
+            tokens,
+            {
+                "added_tokens_decoder": {
+                    str(n): {
+                        "content": f"<{n}>",
+                        "special": True,
+                        "lstrip": False,
+                        "rstrip": False,
+                        "normalized": False,
+                        "single_word": False,
+                    }
+                    for n in range(60_000)
+                }
+            },
+        ),
+        "tokenizer of 300,000 special tokens": (
+            "stable_diffusion",
+            tokens,
+            {"additional_special_tokens": [f"<{n}>" for n in range(300_000)]},
+        ),
+        "tokenizer of another class": ("stable_diffusion", tokens, {"tokenizer_class": "LlamaTokenizer"}),
+        "tokenizer with code": ("stable_diffusion", tokens, {"auto_map": {"AutoTokenizer": ["a/b--c.D", None]}}),
+        "vocabulary of 500,000 tokens": (
+            "stable_diffusion",
+            "tokenizer/vocab.json",
+            json.dumps({str(n): n for n in range(500_000)}).encode(),
+        ),
+        "merges of 60 MB": ("stable_diffusion", "tokenizer/merges.txt", b"#version\n" + b"a b\n" * 15_000_000),
+        "merges of 1,500,000 lines": ("stable_diffusion", "tokenizer/merges.txt", b"#version\n" + b"a b\n" * 1_500_000),
+        "tokenizer.json with a pattern without end": (
+            "stable_diffusion",
+            "tokenizer/tokenizer.json",
+            json.dumps(
+                {
+                    "version": "1.0",
+                    "added_tokens": [],
+                    "pre_tokenizer": pattern,
+                    "model": {"type": "BPE", "vocab": {}, "merges": []},
+                }
+            ).encode(),
+        ),
+        "tokenizer.json of 100,000 normalizers": (
+            "stable_diffusion",
+            "tokenizer/tokenizer.json",
+            json.dumps(
+                {
+                    "version": "1.0",
+                    "added_tokens": [],
+                    "normalizer": chain,
+                    "model": {"type": "BPE", "vocab": {}, "merges": []},
+                }
+            ).encode(),
+        ),
+        "special_tokens_map.json of 8 MB": (
+            "stable_diffusion",
+            "tokenizer/special_tokens_map.json",
+            json.dumps({f"t{n}_token": f"<{n}>" for n in range(200_000)}).encode(),
+        ),
+        "encoder whose attention is a hub's kernel": (
+            "stable_diffusion",
+            text,
+            {"attn_implementation": "kernels-community/flash-attn"},
+        ),
+        "encoder whose inner attention is a hub's kernel": (
+            "stable_diffusion",
+            text,
+            {"_attn_implementation": "somebody/evil@main:kernel"},
+        ),
+        "encoder that is quantized": (
+            "stable_diffusion",
+            text,
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        ),
+        "encoder of no heads": ("stable_diffusion", text, {"num_attention_heads": 0}),
+        "encoder of 10^7 positions": ("stable_diffusion", text, {"max_position_embeddings": 10**7}),
+        "encoder of a type that is code": (
+            "stable_diffusion",
+            text,
+            {"torch_dtype": "os.system", "dtype": "os.system"},
+        ),
+        "UNet of 100,000 blocks": ("stable_diffusion", unet, {"block_out_channels": [32] * 100_000}),
+        "UNet of 20,000 blocks of all kinds": (
+            "class_unet",
+            unet,
+            {
+                "block_out_channels": [32] * 20_000,
+                "down_block_types": ["DownBlock2D"] * 20_000,
+                "up_block_types": ["UpBlock2D"] * 20_000,
+            },
+        ),
+        "UNet of no groups": ("class_unet", unet, {"norm_num_groups": 0}),
+        "UNet of a NaN": ("class_unet", unet, {"norm_eps": float("nan")}),
+        "UNet of 10^6 pixels a side": ("class_unet", unet, {"sample_size": 10**6}),
+        "UNet with a processor of its own": ("class_unet", unet, {"_class_name": "os.system"}),
+        "autoencoder of 10^9 channels": ("stable_diffusion", vae, {"latent_channels": 10**9}),
+        "autoencoder of 10,000 layers": ("stable_diffusion", vae, {"layers_per_block": 10_000}),
+        "scheduler of 10^12 steps": ("class_unet", scheduler, {"num_train_timesteps": 10**12}),
+        "scheduler of a NaN": ("class_unet", scheduler, {"beta_end": float("nan")}),
+        "scheduler of 1,000,000 betas": ("class_unet", scheduler, {"trained_betas": [0.1] * 1_000_000}),
+        "DiT of 20,000 pixels a side": ("digits_dit", "config.json", {"image_size": 20_000}),
+        "DiT of 4,000 pixels a side": ("digits_dit", "config.json", {"image_size": 4_000}),
+        "DiT of no heads": ("digits_dit", "config.json", {"num_heads": 0}),
+        "U-ViT of 20,000 pixels a side": ("uvit", "config.json", {"img_size": 20_000}),
+        "EDM of 3,000 levels": ("edm", "config.json", {"channel_mult": [1] * 3_000}),
+        "EDM of 10^6 pixels a side": ("edm", "config.json", {"img_resolution": 10**6}),
+        "timm of 100,000 layers": ("timm", "config.json", {"model_args": {"depth": 100_000}}),
+        "timm of 100 layers": ("timm", "config.json", {"model_args": {"depth": 100}}),
+        "timm of 20,000 pixels a side": ("timm", "config.json", {"model_args": {"depth": 6, "img_size": 20_000}}),
+        "timm of a large network": ("timm", "config.json", {"architecture": "vit_giant_patch14_224", "model_args": {}}),
+        "timm from elsewhere": ("timm", "config.json", {"architecture": "hf-hub:somebody/evil"}),
+        "student of a large network": ("student", "config.json", {"name": "vit_giant_patch14_224"}),
+    }
+    return changes
+
+
+def spoiled(folders: Mapping[str, Path], root: Path) -> dict[str, tuple[str, Path]]:
+    """Write a copy of its family's good folder for each of `settings`; return {name: (family, folder)}."""
+    found: dict[str, tuple[str, Path]] = {}
+    for name, (family, file, change) in settings().items():
+        path = folders[family] / file
+        stored: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() and isinstance(change, dict) else {}
+        data = change if isinstance(change, bytes) else json.dumps(stored | change).encode()
+        found[name] = family, replaced(folders[family], root, file, data)
+    return found
 
 
 def corpus() -> dict[str, Flood]:

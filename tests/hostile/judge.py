@@ -118,7 +118,7 @@ def serve() -> None:
 
 def _run(name: str, reader: Any, path: Path, watched: list[str]) -> Verdict:
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts again at what is held now
-    before, began, of_children = _status("VmRSS"), _cpu_s(), _children_peak()
+    before, began = _status("VmRSS"), _cpu_s()
     try:
         reader(path)
         outcome, message = "read", ""
@@ -126,8 +126,6 @@ def _run(name: str, reader: Any, path: Path, watched: list[str]) -> Verdict:
         outcome, message = ("refused" if _is_ours(error) else "broke"), f"{type(error).__name__}: {error}"
     spent = _cpu_s() - began
     growth = max(0, _status("VmHWM") - before)
-    if _children_peak() > of_children:  # only a new record is known
-        growth = max(growth, _children_peak())
     return Verdict(name, str(path), outcome, message, spent, growth, list(watched))
 
 
@@ -144,11 +142,6 @@ def _cpu_s() -> float:
     """Return the CPU time of this process and of those that it has started and that ended [s]."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
-
-
-def _children_peak() -> int:
-    """Return the largest memory that any of them had [bytes]."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _status(field: str) -> int:

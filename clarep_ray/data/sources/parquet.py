@@ -66,7 +66,7 @@ class Parquet(Source):
         names = _agreed({path: self._class_names(path) for path in files}, self.label_column)
         if names is not None:
             own = ClassList.of_names(names)
-        elif text := [path for path in files if _is_text(self._open(path), self.label_column)]:
+        elif text := [path for path in files if _is_text(self._open_last(path).file, self.label_column)]:
             if len(text) < len(files):
                 raise ValueError(f"{str(text[0])!r}: its {self.label_column!r} is text, and that of other files is not")
             own = ClassList.of_folders({str(label) for path in files for label in self._labels(path)})
@@ -112,7 +112,7 @@ class Parquet(Source):
         return value["bytes"] or b""
 
     def _labels(self, path: Path) -> Iterator[int | str]:
-        file, row = self._open(path), 0
+        file, row = self._open_last(path).file, 0
         for group in range(file.num_row_groups):
             for label in _values(path, read_group(path, file, group, [self.label_column]).column(0)):
                 if label is None or label == "":
@@ -122,7 +122,7 @@ class Parquet(Source):
 
     def _class_names(self, path: Path) -> tuple[str, ...] | None:
         """Return the names of a file's ClassLabel, None where it has none; ValueError where they are damaged."""
-        file = self._open(path)
+        file = self._open_last(path).file
         stored = (file.schema_arrow.metadata or {}).get(b"huggingface")
         if stored is None or _is_text(file, self.label_column):
             return None
