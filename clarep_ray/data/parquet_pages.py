@@ -10,8 +10,6 @@ MAX_PAGES = 20_000
 """Of a column of one row group; writers make pages of a megabyte or of 20,000 rows."""
 READ = (512, 2**14, 2**20)
 """Bytes in which a page's header is looked for; statistics can make it long."""
-PADDING = 100
-"""Bytes that Arrow reads beyond a column that an old writer cut short."""
 
 
 def unpacked_bytes(path: Path, chunk: Any, limit: int) -> int:
@@ -23,7 +21,7 @@ def unpacked_bytes(path: Path, chunk: Any, limit: int) -> int:
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
-    position, end, total = start, start + chunk.total_compressed_size + PADDING, 0
+    position, end, total = start, start + chunk.total_compressed_size, 0
     with path.open("rb", buffering=0) as file:
         for _ in range(MAX_PAGES):
             if not 0 <= position < end or total > limit:

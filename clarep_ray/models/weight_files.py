@@ -9,12 +9,17 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from clarep_ray.data.pickle_ops import check_instructions
 from clarep_ray.data.records import shown
@@ -27,6 +32,16 @@ COUNTS = ("layer", "depth", "block", "repeat", "stage")
 SPARE = 2
 """How many times its stored parameters a network may have: tied ones are stored once."""
 
+KERNELS = (None, "eager", "sdpa")
+FOREIGN: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_internal"), KERNELS),
+    **dict.fromkeys(
+        ("experts_implementation", "_experts_implementation", "kernel_config", "use_kernels"), (None, False)
+    ),
+    **dict.fromkeys(("auto_map", "custom_pipelines", "quantization_config", "trust_remote_code"), (None, False)),
+}
+"""Settings that name code, which a library may look for on a hub, -> the values that name none but its own."""
+SPARE_TENSORS = 1000
 MAX_HEADER_BYTES = 4 * 2**20
 """Of a safetensors file: names and shapes of 40,000 tensors."""
 MAX_TENSORS = 100_000
@@ -41,12 +56,45 @@ MAX_TABLES = 2**24
 def read_sizes(path: Path, num_tensors: int) -> dict[str, Any]:
     """Return a config.json for weights of `num_tensors`; ValueError naming the file and a number that is too large."""
     config = read_json_object(path)
+    check_runs_nothing(config, repr(str(path)))
     for name, number in _numbers(config):
         counts = any(word in name for word in COUNTS)
         limit = num_tensors if counts else MAX_NUMBER
         if not -MAX_NUMBER * (not counts) <= number <= limit:  # refuses what is no number, too
             raise ValueError(f"{str(path)!r}: {shown(name)} is {number:.4g}; valid: at most {limit}")
     return config
+
+
+def check_runs_nothing(config: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a setting by which a library would fetch code or run it, or pack the weights otherwise."""
+    for name, value in config.items():
+        if isinstance(value, dict) and name not in FOREIGN:
+            check_runs_nothing(cast("dict[str, Any]", value), where)
+        elif name in FOREIGN and value not in FOREIGN[name]:
+            valid = " or ".join(map(repr, FOREIGN[name]))
+            raise ValueError(f"{where}: {name} is {shown(repr(value))}; valid: {valid}")
+
+
+@contextmanager
+def few_tensors(stored: int) -> Generator[None]:
+    """Stop building a network, by a ValueError, as soon as it has many more tensors than are stored for it."""
+    limit, count = SPARE_TENSORS + 4 * stored, 0
+
+    def registered(_module: nn.Module, _name: str, _tensor: object) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise ValueError(f"it has more than {limit} tensors; {stored} are stored")
+
+    hooks = (
+        register_module_parameter_registration_hook(registered),
+        register_module_buffer_registration_hook(registered),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -92,7 +140,7 @@ def check_fits(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]
     It is built without storage. `where` is what the message begins with.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), few_tensors(len(shapes)):
             network = make()
             asked = sum(parameter.numel() for parameter in network.parameters())
             tables = sum(buffer.numel() for buffer in network.buffers())
