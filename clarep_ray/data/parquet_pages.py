@@ -96,7 +96,8 @@ class _Compact:
         elif kind == 7:
             self.position += 8
         elif kind == 8:
-            self.position += self._varint()
+            length = self._varint()  # which moves the position itself
+            self.position += length
         elif kind == 12:
             self.integers()
         elif kind in (9, 10):
