@@ -183,14 +183,18 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def _plain_text(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    lengths = (
-        pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in column.chunks
-    )
+    lengths = (_total(chunk) for chunk in column.chunks)
     if sum(lengths) > max(2**20, MAX_VALUE_BYTES * len(column)):
         raise ValueError(
             f"{str(path)!r}: the texts of its column {name!r} are longer than {MAX_VALUE_BYTES} bytes on average"
         )
     return column.cast(pa.string())
+
+
+def _total(chunk: pa.DictionaryArray) -> int:
+    """Return the bytes of all texts of a column that is stored as a dictionary."""
+    lengths = pc.call_function("binary_length", [chunk.dictionary])
+    return pc.call_function("sum", [lengths.take(chunk.indices)]).as_py() or 0
 
 
 def _check_packed(path: Path, file: pq.ParquetFile) -> None:

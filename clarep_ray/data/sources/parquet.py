@@ -184,7 +184,8 @@ def _values(path: Path, column: pa.ChunkedArray) -> Iterator[Any]:
         if not pa.types.is_dictionary(chunk.type):
             yield from chunk.to_pylist()
             continue
-        if (longest := pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MAX_NAME_BYTES:
+        lengths = pc.call_function("binary_length", [chunk.dictionary])
+        if (longest := pc.call_function("max", [lengths]).as_py() or 0) > MAX_NAME_BYTES:
             raise ValueError(f"{str(path)!r}: a label has {longest} bytes; valid: at most {MAX_NAME_BYTES}")
         names = chunk.dictionary.to_pylist()
         yield from (None if number is None else names[number] for number in chunk.indices.to_pylist())
