@@ -358,6 +358,7 @@ def containers() -> dict[str, Flood]:
             "read",
             lambda: b"".join(pax_flood() + tars.member(f"{n}.png", b"x") for n in range(300)) + tars.END,
             ".tar",
+            2.0,
         ),
         "array that claims 2^40 numbers": Flood("npy", "refused", lambda: npy_claims((2**40,))),
         "array of 2^60 items of no byte": Flood("npy", "refused", lambda: npy_claims((2**60,), "|V0")),
