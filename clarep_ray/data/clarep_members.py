@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import ADDED, INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
 from clarep_ray.data.derived import MEMBERS, MEMBERS_SHA256
-from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_table
+from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_columns, read_table
 from clarep_ray.data.records import image_id, safe_key
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
@@ -86,7 +86,7 @@ def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]
         file = open_parquet(folder / MEMBERS)
         notes = json.loads(file.schema_arrow.metadata[b"checked"])
         if notes == _notes(root, stamps) and all(map(_is_ours, file.schema_arrow)):
-            return file.read()
+            return read_columns(folder / MEMBERS, file.schema_arrow.names)
     return None
 
 

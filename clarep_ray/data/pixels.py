@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from clarep_ray.data.image_parts import check_decoded, check_exif, check_parts
 from clarep_ray.data.records import RejectedImage, RejectReason
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -86,7 +87,7 @@ class WholeImage:
         """Upright size, and whether it has a reduced scale: a turned one's last column would be its first."""
         with self._naming(), _rejecting():
             picture = _checked(self.data)
-            if picture.format == "JPEG" and picture.getexif().get(ORIENTATION) not in TURNS:
+            if picture.format == "JPEG" and _orientation(picture) not in TURNS:
                 return picture.size, True
             return self._decoded.size, False
 
@@ -139,7 +140,7 @@ def _open(data: bytes, scale: int) -> tuple[Image.Image, Any]:
         if scale > 1:
             picture.draft(None, (picture.width // scale, picture.height // scale))  # does nothing to other formats
         picture.load()
-        return picture, picture.getexif().get(ORIENTATION)
+        return picture, _orientation(picture)
 
 
 def _checked(data: bytes) -> Image.Image:
@@ -148,12 +149,24 @@ def _checked(data: bytes) -> Image.Image:
         raise RejectedImage(RejectReason.EMPTY_FILE)
     if len(data) > MAX_BYTES:
         raise RejectedImage(RejectReason.TOO_MANY_BYTES)
+    check_parts(data)
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one for each of 65,535 entries of a damaged EXIF
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS[str(picture.format)] or max(picture.size) > MAX_SIDE:
         raise RejectedImage(RejectReason.TOO_MANY_PIXELS)
+    if picture.format == "JPEG":
+        check_decoded(picture)
     return picture
+
+
+def _orientation(picture: Image.Image) -> Any:
+    """Return what the EXIF of an image says of its orientation, None where it says nothing."""
+    check_exif(picture.info)  # a PNG may have it behind its pixels
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return picture.getexif().get(ORIENTATION)
 
 
 @contextmanager

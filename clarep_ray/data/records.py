@@ -30,6 +30,7 @@ class RejectReason(StrEnum):
     IMAGE_ELSEWHERE = "image_elsewhere"
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_COMPLEX = "too_complex"
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"

@@ -12,7 +12,7 @@ from clarep_ray.config import DataConfig
 from clarep_ray.data.class_list import LISTED, NUMBER, UNKNOWN, ClassList, display_name, imagenet_wnids
 from clarep_ray.data.records import RejectedImage, shown
 from clarep_ray.data.sources import Listed, Source
-from clarep_ray.data.untrusted import read_text
+from clarep_ray.data.untrusted import read_lines
 from clarep_ray.seeding import draw_rank
 
 CLASS_SUBSETS: dict[str, tuple[int, ...]] = {
@@ -134,7 +134,7 @@ def read_class_files(classes: Sequence[str]) -> list[str]:
 
 def _lines(name: str) -> list[str]:
     try:
-        lines = read_text(Path(name[1:])).splitlines()
+        lines = read_lines(Path(name[1:]))
     except (OSError, ValueError) as error:
         raise ValueError(f"data.classes: {name!r} cannot be read: {error}") from None
     listed = [text for line in lines if (text := line.partition("#")[0].strip())]

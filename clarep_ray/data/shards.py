@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,15 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """Return the array of .npy bytes; object arrays are refused."""
+    """Return the array of .npy bytes; ValueError for objects, and for a header that claims more than there is."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of version {version}; valid: 1.0 and 2.0")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(file)
+    if kind.itemsize == 0 or math.prod(shape) * kind.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {shape} {kind}; it has {len(data) - file.tell()} bytes")
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 

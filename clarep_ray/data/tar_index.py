@@ -118,14 +118,17 @@ def _renamed(file: BinaryIO, path: Path, start: int, size: int, kind: bytes, ren
 
 def _pax_records(body: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield (keyword, value) of each record: its length, a space, keyword=value, a line break."""
-    while body:
-        digits = body.split(b" ", 1)[0]
-        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        keyword, equals, value = body[len(digits) + 1 : length].partition(b"=")
-        if not equals or not length or length > len(body) or not value.endswith(b"\n"):
+    start = 0
+    while start < len(body):
+        space = body.find(b" ", start, start + 8)
+        digits = body[start:space] if space > start else b""
+        length = int(digits) if digits.isdigit() else 0
+        record = body[start : start + length]
+        keyword, equals, value = record[len(digits) + 1 :].partition(b"=")
+        if not equals or not length or len(record) < length or not value.endswith(b"\n"):
             raise IndexError
         yield keyword.decode(), value[:-1]
-        body = body[length:]
+        start += length
 
 
 def _parse(header: bytes, path: Path, position: int) -> tuple[str, int, bytes]:

@@ -10,6 +10,9 @@ from typing import Any
 
 MAX_TEXT_BYTES = 64 * 2**20
 """Of lists of names and labels; ImageNet's 1.28 million names take 45 MB."""
+MAX_LIST_BYTES, MAX_LINES = 32 * 2**20, 500_000
+"""Of a list of classes or of files, one a line."""
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 MAX_JSON_BYTES = 8 * 2**20
 """Of settings and manifests of one unit; JSON takes some ten times its size in memory."""
 
@@ -25,7 +28,10 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{str(path)!r} is no plain file")
-        data = file.read(max_bytes + 1)
+        size = min(found.st_size, max_bytes) + 1  # a read takes the memory that it asks for
+        data = file.read(size)
+        if len(data) == size <= max_bytes:  # it grows
+            data += file.read(max_bytes + 1 - size)
     if len(data) > max_bytes:
         raise ValueError(f"{str(path)!r} has more than {max_bytes} bytes")
     return data
@@ -43,6 +49,14 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         return read_bounded(path, max_bytes).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not UTF-8") from None
+
+
+def read_lines(path: Path, max_bytes: int = MAX_LIST_BYTES) -> list[str]:
+    """Return the lines of a text file in UTF-8, at most `MAX_LINES`; raises as `read_text` does."""
+    text = read_text(path, max_bytes)
+    if sum(map(text.count, LINE_ENDS)) > MAX_LINES:  # of one letter each, they would take thirty times their bytes
+        raise ValueError(f"{str(path)!r} has more than {MAX_LINES} lines")
+    return text.splitlines()
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:

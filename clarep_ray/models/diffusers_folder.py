@@ -14,6 +14,8 @@ from torch import nn
 from clarep_ray.data.records import shown
 from clarep_ray.models.weight_files import check_fits, read_sizes, stored_shapes
 
+MAX_SIDE = 4096
+"""Of a network's images or latents; released ones have up to 512."""
 FORMER_CLASSES = {"DiTTransformer2DModel": "Transformer2DModel"}
 """Class -> what diffusers called it, together with others, before; `norm_type` tells them apart."""
 CONVERT = "convert .bin weights once: save_pretrained(folder, safe_serialization=True) in an environment you trust"
@@ -92,6 +94,8 @@ def square_side(size: Any, where: str) -> int:
     """Return the side of a config's `sample_size`, a number or two equal ones; ValueError for anything else."""
     sides = size if isinstance(size, list | tuple) else [size]
     first = sides[0] if sides else None
-    if not isinstance(first, int) or isinstance(first, bool) or first < 1 or len({*sides}) != 1:
-        raise ValueError(f"model.weights: {where}/config.json: sample_size is {shown(repr(size))}; valid: one side")
+    if not isinstance(first, int) or isinstance(first, bool) or not 0 < first <= MAX_SIDE or len({*sides}) != 1:
+        raise ValueError(
+            f"model.weights: {where}/config.json: sample_size is {shown(repr(size))}; valid: one side, 1 to {MAX_SIDE}"
+        )
     return first

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clarep_ray import dotted
 from clarep_ray.data.records import shown
 from clarep_ray.models.class_names import without_names
-from clarep_ray.models.weight_files import load_tensors, read_sizes
+from clarep_ray.models.weight_files import few_tensors, load_tensors, read_sizes
 
 GUIDE = "guide"
 """Folder, beside the weights, of an unconditional network that serves as the null branch."""
@@ -55,7 +55,7 @@ def cast_parameters(network: nn.Module, dtype: torch.dtype) -> None:
 
 def empty_network(kind: type[Network], sizes: Any, state: dict[str, Tensor]) -> Network:
     """Return a network without storage that takes this state; ValueError naming a parameter that does not fit."""
-    with torch.device("meta"):
+    with torch.device("meta"), few_tensors(len(state)):
         network = kind(sizes)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = {name: tensor.shape for name, tensor in state.items()}

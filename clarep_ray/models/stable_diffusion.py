@@ -14,18 +14,21 @@ from clarep_ray.clarid.schedule import DiscreteSchedule, scaled_linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList, imagenet_wnids
 from clarep_ray.data.records import shown
-from clarep_ray.data.untrusted import read_json, read_json_object
+from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import NetworkAdapter, checked_labels, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_unet import unet_layers
 from clarep_ray.models.diffusers_folder import load_component, square_side
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule
+from clarep_ray.models.tokenizer_files import load_tokenizer
 
 MIRROR = (
     "the repository of Stable Diffusion 2.1 is gone; valid: a folder of a mirror with unet/, vae/, text_encoder/, "
     "tokenizer/ and scheduler/, weights in safetensors"
 )
 
+MAX_POSITIONS = 4096
+"""Tokens of a prompt; attention takes memory by the square of them. CLIP's text models have 77, long ones 248."""
 TINY_TOKENS = 256
 SETTINGS = {
     "center_input_sample": (False,),
@@ -47,10 +50,14 @@ class Prompts:
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
         self._known: dict[str, Tensor] = {}
         longest, positions = tokenizer.model_max_length, encoder.config.max_position_embeddings
-        if longest > positions:  # without tokenizer_config.json a length without end
+        if type(longest) is not int or not 0 < longest <= positions:  # without tokenizer_config.json it has no end
             raise ValueError(
-                f"model.weights: tokenizer/ has model_max_length {longest:.4g}; valid: at most {positions}, which "
-                "text_encoder/ reads"
+                f"model.weights: tokenizer/ has model_max_length {shown(repr(longest))}; valid: 1 to {positions}, "
+                "which text_encoder/ reads"
+            )
+        if positions > MAX_POSITIONS:
+            raise ValueError(
+                f"model.weights: text_encoder/ has max_position_embeddings {positions}; valid: at most {MAX_POSITIONS}"
             )
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
@@ -129,7 +136,7 @@ def build(config: ModelConfig) -> StableDiffusion:
     """Return the model of a diffusers folder; prompts by `model.prompts` or from ImageNet's class names."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     folder = Path(config.weights)
     if not folder.is_dir():
@@ -140,14 +147,7 @@ def build(config: ModelConfig) -> StableDiffusion:
     network = load_component(UNet2DConditionModel, config.weights, "unet", config.precision, SETTINGS)
     vae = load_component(AutoencoderKL, config.weights, "vae", "float32")
     encoder = load_component(CLIPTextModel, config.weights, "text_encoder", "float32", TEXT_SETTINGS)
-    try:
-        for path in sorted((folder / "tokenizer").glob("*.json")):
-            read_json_object(path)
-        tokenizer = CLIPTokenizer.from_pretrained(
-            str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # whatever the tokenizer's own reader objects to
-        raise ValueError(f"model.weights: {str(folder / 'tokenizer')!r} is no tokenizer: {shown(str(error))}") from None
+    tokenizer = load_tokenizer(folder / "tokenizer")
     prompts_of_class, prompts = read_prompts(config), Prompts(tokenizer, encoder)
     prompts.check([text for texts in prompts_of_class.values() for text in texts])
     return StableDiffusion(network, Autoencoder(vae), prompts, schedule, prediction, prompts_of_class)

@@ -7,14 +7,21 @@ before anything is built.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
+from clarep_ray.data.pickle_ops import check_instructions
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import check_plain_file, read_json_object
 
@@ -25,6 +32,23 @@ COUNTS = ("layer", "depth", "block", "repeat", "stage")
 SPARE = 2
 """How many times its stored parameters a network may have: tied ones are stored once."""
 
+KERNELS = (None, "eager", "sdpa")
+FOREIGN: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_internal"), KERNELS),
+    **dict.fromkeys(
+        ("experts_implementation", "_experts_implementation", "kernel_config", "use_kernels"), (None, False)
+    ),
+    **dict.fromkeys(("auto_map", "custom_pipelines", "quantization_config", "trust_remote_code"), (None, False)),
+}
+"""Settings that name code, which a library may look for on a hub, -> the values that name none but its own."""
+SPARE_TENSORS = 1000
+MAX_HEADER_BYTES = 4 * 2**20
+"""Of a safetensors file: names and shapes of 40,000 tensors."""
+MAX_TENSORS = 100_000
+LEGACY_PICKLES = 4
+"""With which a file of `torch.save` before 1.6 begins: three marks and the state."""
+MAX_ARCHIVE_END = 66_000
+"""Bytes at the end of an archive among which its directory is found."""
 MAX_TABLES = 2**24
 """Numbers that a network computes for itself, such as its positions, beyond as many as are stored."""
 
@@ -32,6 +56,7 @@ MAX_TABLES = 2**24
 def read_sizes(path: Path, num_tensors: int) -> dict[str, Any]:
     """Return a config.json for weights of `num_tensors`; ValueError naming the file and a number that is too large."""
     config = read_json_object(path)
+    check_runs_nothing(config, repr(str(path)))
     for name, number in _numbers(config):
         counts = any(word in name for word in COUNTS)
         limit = num_tensors if counts else MAX_NUMBER
@@ -40,11 +65,43 @@ def read_sizes(path: Path, num_tensors: int) -> dict[str, Any]:
     return config
 
 
+def check_runs_nothing(config: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a setting by which a library would fetch code or run it, or pack the weights otherwise."""
+    for name, value in config.items():
+        if isinstance(value, dict) and name not in FOREIGN:
+            check_runs_nothing(cast("dict[str, Any]", value), where)
+        elif name in FOREIGN and value not in FOREIGN[name]:
+            valid = " or ".join(map(repr, FOREIGN[name]))
+            raise ValueError(f"{where}: {name} is {shown(repr(value))}; valid: {valid}")
+
+
+@contextmanager
+def few_tensors(stored: int) -> Generator[None]:
+    """Stop building a network, by a ValueError, as soon as it has many more tensors than are stored for it."""
+    limit, count = SPARE_TENSORS + 4 * stored, 0
+
+    def registered(_module: nn.Module, _name: str, _tensor: object) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise ValueError(f"it has more than {limit} tensors; {stored} are stored")
+
+    hooks = (
+        register_module_parameter_registration_hook(registered),
+        register_module_buffer_registration_hook(registered),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a safetensors file by name; ValueError naming one that is damaged."""
     from safetensors import safe_open
 
-    check_plain_file(path)
+    _check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -56,7 +113,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; ValueError naming one that is damaged."""
     from safetensors.torch import load_file
 
-    check_plain_file(path)
+    _check_header(path)
     try:
         return load_file(path)
     except Exception as error:
@@ -83,7 +140,7 @@ def check_fits(make: Callable[[], nn.Module], shapes: Mapping[str, Sequence[int]
     It is built without storage. `where` is what the message begins with.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), few_tensors(len(shapes)):
             network = make()
             asked = sum(parameter.numel() for parameter in network.parameters())
             tables = sum(buffer.numel() for buffer in network.buffers())
@@ -107,6 +164,9 @@ def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> Any:
         check_plain_file(path)
         if zipfile.is_zipfile(path):
             _check_archive(path)
+        else:
+            with path.open("rb") as file:
+                check_instructions(file, LEGACY_PICKLES)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the restricted unpickler objects to
@@ -126,13 +186,43 @@ def check_state(state: Any, where: str) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
+        for item in archive.infolist():
+            if item.filename.endswith("/data.pkl") and item.compress_type == zipfile.ZIP_STORED:
+                with archive.open(item) as file:
+                    check_instructions(cast("BinaryIO", file), 1)
         packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
         total = sum(item.file_size for item in archive.infolist())
     if packed:
         raise ValueError(f"{packed[0][:100]!r} in it is packed")
     if total > path.stat().st_size:
         raise ValueError(f"its parts have {total} bytes, more than it has itself")
+
+
+def _check_directory(path: Path) -> None:
+    """Raise ValueError for an archive of more entries than tensors of a network: each takes a microsecond and more."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_ARCHIVE_END))
+        end = file.read()
+    place = end.rfind(b"PK\x05\x06")
+    entries = int.from_bytes(end[place + 10 : place + 12], "little")
+    if entries == 0xFFFF and (wide := end.rfind(b"PK\x06\x06", 0, place)) >= 0:
+        entries = int.from_bytes(end[wide + 32 : wide + 40], "little")
+    if entries > MAX_TENSORS:
+        raise ValueError(f"it has {entries} entries; valid: at most {MAX_TENSORS}")
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError for a safetensors file whose header is longer than that of any network."""
+    check_plain_file(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length <= path.stat().st_size:
+        raise ValueError(
+            f"{str(path)!r} is no safetensors file: its header has {length} bytes; valid: at most {MAX_HEADER_BYTES}"
+        )
 
 
 def _numbers(value: Any, name: str = "") -> list[tuple[str, int | float]]:

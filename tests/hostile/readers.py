@@ -27,12 +27,15 @@ def containers() -> dict[str, Reader]:
     import pyarrow.parquet as pq
     import ray.data  # noqa: F401  (its types of Parquet columns unpickle)
 
+    from clarep_ray.analysis.gallery.sweep_table import read_sweep
     from clarep_ray.data.cifar10 import read_batch
     from clarep_ray.data.clarep_index import INDEX_SCHEMA
     from clarep_ray.data.manifest import InputManifest
     from clarep_ray.data.parquet_files import read_table
+    from clarep_ray.data.selection import read_class_files
     from clarep_ray.data.shards import read_npy, read_shard, sha256_file
     from clarep_ray.data.sources.image_labels import read_image_labels
+    from clarep_ray.data.sources.imagenet_devkit import read_meta
     from clarep_ray.data.tar_index import tar_index
     from clarep_ray.data.verdicts import VERDICT
 
@@ -48,10 +51,23 @@ def containers() -> dict[str, Reader]:
         "cifar10": read_batch,
         "npy": lambda path: read_npy(path.read_bytes()),
         "labels file": lambda path: read_image_labels(str(path)),
+        "classes file": lambda path: read_class_files([f"@{path}"]),
+        "shard list": lambda path: inputs("webdataset", path, f"@{path}"),
+        "meta.mat": read_meta,
+        "cifar10_c labels": cifar10_c,
+        "sweep": lambda path: read_sweep(path.parent),
     }
 
 
-def inputs(source: str, path: Path) -> None:
+def cifar10_c(path: Path) -> None:
+    """Read the labels of CIFAR-10-C in the folder that holds `path`."""
+    from clarep_ray.config import BenchmarksConfig
+    from clarep_ray.robustness.benchmarks.cifar import Cifar10C
+
+    Cifar10C(BenchmarksConfig(cifar10_c=str(path.parent), partial=True))
+
+
+def inputs(source: str, path: Path, data_path: str | None = None) -> None:
     """Freeze the folder that holds `path` and decode its rows, as planning and the decode stage do."""
     from clarep_ray.config import DataConfig
     from clarep_ray.data.manifest import freeze
@@ -59,7 +75,7 @@ def inputs(source: str, path: Path) -> None:
     from clarep_ray.data.sources import open_source
     from clarep_ray.data.units import decode_unit
 
-    config = DataConfig(source=source, path=str(path.parent))  # type: ignore[arg-type]
+    config = DataConfig(source=source, path=data_path or str(path.parent))  # type: ignore[arg-type]
     opened = open_source(config, None)
     decode_unit(opened, freeze(opened, select(opened.rows(), config)), 8, config)
 

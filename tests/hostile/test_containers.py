@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clarep_ray.config import DataConfig
 from clarep_ray.data import parquet_files
+from clarep_ray.data.parquet_pages import unpacked_bytes
 from clarep_ray.data.sources import open_source
-from tests.hostile import parquet, tars
+from tests.hostile import floods, parquet, tars
 from tests.hostile.judge import Verdict, judge
 
 READ_BY_INDEX = {"label only", "picture only", "sample in two places", "member twice"}
@@ -109,3 +112,41 @@ def test_the_file_that_ends_the_reader_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(parquet_files, "PROBE", deadly)
     with pytest.raises(ValueError, match=r"b\.parquet' cannot be read as Parquet: its footer ends the reader with sig"):
         list(open_source(config, None).rows())
+
+
+@pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_no_flood_of_rows_lines_or_instructions_takes_long_or_much(nightly: bool, tmp_path: Path) -> None:
+    every = floods.containers() | floods.checkpoints()
+    made = {name: flood for name, flood in every.items() if (name in floods.NIGHTLY) == nightly}
+    assert len(made) > (5 if nightly else 20)
+    faults = floods.faults(made, tmp_path)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_pages_are_counted_as_the_writer_counts_them(
+    compression: str, version: str, dictionary: bool, tmp_path: Path
+) -> None:
+    """A footer's claim is what an honest writer adds up: pages and their headers."""
+    column = pa.array([(b"a" * (number % 7000)) for number in range(2_000)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"a": column, "b": list(range(2_000))}),
+        path,
+        compression=compression,
+        data_page_version=version,
+        use_dictionary=dictionary,
+        data_page_size=10_000,
+        write_batch_size=100,
+        row_group_size=700,
+    )
+    about = pq.read_metadata(path)
+    for group in range(about.num_row_groups):
+        for number in range(2):
+            chunk = about.row_group(group).column(number)
+            unpacked, claimed = unpacked_bytes(path, chunk, 2**30), chunk.total_uncompressed_size
+            assert 0.9 * claimed - 200 <= unpacked <= claimed
+            if claimed > 1_000_000:
+                assert unpacked_bytes(path, chunk, 100_000) < claimed  # it stops at its limit

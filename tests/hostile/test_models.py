@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.hostile import floods
 from tests.hostile.judge import Verdict, judge
 from tests.hostile.settings import CORRUPT, replaced, spoiled
 
@@ -158,4 +159,24 @@ def test_schedulers_names_and_tokenizers_are_refused(good: dict[str, Path], tmp_
     verdicts = judge([("class_unet", good["class_unet"]), *cases])
     assert verdicts[0].outcome == "read"
     wrong = [verdict.line[:600] for verdict in verdicts[1:] if not right("", verdict)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_flood_of_tensors_takes_long_or_much(tmp_path: Path) -> None:
+    made = {name: flood for name, flood in floods.weights().items() if name not in floods.NIGHTLY}
+    assert len(made) > 5
+    faults = floods.faults(made, tmp_path)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_no_setting_builds_what_is_not_stored_or_names_code(
+    nightly: bool, good: dict[str, Path], tmp_path: Path
+) -> None:
+    """Tokenizers, encoders, networks and schedules that a few numbers make endless, and kernels of a hub."""
+    every = floods.spoiled(good, tmp_path / "spoiled")
+    cases = {name: case for name, case in every.items() if (name in floods.NIGHTLY) == nightly}
+    assert len(cases) > 15
+    verdicts = judge([*((family, good[family]) for family in FOLDERS), *cases.values()])[len(FOLDERS) :]
+    wrong = [line(name, verdict) for name, verdict in zip(cases, verdicts, strict=True) if not right(name, verdict)]
     assert not wrong, "\n".join(wrong)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clarep_ray.data import pixels
-from tests.hostile import pictures
+from tests.hostile import floods, pictures
 from tests.hostile.judge import Verdict, judge
 
 
@@ -25,6 +25,15 @@ def test_every_picture_is_read_or_rejected_in_time(tmp_path: Path) -> None:
     cases = [("decode_image", path) for path in paths] + [("open_rgb", path) for path in large]
     wrong = [verdict for verdict in judge(cases) if not right(verdict, paths[Path(verdict.path)])]
     assert not wrong, "\n".join(f"{names[int(Path(each.path).name)]}: {each.line}" for each in wrong)
+
+
+@pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_no_flood_of_parts_takes_long_or_much(nightly: bool, tmp_path: Path) -> None:
+    """Scans, markers, chunks, profiles, pieces, EXIF: refused before they are decoded, or decoded within the limits."""
+    made = {name: flood for name, flood in floods.images().items() if (name in floods.NIGHTLY) == nightly}
+    assert len(made) > (2 if nightly else 30)
+    faults = floods.faults(made, tmp_path)
+    assert not faults, "\n".join(faults)
 
 
 def right(verdict: Verdict, reason: str | None) -> bool:

@@ -78,7 +78,7 @@ def read_sweep(folder: Path) -> SweepTable:
         with (folder / TRIALS).open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             header, rows = tuple(reader.fieldnames or ()), list(reader)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error!r}") from None
     require(mode in ("max", "min"), f"{SWEEP}: mode", mode, "max, min")
     needed = ("trial", "status", "seed", *fields, f"{PREFIX}{metric}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from clarep_ray.data.records import shown
 from clarep_ray.data.sources.imagenet_devkit import STEM, devkit_file, read_devkit
-from clarep_ray.data.untrusted import read_text
+from clarep_ray.data.untrusted import MAX_TEXT_BYTES, read_bounded
 
 NAME_COLUMNS = frozenset(
     ("imageid", "image_id", "image", "images", "image_name", "imagename", "img", "filename", "file_name", "file")
@@ -27,7 +28,9 @@ KAGGLE = ["imageid", "predictionstring"]
 BOXES = re.compile(r"(n[0-9]{8})(?: +-?[0-9.]+){4}( .*)?")
 """Kaggle's PredictionString: a WordNet id, a box, and so on."""
 MAX_FIRST_LINE = 100_000
-"""Characters of the first line that say what separates columns."""
+"""Bytes of the first line that say what separates columns."""
+MAX_LINES, MAX_LINE = 2_000_000, 262_144
+"""Lines of a file, and characters of one; ImageNet's training set has 1.28 million images."""
 DELIMITERS = ",\t;"
 
 
@@ -136,10 +139,12 @@ def read_image_labels(path: str | None) -> ImageLabels:
 def _read_csv(path: str | None, where: str) -> ImageLabels:
     """Return the labels of a CSV, separated by commas, tabs or semicolons, with or without a header."""
     try:
-        text = read_text(Path(path or "")).removeprefix("\ufeff")
+        data = read_bounded(Path(path or ""), MAX_TEXT_BYTES)
     except (OSError, ValueError) as error:
         raise ValueError(f"{where} cannot be read: {error}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    if data.count(b"\n") + data.count(b"\r") > 2 * MAX_LINES:
+        raise ValueError(f"{where} has more than {MAX_LINES} lines")
+    reader = csv.reader(_lines(data, where), delimiter=_delimiter(data))
     found, header, columns = ImageLabels({}, {}, where), list[str](), (0, 1)
     stems: dict[str, str] = {}
     try:
@@ -161,12 +166,24 @@ def _read_csv(path: str | None, where: str) -> ImageLabels:
                 found.add(first, class_name, line)
     except csv.Error as error:
         raise ValueError(f"{where}, line {reader.line_num}: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{where} cannot be read: {path!r} is not UTF-8") from None
     return found
 
 
-def _delimiter(text: str) -> str:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    tried = {delimiter: next(csv.reader([first[:MAX_FIRST_LINE]], delimiter=delimiter), []) for delimiter in DELIMITERS}
+def _lines(data: bytes, where: str) -> Iterator[str]:
+    """Yield the lines of a text in UTF-8, each made when it is asked for; ValueError for one that is too long."""
+    with io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="") as text:
+        for number, line in enumerate(iter(lambda: text.readline(MAX_LINE + 1), ""), 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{where}, line {number}: it has more than {MAX_LINE} characters")
+            yield line
+
+
+def _delimiter(data: bytes) -> str:
+    text = data.removeprefix(codecs.BOM_UTF8).lstrip()[:MAX_FIRST_LINE].decode(errors="replace")
+    first = next(iter(text.splitlines()), "")
+    tried = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in DELIMITERS}
     headers = [
         delimiter for delimiter, row in tried.items() if len(row) > 1 and NAME_COLUMNS & {row[0].strip().lower()}
     ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.config import DataConfig
@@ -21,6 +25,17 @@ from clarep_ray.data.sources.shard_files import shard_files, shard_root
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json
 
 SUFFIX = ".parquet"
+MAX_NAME_BYTES = 4096
+"""Of a label that is text: one that comes in every row is stored once."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file, and the row that each of its row groups starts with, and where the last one ends."""
+
+    path: Path
+    file: pq.ParquetFile
+    starts: tuple[int, ...]
 
 
 class Parquet(Source):
@@ -36,7 +51,7 @@ class Parquet(Source):
         self.config, self._known, self._reader = config, known, reader
         self.image_column, self.label_column = config.image_column, config.label_column
         self._lock = threading.Lock()  # images are hashed by several threads
-        self._last_file: tuple[Path, pq.ParquetFile] | None = None
+        self._last_file: Opened | None = None
         self._last_group: tuple[tuple[Path, int], pa.ChunkedArray] | None = None
 
     @cached_property
@@ -51,7 +66,7 @@ class Parquet(Source):
         names = _agreed({path: self._class_names(path) for path in files}, self.label_column)
         if names is not None:
             own = ClassList.of_names(names)
-        elif text := [path for path in files if _is_text(self._open(path), self.label_column)]:
+        elif text := [path for path in files if _is_text(self._open_last(path).file, self.label_column)]:
             if len(text) < len(files):
                 raise ValueError(f"{str(text[0])!r}: its {self.label_column!r} is text, and that of other files is not")
             own = ClassList.of_folders({str(label) for path in files for label in self._labels(path)})
@@ -85,25 +100,21 @@ class Parquet(Source):
 
     def read(self, source: str, offset: int, size: int) -> bytes:
         """Return the image of a row, empty where it has none; RejectedImage where it has a path to a file elsewhere."""
-        file = self._open_last(self.root / source)
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if offset < rows:
-                value = self._column_of(self.root / source, group)[offset].as_py()
-                if (
-                    isinstance(value, dict)
-                    and not value["bytes"]
-                    and f"{self.image_column}.path" in leaves(file.schema)
-                ):
-                    raise RejectedImage(RejectReason.IMAGE_ELSEWHERE)
-                return (value["bytes"] if isinstance(value, dict) else value) or b""
-            offset -= rows
-        raise ValueError(f"{source!r} has no row {offset}")
+        opened = self._open_last(self.root / source)
+        if not 0 <= offset < opened.starts[-1]:
+            raise ValueError(f"{source!r} has no row {offset}")
+        group = bisect_right(opened.starts, offset) - 1
+        value = self._column_of(opened, group)[offset - opened.starts[group]].as_py()
+        if not isinstance(value, dict):
+            return value or b""
+        if not value["bytes"] and f"{self.image_column}.path" in leaves(opened.file.schema):
+            raise RejectedImage(RejectReason.IMAGE_ELSEWHERE)
+        return value["bytes"] or b""
 
     def _labels(self, path: Path) -> Iterator[int | str]:
-        file, row = self._open(path), 0
+        file, row = self._open_last(path).file, 0
         for group in range(file.num_row_groups):
-            for label in read_group(path, file, group, [self.label_column]).column(0).to_pylist():
+            for label in _values(path, read_group(path, file, group, [self.label_column]).column(0)):
                 if label is None or label == "":
                     raise ValueError(f"{str(path)!r}: row {row} has no {self.label_column}")
                 yield label
@@ -111,7 +122,7 @@ class Parquet(Source):
 
     def _class_names(self, path: Path) -> tuple[str, ...] | None:
         """Return the names of a file's ClassLabel, None where it has none; ValueError where they are damaged."""
-        file = self._open(path)
+        file = self._open_last(path).file
         stored = (file.schema_arrow.metadata or {}).get(b"huggingface")
         if stored is None or _is_text(file, self.label_column):
             return None
@@ -127,20 +138,22 @@ class Parquet(Source):
             raise ValueError(f"{str(path)!r}: the names of its ClassLabel {self.label_column!r} are no list of texts")
         return tuple(names)
 
-    def _open_last(self, path: Path) -> pq.ParquetFile:
+    def _open_last(self, path: Path) -> Opened:
         """Open a file, or return it where it is the one opened last: neighbouring rows come one after another."""
         with self._lock:
-            if self._last_file is None or self._last_file[0] != path:
-                self._last_file = (path, self._open(path))
-            return self._last_file[1]
+            if self._last_file is None or self._last_file.path != path:
+                file = self._open(path)
+                rows = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+                self._last_file = Opened(path, file, tuple(accumulate(rows, initial=0)))
+            return self._last_file
 
-    def _column_of(self, path: Path, group: int) -> pa.ChunkedArray:
+    def _column_of(self, opened: Opened, group: int) -> pa.ChunkedArray:
         """Return the images of a row group, decoded once for all its rows."""
         with self._lock:
-            if self._last_group is None or self._last_group[0] != (path, group):
-                file = self._open(path)
-                wanted = [name for name in self._images if name in leaves(file.schema)]  # nothing else of a struct
-                self._last_group = ((path, group), read_group(path, file, group, wanted).column(0))
+            if self._last_group is None or self._last_group[0] != (opened.path, group):
+                wanted = [name for name in self._images if name in leaves(opened.file.schema)]  # of a struct no more
+                column = read_group(opened.path, opened.file, group, wanted).column(0)
+                self._last_group = ((opened.path, group), column)
             return self._last_group[1]
 
     @property
@@ -150,7 +163,7 @@ class Parquet(Source):
 
     def _open(self, path: Path) -> pq.ParquetFile:
         """Open a file after checking the two columns' types; no other column is ever converted."""
-        file = open_parquet(path, dictionaries=self._images)
+        file = open_parquet(path, dictionaries=(*self._images, self.label_column))
         schema = file.schema_arrow
         for name, fits, valid in (
             (self.image_column, _holds_image, "binary, or a struct with `bytes`"),
@@ -163,6 +176,19 @@ class Parquet(Source):
             if not fits(kind):
                 raise ValueError(f"{str(path)!r}: column {name!r} is {shown(str(kind))}; valid: {valid}")
         return file
+
+
+def _values(path: Path, column: pa.ChunkedArray) -> Iterator[Any]:
+    """Yield the values of a column of labels, of which each text is made once; ValueError where one is too long."""
+    for chunk in column.chunks:
+        if not pa.types.is_dictionary(chunk.type):
+            yield from chunk.to_pylist()
+            continue
+        lengths = pc.call_function("binary_length", [chunk.dictionary])
+        if (longest := pc.call_function("max", [lengths]).as_py() or 0) > MAX_NAME_BYTES:
+            raise ValueError(f"{str(path)!r}: a label has {longest} bytes; valid: at most {MAX_NAME_BYTES}")
+        names = chunk.dictionary.to_pylist()
+        yield from (None if number is None else names[number] for number in chunk.indices.to_pylist())
 
 
 def _decoded(kind: Any) -> Any:

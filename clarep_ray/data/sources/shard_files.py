@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from clarep_ray.config import DataConfig
 from clarep_ray.data.records import shown
 from clarep_ray.data.sources.files import Listing, choose_split, split_of, why_passed_over
-from clarep_ray.data.untrusted import check_plain_file, read_text
+from clarep_ray.data.untrusted import check_plain_file, read_lines
 
 MAX_FILES = 100_000
 """Of one pattern or list."""
@@ -121,7 +122,7 @@ def _below(root: Path, suffix: str, listing: Listing) -> list[Path]:
 def _listed_in(text: str) -> list[Path]:
     file = Path(text[1:]).absolute()
     try:
-        lines = read_text(file).splitlines()
+        lines = read_lines(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"data.path: {text!r} cannot be read: {error}") from None
     named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -132,7 +133,7 @@ def _listed_in(text: str) -> list[Path]:
     if missing:
         raise ValueError(f"data.path: {text!r} names {len(missing)} files that are not there, first: {missing[0]!r}")
     if len(set(files)) < len(files):
-        twice = next(path for path in files if files.count(path) > 1)
+        twice = next(path for path, count in Counter(files).items() if count > 1)
         raise ValueError(f"data.path: {text!r} names {str(twice)!r} twice")
     return sorted(files)
 

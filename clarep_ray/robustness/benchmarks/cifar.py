@@ -14,6 +14,7 @@ from PIL import Image
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.cifar10 import CIFAR10_NAMES, Cifar10Files
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.untrusted import check_plain_file
 from clarep_ray.robustness.benchmarks.benchmark import Benchmark, Row, folder_of, require_count
 from clarep_ray.robustness.benchmarks.corruptions import (
     CORRUPTIONS,
@@ -95,9 +96,11 @@ class Cifar10C(Benchmark):
 
     def _checked_labels(self, partial: bool) -> NDArray[np.int64]:
         """Return the labels of one severity; ValueError where the five blocks of labels.npy are not the same."""
-        stored = np.asarray(_load(self.root / "labels.npy"), dtype=np.int64)
-        if stored.ndim != 1 or len(stored) % NUM_SEVERITIES:
-            raise ValueError(f"{self.name}: labels.npy is {stored.shape}; valid: five equal blocks")
+        found = _load(self.root / "labels.npy")
+        few = found.ndim == 1 and 0 < len(found) <= NUM_SEVERITIES * TEST_IMAGES
+        if found.dtype.kind not in "iu" or not few or len(found) % NUM_SEVERITIES:
+            raise ValueError(f"{self.name}: labels.npy is {found.dtype} {found.shape}; valid: five equal blocks")
+        stored = np.asarray(found, dtype=np.int64)
         blocks = stored.reshape(NUM_SEVERITIES, -1)
         if (blocks != blocks[0]).any():
             raise ValueError(f"{self.name}: the five blocks of labels.npy are not the same")
@@ -108,6 +111,7 @@ class Cifar10C(Benchmark):
 
 def _load(path: Path) -> NDArray[Any]:
     try:
+        check_plain_file(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"benchmarks.cifar10_c: {str(path)!r} cannot be read: {error}") from None

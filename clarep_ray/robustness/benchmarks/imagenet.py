@@ -14,7 +14,7 @@ from PIL import Image
 
 from clarep_ray.config import BenchmarksConfig
 from clarep_ray.data.class_list import IMAGENET_CLASSES, ClassList, imagenet_wnids
-from clarep_ray.data.pixels import open_rgb
+from clarep_ray.data.pixels import MAX_BYTES, open_rgb
 from clarep_ray.data.sources.files import Listing, folder_names, only_split
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.robustness.benchmarks.benchmark import (
@@ -49,7 +49,8 @@ class ImageNetPictures(Benchmark):
         return self.listing.lines()
 
     def open(self, row: Row) -> Image.Image:
-        return open_rgb((self.root / row.source).read_bytes())
+        with (self.root / row.source).open("rb") as file:
+            return open_rgb(file.read(MAX_BYTES + 1))
 
     def folder_rows(self, folders: Iterable[tuple[Path, int]]) -> list[Row]:
         """Return the pictures of class folders, keyed by their path."""
