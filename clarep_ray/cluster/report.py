@@ -9,11 +9,11 @@ from clarep_ray import dotted
 from clarep_ray.analysis.gallery import is_sweep, read_own_calibration, write_extraction_page, write_sweep_page
 from clarep_ray.analysis.gallery.k_steps import finished_k_steps, k_step_folder
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.config import ExtractConfig, ReportConfig
+from clarep_ray.cluster.repair import recorded_config
+from clarep_ray.config import ExtractConfig, Given, ReportConfig
 from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.store import RUN
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import OutputStore
 
 
 def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Path:
@@ -29,21 +29,24 @@ def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Pa
     read_root(folder)
     if config.calibration is not None:
         read_own_calibration(config.calibration, folder)
-    decode_k_steps(folder, config.k_steps, say)
+    decode_k_steps(folder, config.k_steps, say, config.given)
     return write_extraction_page(
         folder, calibration=config.calibration, max_samples=config.max_samples, max_mb=config.max_mb
     )
 
 
-def decode_k_steps(folder: Path, steps: Sequence[int], say: Callable[[str], None] = print) -> None:
+def decode_k_steps(
+    folder: Path, steps: Sequence[int], say: Callable[[str], None] = print, given: Given | None = None
+) -> None:
     """Decode all samples of a finished extraction with the same k, once for every step that is not there yet.
 
     k = 0 is the projection `none`. Everything but k stays as in the extraction, and no SVD is taken. Resumable, as
-    every extraction is. Raises ValueError where a step is no valid k, or where there is no side-car.
+    every extraction is. Raises ValueError where a step is no valid k, where there is no side-car, or where the
+    extraction read places that were not given.
     """
     if not steps:
         return
-    config = dotted.from_flat(ExtractConfig, read_json_object(folder / RUN)["config"])
+    config = recorded_config(OutputStore(folder), given or Given())
     most = config.spectrum.num_directions
     for k in steps:
         require(0 <= k <= most, "k_steps", k, f"0 to {most}, the directions that {str(folder)!r} kept")
