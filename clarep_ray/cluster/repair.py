@@ -31,4 +31,8 @@ def recorded_config(store: Store, given: Given) -> ExtractConfig:
         raise ValueError(
             f"{where} is damaged ({error}); run the command of the extraction again, which restores it where it can"
         ) from None
-    return found(ExtractConfig, flat, given.said() | {"output.path": store.where}, where)
+    own = {
+        "output.path": store.where,
+        "health.enabled": False,
+    }  # the same bytes again, or none: nothing to be warned of
+    return found(ExtractConfig, flat, given.said() | own, where)

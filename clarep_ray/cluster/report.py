@@ -44,14 +44,14 @@ def decode_k_steps(
     every extraction is. Raises ValueError where a step is no valid k, where there is no side-car, or where the
     extraction read places that were not given.
     """
-    if not steps:
+    done = finished_k_steps(folder)
+    if not set(steps) - set(done):
         return
     config = recorded_config(OutputStore(folder), given or Given())
     most = config.spectrum.num_directions
     for k in steps:
         require(0 <= k <= most, "k_steps", k, f"0 to {most}, the directions that {str(folder)!r} kept")
     configs = {k: k_step_config(config, folder, k) for k in dict.fromkeys(steps)}
-    done = finished_k_steps(folder)
     for k, step in configs.items():
         if k not in done:
             say(f"k = {k}: decoding into {step.output.path}")
