@@ -16,6 +16,12 @@ from clarep_ray.models.weight_files import check_fits, read_sizes, stored_shapes
 
 FORMER_CLASSES = {"DiTTransformer2DModel": "Transformer2DModel"}
 """Class -> what diffusers called it, together with others, before; `norm_type` tells them apart."""
+NAMES_CODE = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "kernel_config", "use_kernels"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal", "quantization_config"),
+)
+PLAIN = ("eager", "sdpa", False)
+"""Settings of configs that name kernels of the Hub or other packages, and their values that name none."""
 CONVERT = "convert .bin weights once: save_pretrained(folder, safe_serialization=True) in an environment you trust"
 
 
@@ -39,6 +45,7 @@ def load_component(
     shapes = {f"{path.name}:{key}": shape for path in files for key, shape in stored_shapes(path).items()}
     config = read_sizes(folder / "config.json", len(shapes))
     _check_class(kind, config, folder)
+    _refuse_code(config, folder)
     for field, values in (valid or {}).items():
         if config.get(field, values[0]) not in values:
             raise ValueError(
@@ -86,6 +93,18 @@ def _check_class(kind: Any, config: Mapping[str, Any], folder: Path) -> None:
     named = found[0] if isinstance(found, list) and found else found
     if found is not None and str(named).removeprefix("Flax") != valid:
         raise ValueError(f"model.weights: {str(folder)!r} is of the class {shown(str(named))!r}; valid: {valid}")
+
+
+def _refuse_code(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError where a config, at any depth, names code: the libraries would fetch kernels and quantisers."""
+    for field, value in config.items():
+        if field in NAMES_CODE and value is not None and value not in PLAIN:
+            raise ValueError(
+                f"model.weights: {str(folder / 'config.json')!r}: {field} is {shown(repr(value))}; valid: a config "
+                "without it: it names code"
+            )
+        if isinstance(value, Mapping):
+            _refuse_code(value, folder)
 
 
 def square_side(size: Any, where: str) -> int:

@@ -159,3 +159,31 @@ def test_schedulers_names_and_tokenizers_are_refused(good: dict[str, Path], tmp_
     assert verdicts[0].outcome == "read"
     wrong = [verdict.line[:600] for verdict in verdicts[1:] if not right("", verdict)]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_config_that_names_kernels_or_packages_is_refused(
+    depth: int, good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries would fetch `attn_implementation: ORG/NAME` from the Hub and run it, whatever trust says."""
+    from transformers import CLIPTextModel
+
+    from clarep_ray.models import diffusers_folder
+
+    settings = json.loads((good["stable_diffusion"] / "text_encoder/config.json").read_bytes())
+
+    def load(more: dict[str, Any], label: str) -> None:
+        for _ in range(depth):
+            more = {"text_config": more}
+        data = json.dumps(settings | more).encode()
+        folder = replaced(good["stable_diffusion"], tmp_path / label, "text_encoder/config.json", data)
+        diffusers_folder.load_component(CLIPTextModel, str(folder), "text_encoder", "float32")
+
+    if not depth:
+        load({"attn_implementation": "sdpa"}, "plain")
+    monkeypatch.setattr(diffusers_folder, "check_fits", lambda *_: pytest.fail("the network was built"))
+    for name in diffusers_folder.NAMES_CODE:
+        for number, value in enumerate(["evil/kernel", "paged|evil/kernel", {"quant_method": "evil"}, True, ["evil"]]):
+            with pytest.raises(ValueError, match=rf"config\.json': {name} is .*: it names code") as error:
+                load({name: value}, f"{name}-{number}")
+            assert len(str(error.value)) < 800
