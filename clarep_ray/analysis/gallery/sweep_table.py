@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config.checks import require
+from clarep_ray.data.text_tables import unguarded
 from clarep_ray.data.untrusted import read_json_object
 
 TRIALS, SWEEP = "trials.csv", "sweep.json"
@@ -76,8 +77,8 @@ def read_sweep(folder: Path) -> SweepTable:
         name, metric, mode = about["name"], about["metric"], about["mode"]
         fields = tuple(str(field) for field in about["fields"])
         with (folder / TRIALS).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            header, rows = tuple(reader.fieldnames or ()), list(reader)
+            header, *lines = ([unguarded(cell) for cell in line] for line in csv.reader(file) if line)
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error!r}") from None
     require(mode in ("max", "min"), f"{SWEEP}: mode", mode, "max, min")
