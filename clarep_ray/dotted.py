@@ -118,7 +118,7 @@ def check_local(name: str, value: object) -> None:
     for entry in typing.cast(tuple[object, ...], value if isinstance(value, tuple) else (value,)):
         text = str(entry) if isinstance(entry, str | PurePath) else ""
         if text.startswith("s3:/"):
-            url = "s3://" + text.removeprefix("s3:").lstrip("/")
+            url = "s3://" + text.removeprefix("s3:").lstrip("/").rpartition("@")[2].partition("?")[0]
             raise ValueError(
                 f"{name}: {url!r} lies in object storage; valid: a folder, such as a copy of it: "
                 f"uv run jobs/verify.py {url} --copy-to FOLDER"

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.inside import NotInside
 from clarep_ray.tracking.outbox import Outbox, OutboxBusy, find_outbox, new_outbox
 from clarep_ray.tracking.sender import Sender
 from clarep_ray.tracking.tags import environment_tags
 from clarep_ray.tracking.told import Told
-from clarep_ray.tracking.uri import browse_hint, redact, tracking_uri
+from clarep_ray.tracking.uri import browse_hint, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 16

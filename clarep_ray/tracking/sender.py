@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.inside import NotInside
 from clarep_ray.tracking.delivery import MAX_METRICS, Delivery, Refused
 from clarep_ray.tracking.entries import Entry
 from clarep_ray.tracking.outbox import FOLDER, Outbox, OutboxBusy, outboxes_of
-from clarep_ray.tracking.uri import redact, tracking_uri, without_credentials
+from clarep_ray.tracking.uri import tracking_uri, without_credentials
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """How long the thread lets a server be after a fault: twice as long after each."""

@@ -119,6 +119,9 @@ def test_the_token_is_this_users_alone(head: dict[str, Any]) -> None:
     assert len(token) == 64
     logged = [file for file in Path(head["logs"]).rglob("*") if file.is_file() and token in file.read_text("latin1")]
     assert not logged
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _family(head["driver"], *head["pids"])]
+    assert len(lines) > 3
+    assert not [line for line in lines if token.encode() in line]
 
 
 def test_the_session_is_this_users_alone(head: dict[str, Any]) -> None:
