@@ -32,7 +32,7 @@ def evaluate_one(
     import torch
 
     from clarep_ray.cadistill.evaluation import accuracy
-    from clarep_ray.cadistill.run import LAST, train_alone
+    from clarep_ray.cadistill.run import train_alone
     from clarep_ray.data.picture_rows import open_pictures
     from clarep_ray.models.students import load_student
 
@@ -42,7 +42,7 @@ def evaluate_one(
     path = Path(config.output) / EVALUATION
     if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
         return kept["accuracy"]
-    student = load_student(Path(config.output) / LAST)  # not where a record that may be somebody else's says it is
+    student = load_student(result["last"]["student"])
     known = student.architecture.classes
     sets = {
         split: open_pictures(dotted.override(config.val, {"digits.split": split}), student.view, known)

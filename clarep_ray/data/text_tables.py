@@ -17,7 +17,7 @@ BLANK = r"\s\x00-\x1f\x7f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff"
 FORMULA = re.compile(
     rf"['\"\u2018\u2019\u201c\u201d{BLANK}]*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212\ufe62\ufe63\ufe66\ufe6b|%]|'*[\t\r\n]"
 )
-"""Also in full width and small forms, behind blanks and quotes; and a cell that begins as the next one would."""
+"""Also in full width and small forms, behind blanks and quotes; and behind a tab or a line break, which some drop."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.ASCII | re.IGNORECASE)
 LINK, TAG = re.compile(r"\](?=\s*[(\[])"), re.compile(r"<(?=[A-Za-z/!?])")
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -200,6 +201,7 @@ def test_a_job_tells_no_secret_in_output_logs_or_process_lists(secrets: dict[str
     )
     seen: set[str] = set()
     while process.poll() is None:
+        time.sleep(0.05)
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))

@@ -77,11 +77,13 @@ def read_sweep(folder: Path) -> SweepTable:
         name, metric, mode = about["name"], about["metric"], about["mode"]
         fields = tuple(str(field) for field in about["fields"])
         with (folder / TRIALS).open(newline="", encoding="utf-8") as file:
-            header, *lines = ([unguarded(cell) for cell in line] for line in csv.reader(file) if line)
-        rows = [dict(zip(header, line, strict=True)) for line in lines]
+            reader = csv.DictReader(file)
+            header, rows = tuple(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error!r}") from None
     require(mode in ("max", "min"), f"{SWEEP}: mode", mode, "max, min")
+    header = tuple(map(unguarded, header))
+    rows = [{unguarded(name): unguarded(cell) for name, cell in row.items()} for row in rows]
     needed = ("trial", "status", "seed", *fields, f"{PREFIX}{metric}")
     missing = [column for column in needed if column not in header]
     require(not missing, f"{TRIALS}: columns", ", ".join(header), f"also {', '.join(missing)}")
