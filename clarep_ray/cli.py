@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import tyro
 
 from clarep_ray.cluster import guards
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
@@ -121,8 +122,8 @@ def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -
 
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
-    """Print one line to stderr and exit; names of files in it cannot write on the terminal."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    """Print one line to stderr and exit; names of files in it cannot write on the terminal, nor passwords."""
+    print(f"error: {printable(redact(message))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -131,7 +132,7 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
     rows = origin_table(preset, resolved)
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:
-        print(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}")
+        print(f"  {name:<{width}}  {printable(redact(str(value))):<24}  {origin}")
 
 
 @contextmanager

@@ -17,6 +17,9 @@ EXECUTION: Mapping[str, Any] = {"fingerprint": False}
 WHERE: Mapping[str, Any] = {**EXECUTION, "object_storage": True}
 """The same of a field that takes s3://BUCKET/PREFIX as well as a folder; all others refuse it."""
 
+LONGEST_VALUE = 200
+"""Characters of a value in an error."""
+
 Config = TypeVar("Config")
 
 
@@ -99,9 +102,15 @@ def check_types(config: object) -> None:
         if hints[item.name] is float and type(value) is int and abs(value) < 2**63:
             object.__setattr__(config, item.name, float(value))
         elif not _fits(value, hints[item.name]):
-            raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
+            raise ValueError(f"{item.name}: {shortened(value)} is not valid; valid: {_describe(hints[item.name])}")
         if not item.metadata.get("object_storage"):
             check_local(item.name, value)
+
+
+def shortened(value: object) -> str:
+    """Return how a value is written in an error: cut short, for it may be a stranger's."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def check_local(name: str, value: object) -> None:
@@ -109,7 +118,7 @@ def check_local(name: str, value: object) -> None:
     for entry in typing.cast(tuple[object, ...], value if isinstance(value, tuple) else (value,)):
         text = str(entry) if isinstance(entry, str | PurePath) else ""
         if text.startswith("s3:/"):
-            url = "s3://" + text.removeprefix("s3:").lstrip("/")
+            url = "s3://" + text.removeprefix("s3:").lstrip("/").rpartition("@")[2].partition("?")[0]
             raise ValueError(
                 f"{name}: {url!r} lies in object storage; valid: a folder, such as a copy of it: "
                 f"uv run jobs/verify.py {url} --copy-to FOLDER"
@@ -152,4 +161,4 @@ def check_value(kind: type, name: str, value: object) -> None:
         hint = typing.get_type_hints(hint)[part]
     whole_for_float = hint is float and type(value) is int
     if not whole_for_float and not _fits(value, hint):
-        raise ValueError(f"{name}: {value!r} is not valid; valid: {_describe(hint)}")
+        raise ValueError(f"{name}: {shortened(value)} is not valid; valid: {_describe(hint)}")

@@ -11,7 +11,7 @@
 #   CLAREP_MAX_REQUEUES=20   times that a run which meets its time limit is queued again; the same command continues
 #
 # Ends with the job's own exit code (README, "Your own images"); with 2 for a wrong setting, 1 where Ray does not come
-# up, 143 where it was stopped and not queued again. Logs of Ray: /tmp/ray-JOB on each node.
+# up, 143 where it was stopped and not queued again. Logs of Ray: /tmp/ray-JOB/r on each node.
 #SBATCH --job-name=clarep
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -46,11 +46,19 @@ elif ((nodes > 1)); then
   [[ -n $address ]] || fail CLAREP_INTERFACE "" "the interface between the nodes: the host's name is the loopback"
 fi
 
+# Ray gives its folders mode 0777: on each node they lie in one that only this user can enter.
+session=/tmp/ray-$SLURM_JOB_ID
+# shellcheck disable=SC2016  # expanded on each node
+enter='mkdir -m 700 "$1" 2> /dev/null || [[ -O $1 && ! -L $1 && $(stat -c %a "$1") == 700 ]] || exit 1; shift; exec "$@"'
+bash -c "$enter" enter "$session" true || fail session "$session" "a folder of your own with mode 700, or none"
+
 # A token of this job's own, on the file system that every node sees, for this user alone.
-umask 077
 private=$HOME/.clarep-ray/$SLURM_JOB_ID
-mkdir -p "$private"
-od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$private/token"
+(
+  umask 077 # not the job's own: its outputs have the modes that the user chose
+  mkdir -p "$private"
+  od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$private/token"
+)
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 OMP_NUM_THREADS=1
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=2 # the job is over when Ray is told to end
@@ -66,6 +74,7 @@ clean_up() {
   done
   wait || true
   rm -rf "$private"
+  rmdir "$session" 2> /dev/null || true # with Ray's logs in it, it stays
 }
 trap clean_up EXIT
 stopped=
@@ -79,11 +88,11 @@ trap stop TERM INT
 
 common=(--block --disable-usage-stats --num-cpus "${SLURM_CPUS_ON_NODE:-1}")
 ray start --head "${common[@]}" --node-ip-address "$address" --port "$port" --include-dashboard False \
-  --temp-dir "/tmp/ray-$SLURM_JOB_ID" &
+  --temp-dir "$session/r" &
 started+=("$!")
 if ((nodes > 1)); then
   srun --overlap --nodes="$((nodes - 1))" --ntasks="$((nodes - 1))" --exclude="${SLURMD_NODENAME:-$(hostname)}" --kill-on-bad-exit=0 \
-    ray start --address "$RAY_ADDRESS" "${common[@]}" &
+    bash -c "$enter" enter "$session" ray start --address "$RAY_ADDRESS" "${common[@]}" &
   started+=("$!")
 fi
 # The job counts the GPUs when it starts: all nodes have to be there.

@@ -1,13 +1,13 @@
 """One HTML page of an extraction or a sweep: uv run jobs/report.py outputs/extract [--k-steps 0 4 8]"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from clarep_ray import cli
-from clarep_ray.config import ReportConfig
+from clarep_ray.config import Given, ReportConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class ReportJob(ReportConfig):
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Output folder of an extraction, or folder of a sweep."""
+    given: Annotated[Given, tyro.conf.arg(name="")] = field(default_factory=Given)
 
 
 def main() -> None:

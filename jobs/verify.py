@@ -1,25 +1,30 @@
 """Check every hash and count of an extraction: uv run jobs/verify.py outputs/extract [--repair]"""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from clarep_ray import cli
+from clarep_ray.config import Given
 
 
 @dataclass(frozen=True)
 class VerifyJob:
     """Check an extraction output; exits with 1 where something is damaged and was not repaired."""
 
-    output: Annotated[str, tyro.conf.Positional]
+    where: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """Output folder of an extraction, or s3://BUCKET/PREFIX."""
     repair: bool = False
-    """Compute damaged units again, and nothing else; summary, figures and page are made again from the units."""
+    """Compute damaged units again, and nothing else; summary, figures and page are made again from the units.
+
+    Places that the extraction read are given below, as to it.
+    """
     copy_to: Path | None = None
     """Copy a finished output at s3:// into this new folder, which is there once every hash is right; continues."""
+    given: Annotated[Given, tyro.conf.arg(name="")] = field(default_factory=Given)
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
     with cli.exit_codes():
         from clarep_ray.data.store import open_store
 
-        store = open_store(job.output)
+        store = open_store(job.where)
         if job.copy_to is not None:
             from clarep_ray.data.copy_output import copy_output
             from clarep_ray.dotted import check_local
@@ -45,7 +50,7 @@ def main() -> None:
             from clarep_ray.cluster.repair import repair
 
             if not all(map(is_derived, damages)):
-                print(f"computed again: {repair(store, damages)}")
+                print(f"computed again: {repair(store, damages, job.given)}")
             print(f"made again: {', '.join(make_again(store)) or 'none'}")
             damages = verify(store)
         for line in uncovered(store):

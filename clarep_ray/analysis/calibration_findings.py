@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 
 from clarep_ray.analysis.calibration import DrawnNmi, JudgeScore, Saturation, compare
 from clarep_ray.config import CalibrateConfig
+from clarep_ray.data.text_tables import csv_text, markdown, markdown_table
 from clarep_ray.models.classifiers import classifier_name
 
 LABEL_EXPLAINS = (
@@ -164,7 +163,7 @@ class Findings:
             self._feature_line(),
             self._window_line(),
             self.time_verdict(),
-            *self.notes,
+            *map(markdown, self.notes),
         ]
         page = [title, "", *(f"* {line}" for line in lines if line)]
         about = [f"NMI, label: of {LABEL_EXPLAINS}."] if "label" in self.readings else []
@@ -195,7 +194,7 @@ class Findings:
     def _judge_line(self) -> str:
         if not self.judges:
             return ""
-        read = ", ".join(f"{judge.name} {judge.accuracy:.3f}" for judge in self.judges)
+        read = ", ".join(f"{markdown(judge.name)} {judge.accuracy:.3f}" for judge in self.judges)
         return f"the judges read the class of the originals themselves ({self.judges[0].images} images): {read}"
 
     def _time_line(self) -> str:
@@ -229,23 +228,19 @@ class Findings:
     def _score_table(self) -> list[str]:
         readings = [title for name in self.readings for title in (f"NMI, {name}", "chance")]
         titles = ["layer", "t_e", "variant", "images", *readings, "class read", "mean k"]
-        lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        lines: list[list[str]] = []
         for score in self.scores:
             drawn = [score.nmi[reading] for reading in self.readings]
             cells = [cell for nmi in drawn for cell in (nmi.shown, f"{nmi.mean_chance:.3f}")]
             cells += ["-" if np.isnan(score.accuracy) else f"{score.accuracy:.3f}", f"{score.mean_k:.1f}"]
             first = [score.layer, f"{score.t:g}", score.variant, str(score.images)]
-            lines.append(f"| {' | '.join([*first, *cells])} |")
-        return lines
+            lines.append([*first, *cells])
+        return [markdown_table(titles, lines)]
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
     """Return rows with the same columns as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows]).encode()
 
 
 def _saturation_rows(found: Saturation, classifiers: Sequence[str]) -> list[dict[str, Any]]:

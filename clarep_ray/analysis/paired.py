@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from clarep_ray.analysis.tables import SeedTable
+from clarep_ray.data.text_tables import markdown_table
 
 ROUNDING = 1e-12
 """Differences that spread less than this, relative to their size, are equal."""
@@ -63,12 +64,12 @@ def difference_table(table: SeedTable, reference: str) -> str:
         for column in table.columns
     }
     corrected = {column: holm([each.p for each in cells]) for column, cells in found.items()}
-    lines = [f"| minus {reference} | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
+    lines: list[list[str]] = []
     for place, row in enumerate(rows):
         cells = [
             str(PairedDifference(mean=each.mean, error=each.error, p=corrected[column][place]))
             for column in table.columns
             for each in [found[column][place]]
         ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([row, *cells])
+    return markdown_table((f"minus {reference}", *table.columns), lines)

@@ -13,6 +13,7 @@ from clarep_ray.analysis.clusters import cluster_nmi, nmi_with_chance
 from clarep_ray.analysis.judges import accuracy_on_originals, judge, originals_of
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.config import ExtractConfig
+from clarep_ray.data.text_tables import markdown_table
 from clarep_ray.data.units import GATE_FIELDS, GATE_INPUT
 from clarep_ray.models.quality_gate import ACCEPTED, FLAGGED, RETRIED
 
@@ -118,9 +119,8 @@ def summary_table(metrics: Mapping[str, float]) -> str:
     titles, rows = metric_rows(metrics)
     if not rows:
         return "\n".join((NO_NMI, *about_numbers(metrics)))
-    lines = [f"| picture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for name, cells in rows.items():
-        lines.append(f"| {name} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
+    shown = [(name, *("-" if cell is None else f"{cell:.3f}" for cell in cells)) for name, cells in rows.items()]
+    lines = [markdown_table(("picture", *titles), shown)]
     if "nmi_chance" in metrics:
         lines += ["", f"NMI by chance, with shuffled labels: {metrics['nmi_chance']:.3f}"]
     else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+
+from clarep_ray.data.text_tables import csv_text, markdown_table
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,20 @@ class SeedTable:
 
     def markdown(self, confidence: float | None = None) -> str:
         """Return the table with mean +- standard deviation in every cell, and a confidence interval where asked for."""
-        lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
-        for row, cells in self.values.items():
-            lines.append(f"| {row} | {' | '.join(_cell(cells[column], confidence) for column in self.columns)} |")
-        return "\n".join(lines)
+        rows = [
+            (row, *(_cell(cells[column], confidence) for column in self.columns)) for row, cells in self.values.items()
+        ]
+        return markdown_table((self.title, *self.columns), rows)
 
     def csv(self) -> str:
         """Return one line per row, column and seed."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer)
-        writer.writerow(("row", "column", "seed", "value"))
-        for row, cells in self.values.items():
-            for column in self.columns:
-                writer.writerows((row, column, seed, f"{value:.6g}") for seed, value in enumerate(cells[column]))
-        return buffer.getvalue()
+        rows = (
+            (row, column, seed, f"{value:.6g}")
+            for row, cells in self.values.items()
+            for column in self.columns
+            for seed, value in enumerate(cells[column])
+        )
+        return csv_text(("row", "column", "seed", "value"), rows)
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,5 +303,5 @@ def _as_flags(config: CalibrateConfig, preset: str) -> list[str]:
     for name in (*models, "data.source", "data.path", "data.labels_file"):
         value = given[name]
         if value is not None and str(value) not in (str(usual[name]), str(Path(str(usual[name])).absolute())):
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+            flags += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
     return flags

@@ -10,6 +10,7 @@ import numpy as np
 
 from clarep_ray.cluster.evaluate import Session, no_answers
 from clarep_ray.cluster.evaluate_units import CLEAN
+from clarep_ray.data.text_tables import markdown, markdown_table
 from clarep_ray.robustness import results as found_in
 from clarep_ray.robustness.results import Cell, Verdicts
 from clarep_ray.robustness.statistics import TABLES, Figure, ResultTable, paper_table
@@ -127,7 +128,7 @@ def _with_budget(found: Found, key: str) -> str:
 def report_text(found: Found) -> str:
     """Return the page of text: trust checks, tables, and the comparison of two classifiers."""
     attacks = found.session.config.attacks
-    lines = [f"# Robustness of {' and '.join(found.results)}", ""]
+    lines = [f"# Robustness of {' and '.join(map(markdown, found.results))}", ""]
     if found.session.config.attacked:
         lines += [
             f"L-inf budget {attacks.eps_255:g}/255 (cw: L2, c = {attacks.cw.c:g}); {attacks.implementation} attacks.",
@@ -151,10 +152,10 @@ def view_lines(session: Session) -> Iterator[str]:
     given = [name for name in ("image_size", "resize", "interpolation") if getattr(settings, name) is not None]
     whose = f"benchmarks.{', benchmarks.'.join(given)} and its own config" if given else "its own config"
     for model, view in session.views.items():
-        yield f"Images for {model}: {view.text} ({whose})."
+        yield f"Images for {markdown(model)}: {view.text} ({whose})."
         other = {name: side for name, side in session.stored.items() if side != view.image_size}
         for name, side in other.items():
-            yield f"{name}: stored with {side} pixels, resized to {view.image_size} for {model}."
+            yield f"{name}: stored with {side} pixels, resized to {view.image_size} for {markdown(model)}."
     if len({view.image_size for view in session.views.values()}) > 1:
         yield "The two classifiers have other input sides: no attack is transferred between them."
     if len(set(session.views.values())) > 1 and session.stored.keys() != session.benchmarks.keys():
@@ -163,12 +164,12 @@ def view_lines(session: Session) -> Iterator[str]:
 
 def _trust_lines(found: Found) -> Iterator[str]:
     for model, findings in found.trust.items():
-        yield from (f"| trust checks: {model} | passed | numbers | a failure means |", "|---|---|---|---|")
+        rows: list[tuple[str, ...]] = []
         for finding in findings:
             numbers = ", ".join(f"{name} {value:.3g}" for name, value in finding.numbers.items())
             verdict = "yes" if finding.passed else f"NO ({finding.severity})"
-            yield f"| {finding.name} | {verdict} | {numbers} | {finding.meaning} |"
-        yield ""
+            rows.append((finding.name, verdict, numbers, finding.meaning))
+        yield from (markdown_table((f"trust checks: {model}", "passed", "numbers", "a failure means"), rows), "")
     if not found.trust and found.session.config.attacked:
         yield from ("No trust check was run: robust accuracies may come from masked gradients.", "")
 
@@ -183,7 +184,7 @@ def _label_lines(found: Found) -> Iterator[str]:
     """Say how each classifier's labels became each benchmark's, and which of its logits compete."""
     for model, benchmarks in found.session.labels.items():
         for benchmark, line in benchmarks.items():
-            yield f"- labels of {model} on {benchmark}: {line}"
+            yield f"- {markdown(f'labels of {model} on {benchmark}: {line}')}"
     yield ""
 
 
@@ -195,8 +196,8 @@ def _non_finite_lines(found: Found) -> Iterator[str]:
             bad, images = sum(int(v.non_finite.sum()) for v in some), sum(len(v.right) for v in some)
             if bad:
                 yield from (
-                    f"{model}: {bad} of {images} images {what} give logits that are not finite (NaN or infinite); "
-                    "they count as wrong.",
+                    f"{markdown(model)}: {bad} of {images} images {what} give logits that are not finite (NaN or "
+                    "infinite); they count as wrong.",
                     "",
                 )
 
@@ -205,10 +206,11 @@ def _paired_lines(found: Found) -> Iterator[str]:
     if not found.paired:
         return
     first, second = found.results
-    yield f"| {first} less {second} | images | difference | only {first} | only {second} | McNemar p |"
-    yield "|---|---|---|---|---|---|"
+    titles = (f"{first} less {second}", "images", "difference", f"only {first}", f"only {second}", "McNemar p")
+    rows: list[tuple[str, ...]] = []
     for row in found.paired:
         where = f"{row['benchmark']}/{row['slice']}/{row['attack']}, seed {row['seed']}"
         difference = f"{SHARE * row['difference']:+.1f}"
-        counts = f"{row['count']} | {difference} | {row['only_first']} | {row['only_second']}"
-        yield f"| {where} | {counts} | {row['p_value']:.2g} |"
+        counts = (str(row["count"]), difference, str(row["only_first"]), str(row["only_second"]))
+        rows.append((where, *counts, f"{row['p_value']:.2g}"))
+    yield markdown_table(titles, rows)

@@ -1,6 +1,6 @@
 """What must hold before a job does anything: versions without known holes, and an environment that opens none.
 
-Imports nothing but the standard library and `packaging`: it is asked at every start.
+Imports nothing heavy: it is asked at every start.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.version import Version
+
+from clarep_ray.config.credentials import check_environment_uri
 
 FLOORS = {
     "ray": "2.56",  # CVE-2026-57516: its WebDataset reader unpickles
@@ -37,9 +39,10 @@ AUTH_MODE, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
 
 
 def check_start() -> None:
-    """Raise ValueError naming a library that is too old, or a variable that would let input data run code."""
+    """Raise ValueError naming a library that is too old, or a variable that lets data run code or tells a secret."""
     check_versions()
     check_environment()
+    check_environment_uri()
 
 
 def check_versions() -> None:

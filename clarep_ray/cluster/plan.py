@@ -19,6 +19,7 @@ from clarep_ray.cluster.provenance import identity, provenance
 from clarep_ray.cluster.settings import check_effects, check_settings
 from clarep_ray.cluster.workers import default_actors
 from clarep_ray.config import ExtractConfig
+from clarep_ray.config.found import check_found
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
@@ -149,6 +150,14 @@ def _with_batch(config: ExtractConfig, choose: Choose) -> ExtractConfig:
     if config.engine.micro_batch is not None:
         return config
     recorded = recorded_field(open_store(config.output.path), "engine.micro_batch")
+    if recorded is not None:  # by an output that may be somebody else's; a choice never exceeds a unit
+        most, path = config.engine.unit_size, f"{config.output.path}/{RUN}"
+        check_found(ExtractConfig, "engine.micro_batch", recorded, path)
+        if recorded > most:
+            raise ValueError(
+                f"engine.micro_batch: {path!r} says {recorded}, more than engine.unit_size ({most}); valid: "
+                f"--engine.micro-batch {recorded} where that is yours"
+            )
     return dotted.override(config, {"engine.micro_batch": choose(config) if recorded is None else recorded})
 
 

@@ -10,11 +10,11 @@ from clarep_ray.analysis.gallery import is_sweep, read_own_calibration, write_ex
 from clarep_ray.analysis.gallery.k_steps import finished_k_steps, k_step_folder
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.made_again import make_again
-from clarep_ray.config import ExtractConfig, ReportConfig
+from clarep_ray.cluster.repair import recorded_config
+from clarep_ray.config import ExtractConfig, Given, ReportConfig
 from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
-from clarep_ray.data.store import RUN, OutputStore
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import OutputStore
 
 
 def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Path:
@@ -30,27 +30,30 @@ def write_report(config: ReportConfig, say: Callable[[str], None] = print) -> Pa
     read_root(folder)
     if config.calibration is not None:
         read_own_calibration(config.calibration, folder)
-    decode_k_steps(folder, config.k_steps, say)
+    decode_k_steps(folder, config.k_steps, say, config.given)
     make_again(OutputStore(folder))  # a summary that was cut short is no reason to have no page
     return write_extraction_page(
         folder, calibration=config.calibration, max_samples=config.max_samples, max_mb=config.max_mb
     )
 
 
-def decode_k_steps(folder: Path, steps: Sequence[int], say: Callable[[str], None] = print) -> None:
+def decode_k_steps(
+    folder: Path, steps: Sequence[int], say: Callable[[str], None] = print, given: Given | None = None
+) -> None:
     """Decode all samples of a finished extraction with the same k, once for every step that is not there yet.
 
     k = 0 is the projection `none`. Everything but k stays as in the extraction, and no SVD is taken. Resumable, as
-    every extraction is. Raises ValueError where a step is no valid k, or where there is no side-car.
+    every extraction is. Raises ValueError where a step is no valid k, where there is no side-car, or where the
+    extraction read places that were not given.
     """
-    if not steps:
+    done = finished_k_steps(folder)
+    if not set(steps) - set(done):
         return
-    config = dotted.from_flat(ExtractConfig, read_json_object(folder / RUN)["config"])
+    config = recorded_config(OutputStore(folder), given or Given())
     most = config.spectrum.num_directions
     for k in steps:
         require(0 <= k <= most, "k_steps", k, f"0 to {most}, the directions that {str(folder)!r} kept")
     configs = {k: k_step_config(config, folder, k) for k in dict.fromkeys(steps)}
-    done = finished_k_steps(folder)
     for k, step in configs.items():
         if k not in done:
             say(f"k = {k}: decoding into {step.output.path}")

@@ -6,7 +6,6 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray.cluster import control_plane, guards
+from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -32,9 +32,10 @@ LOCAL: dict[str, Any] = {
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
-    A cluster started here listens on the loopback only and asks for a token that only this user can read. Where the
-    cluster's control plane is lost, this process ends (`cluster/control_plane.py`). Raises
-    ValueError for an environment that would open it, or where the cluster to be joined asks for no token.
+    A cluster started here listens on the loopback only, asks for a token that only this user can read, and keeps its
+    files where only this user can enter. Where the cluster's control plane is lost, this process ends
+    (`cluster/control_plane.py`). Raises ValueError for an environment that would open it, or where the cluster to be
+    joined asks for no token.
     """
     prepare_environment()
     guards.check_authentication()
@@ -44,7 +45,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
-            options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
+            options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
         ray.init(**options)
     control_plane.watch()
     return dict(ray.cluster_resources())
@@ -82,14 +83,10 @@ def prepare_environment() -> None:
 
 
 def _private_token() -> Path:
-    """Return a token file in a folder of this process's own, readable by this user alone and gone with it."""
-    import atexit
+    """Return a new token file, readable by this user alone and gone with this process."""
     import secrets
-    import shutil
 
-    folder = Path(tempfile.mkdtemp(prefix="clarep-ray-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "auth_token"
+    path = private_folder() / TOKEN
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))

@@ -15,6 +15,7 @@ from clarep_ray.cluster.sweep_study import Study
 from clarep_ray.config import Point, SearchConfig
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import OutputStore
+from clarep_ray.data.text_tables import markdown
 from clarep_ray.presets import Sweep
 
 TRIALS, SUMMARY, TABLE, PLOT = "trials.csv", "sweep.json", "table.md", "plot.png"
@@ -107,12 +108,12 @@ def describe(
     parts = [
         table.markdown(0.95 if num_seeds > 1 else None),
         f"Mean +- standard deviation{interval} over {num_seeds} seeds." if num_seeds > 1 else "One seed.",
-        f"Best by {summary['metric']} ({summary['mode']}): {labels[best['trial']]}, {best['mean']:.4f}. It was chosen "
-        f"among {len(labels)} trials on the numbers shown; judge it anew on other seeds.",
+        f"Best by {summary['metric']} ({summary['mode']}): {markdown(labels[best['trial']])}, {best['mean']:.4f}. It "
+        f"was chosen among {len(labels)} trials on the numbers shown; judge it anew on other seeds.",
     ]
     bad = [f"{labels[row.trial]}, seed {row.seed}: {row.status}, {row.reason}" for row in rows if row.status != "ok"]
     if bad:
-        parts.append("Not in the table:\n\n" + "\n".join(f"* {line}" for line in bad))
+        parts.append("Not in the table:\n\n" + "\n".join(f"* {markdown(line)}" for line in bad))
     complete = complete_rows(table, num_seeds)
     reference = reference_row(rows, labels, study)
     if num_seeds > 1 and len(complete.values) > 1 and reference in complete.values:

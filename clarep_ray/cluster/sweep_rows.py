@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, Literal
 from clarep_ray.config import Point
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import OutputStore
+from clarep_ray.data.text_tables import csv_text
 
 ROWS, POINTS, CLAIMS = "rows", "points", "claims"
 Status = Literal["ok", "nan", "failed", "stopped"]
@@ -119,14 +118,13 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 def trials_csv(rows: Sequence[Row], fields: Sequence[str]) -> str:
     """Return one line per trial and seed: trial, status, seed, the varied fields, metrics, seconds and reason."""
     names = metric_names(rows)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(("trial", "status", "seed", *fields, *(f"metric/{name}" for name in names), "wall_s", "reason"))
+    header = ("trial", "status", "seed", *fields, *(f"metric/{name}" for name in names), "wall_s", "reason")
+    lines: list[tuple[object, ...]] = []
     for row in rows:
         cells = [_text(row.metrics[name]) if name in row.metrics else "" for name in names]
         varied = [row.point.get(name, "") for name in fields]
-        writer.writerow((row.trial, row.status, row.seed, *varied, *cells, f"{row.wall_s:.1f}", row.reason))
-    return buffer.getvalue()
+        lines.append((row.trial, row.status, row.seed, *varied, *cells, f"{row.wall_s:.1f}", row.reason))
+    return csv_text(header, lines)
 
 
 def _text(value: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from clarep_ray import dotted
 from clarep_ray.config import Block, Point, Range, SearchConfig, Space
+from clarep_ray.config.found import check_found, may_be_found
 from clarep_ray.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -47,12 +48,11 @@ def _values(name: str, given: Any) -> tuple[Any, ...] | Range:
 def check_space(space: Space, config: object, search: SearchConfig) -> None:
     """Raise ValueError for an unknown field, one that cannot change a result, a value of another type, or none."""
     known = dotted.flatten(config)
-    fixed = dotted.execution_fields(type(config)) | {name for name in known if name.endswith("seed")}
     if not space or not all(space):
         raise ValueError(f"space: {space!r} is not valid; valid: one field and more in every block")
     for name, values in ((name, values) for block in space for name, values in block.items()):
         dotted.override(config, {name: known.get(name)})  # an unknown one is refused with the known ones
-        if name in fixed or name.startswith(("output.", "tracking.")):
+        if not may_be_found(type(config), name) or name.endswith("seed") or name.startswith("output."):
             raise ValueError(f"space: {name!r} is not swept; valid: what changes a result (seeds: --search.seeds)")
         if isinstance(values, Range):
             _check_range(name, values, config, search)
@@ -60,14 +60,14 @@ def check_space(space: Space, config: object, search: SearchConfig) -> None:
         if not values:
             raise ValueError(f"{name}: () is not valid; valid: one value or more to try")
         for value in values:
-            dotted.check_value(type(config), name, value)
+            check_found(type(config), name, value, "space")
 
 
 def _check_range(name: str, values: Range, config: object, search: SearchConfig) -> None:
     if search.method == "grid":
         raise ValueError(f"{name}: {values} is not valid; valid: a list of values (search.method is grid)")
     for end in (values.low, values.high):
-        dotted.check_value(type(config), name, end)
+        check_found(type(config), name, end, "space")
 
 
 def choices(space: Space, name: str) -> tuple[Any, ...]:

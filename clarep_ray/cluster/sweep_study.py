@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from clarep_ray import dotted
 from clarep_ray.cluster.sweep_rows import Row, Status, commit_row, read_row
 from clarep_ray.config import Point
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.owner import OutputInUse
 
 Report = Callable[[int, float], None]
@@ -142,7 +143,7 @@ def run_cell(study: Study, point: Point, seed: int, metric: str, report: Report)
     except INFRASTRUCTURE:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+        reason = redact(f"{type(error).__name__}: {error}")[:MAX_REASON]
     row = make_row(study, point, seed, status=status, metrics=metrics, reason=reason, wall_s=time.monotonic() - began)
     commit_row(study.root, row)
     return row

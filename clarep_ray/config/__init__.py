@@ -68,6 +68,7 @@ from clarep_ray.config.extract import (
     Source,
     SpectrumConfig,
 )
+from clarep_ray.config.given import Given
 from clarep_ray.config.health import HealthBenchmarkConfig, HealthConfig
 from clarep_ray.config.output import OutputConfig, OutputKind
 from clarep_ray.config.projection import INPUT, PROJECTION_MODES, Extra, ProjectionMode, parse_extra
@@ -124,6 +125,7 @@ __all__ = [
     "ExtractConfig",
     "FeatureConfig",
     "FeatureMapConfig",
+    "Given",
     "HealthBenchmarkConfig",
     "HealthConfig",
     "InteractionConfig",

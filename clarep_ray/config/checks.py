@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from clarep_ray.dotted import shortened
+
 
 def require(condition: bool, name: str, value: object, valid: str) -> None:
     """Raise ValueError naming field, value and valid values where `condition` is false."""
     if not condition:
-        raise ValueError(f"{name}: {value!r} is not valid; valid: {valid}")
+        raise ValueError(f"{name}: {shortened(value)} is not valid; valid: {valid}")
 
 
 def require_seed(seed: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clarep_ray.config.checks import require
+from clarep_ray.config.credentials import shown_url
 from clarep_ray.config.location import VALID, is_url, parse_s3
 from clarep_ray.config.projection import UNPROJECTED, parse_extra
 from clarep_ray.dotted import EXECUTION, WHERE, check_types
@@ -35,7 +36,7 @@ class OutputConfig:
         check_types(self)
         require(bool(self.path), "output.path", self.path, VALID)
         for name, path in (("path", self.path), ("from_spectrum", self.from_spectrum or "")):
-            require(not is_url(path) or parse_s3(path) is not None, f"output.{name}", path, VALID)
+            require(not is_url(path) or parse_s3(path) is not None, f"output.{name}", shown_url(path), VALID)
         require(0 <= self.max_reject_rate <= 1, "output.max_reject_rate", self.max_reject_rate, "0 to 1")
         for name in self.extras:
             parse_extra(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clarep_ray.config.checks import require
+from clarep_ray.config.given import Given
 from clarep_ray.dotted import check_types
 
 
@@ -23,6 +24,8 @@ class ReportConfig:
     """Show at most so many samples, evenly spread over the input."""
     max_mb: float = 20.0
     """Pictures are as sharp as a page of this size allows [10^6 bytes]."""
+    given: Given = field(default_factory=Given)
+    """k_steps: what the extraction read, where that was not shipped."""
 
     def __post_init__(self) -> None:
         check_types(self)

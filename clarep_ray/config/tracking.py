@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from clarep_ray.config.credentials import check_uri
 from clarep_ray.dotted import EXECUTION, check_types
 
 
@@ -17,7 +17,7 @@ class TrackingConfig:
     uri: str | None = field(default=None, metadata=EXECUTION)
     """Tracking URI; None takes MLFLOW_TRACKING_URI, else a sqlite file mlflow.db in the current folder.
 
-    Without user and password: every output repeats its settings."""
+    Without user, password or token: every output repeats its settings."""
     experiment: str = field(default="clarep-ray", metadata=EXECUTION)
     """MLflow experiment."""
     registered_model: str = field(default="clarep-ray-student", metadata=EXECUTION)
@@ -25,11 +25,8 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.uri and "@" in urlsplit(self.uri).netloc:
-            raise ValueError(
-                "tracking.uri: a URI with user or password is not valid; valid: one without, and "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI, in the environment"
-            )
+        if self.uri:
+            check_uri("tracking.uri", self.uri)
         if not self.experiment.strip():
             raise ValueError(f"tracking.experiment: {self.experiment!r} is not valid; valid: a name")
         name = self.registered_model

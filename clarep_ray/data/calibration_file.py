@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clarep_ray.config import ExtractConfig
+from clarep_ray.config.found import check_found
 from clarep_ray.data.plain_json import plain_json
+from clarep_ray.data.records import shown
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.untrusted import read_json_object
 
@@ -57,7 +60,9 @@ def read_calibration(path: str) -> dict[str, Any]:
             raise ValueError("another version")
         other = sorted(record["settings"].keys() - set(SETTINGS))
         if other:
-            raise ValueError(f"it sets {other[0]!r}; valid: {', '.join(SETTINGS)}")
+            raise ValueError(f"it sets {shown(other[0])!r}; valid: {', '.join(SETTINGS)}")
+        for name, value in record["settings"].items():
+            check_found(ExtractConfig, name, value, CALIBRATION)
         if not isinstance(record["model"], dict) or not {"name", "weights_sha256"} <= record["model"].keys():
             raise ValueError("it does not say for which model it is")
         return {name: record[name] for name in ("settings", "model", "fingerprint", "notes", "curves")}

@@ -57,6 +57,15 @@ def read_inside(root: Path, name: str, max_bytes: int) -> bytes:
     return data
 
 
+def read_start_inside(root: Path, name: str, max_bytes: int) -> bytes:
+    """Return the first bytes of a file, at most so many; raises as `read_inside`."""
+    with _opened(root, name, READ) as handle:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise NotInside(f"{str(root / name)!r} is not a regular file")
+        with os.fdopen(os.dup(handle), "rb") as file:
+            return file.read(max_bytes)
+
+
 def has_file_inside(root: Path, name: str) -> bool:
     """Whether there is a regular file, not a link, of this name; raises as `parts_inside`."""
     parts_inside(name)

@@ -29,6 +29,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
+from clarep_ray.config.credentials import SERVER, redact, shown_url
 from clarep_ray.config.location import VALID, parse_s3
 from clarep_ray.data.store import ABANDONED_S, SHARDS, SPECTRA, WORK, StorageFault, Store
 
@@ -42,7 +43,6 @@ PROBE = "probe-"
 CLIENT: ClientConfig = {"timeout": "300s", "connect_timeout": "10s", "user_agent": "clarep-ray"}
 READERS, READ_AHEAD = 8, 64
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 LONGEST_REASON = 300
 
 
@@ -54,7 +54,7 @@ class ObjectStore(Store):
 
     def __post_init__(self) -> None:
         if parse_s3(self.url) is None:
-            raise ValueError(f"output.path: {self.url!r} is not valid; valid: {VALID}")
+            raise ValueError(f"output.path: {shown_url(self.url)!r} is not valid; valid: {VALID}")
 
     @property
     def _place(self) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def _endpoint() -> str | None:
         return None
     endpoint = os.environ[name]
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if not SERVER.fullmatch(endpoint) or "@" in endpoint or not parts.hostname:
         raise ValueError(f"environment: {name} is not valid; valid: https://HOST[:PORT], without user or password")
     allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
     if parts.scheme == "http" and not allowed and not _is_loopback(parts.hostname):
@@ -250,10 +250,7 @@ def _short(text: str) -> str:
     """Return what a store said, without its page of XML, and without what the environment keeps secret."""
     code = re.search(r"<Code>(\w+)</Code>", text)
     told = re.split(r"<\?xml|<Error|<!doctype|\n", text, maxsplit=1, flags=re.IGNORECASE)[0].strip()
-    for name in SECRETS:
-        if secret := os.environ.get(name):
-            told = told.replace(secret, "***")
-    return told[:LONGEST_REASON] + (f" ({code[1]})" if code else "")
+    return redact(told)[:LONGEST_REASON] + (f" ({code[1]})" if code else "")
 
 
 def _last(path: str) -> str:

@@ -14,6 +14,8 @@ from clarep_ray.config import Interpolation
 from clarep_ray.data.records import RejectedImage, RejectReason
 
 CropMode = Literal["center", "squash"]
+MAX_SIDE = 4096
+"""Of what a classifier's folder can ask for: memory follows from it."""
 MAX_RESIZED = 32 * 10**6
 """Pixels of an image before it is cut; a tenth of it is more than any photograph has."""
 FILTERS: dict[Interpolation, Image.Resampling] = {

@@ -24,12 +24,11 @@ from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.durable import new_folder
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
-from clarep_ray.data.views import View
+from clarep_ray.data.views import MAX_SIDE, View
 from clarep_ray.models.weight_files import check_fits, load_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "clarep_ray student 1"
-MAX_SIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from clarep_ray.data.records import shown
-from clarep_ray.data.views import View
+from clarep_ray.data.views import MAX_SIDE, View
 from clarep_ray.models.weight_files import check_fits, read_sizes, stored_shapes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -58,7 +58,9 @@ def timm_view(network: nn.Module, folder: Path, field: str) -> View:
         if channels != 3 or height != width:
             raise ValueError(f"input_size: {data['input_size']} is not valid; valid: (3, side, side)")
         resize = math.floor(height / data["crop_pct"])
+        if resize > MAX_SIDE:
+            raise ValueError(f"input_size and crop_pct: images of {resize} pixels are not valid; valid: {MAX_SIDE}")
         mode = data.get("crop_mode") or "center"
         return View(image_size=height, resize=resize, interpolation=data["interpolation"], mode=mode)
-    except (ValueError, ZeroDivisionError, TypeError) as error:
+    except (ValueError, ArithmeticError, TypeError) as error:
         raise ValueError(f"{field}: {str(folder / CONFIG)!r}: {error}") from None

@@ -35,10 +35,11 @@ SPARE = 2
 KERNELS = (None, "eager", "sdpa")
 FOREIGN: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_internal"), KERNELS),
+    **dict.fromkeys(("experts_implementation", "_experts_implementation", "_experts_implementation_internal"), KERNELS),
     **dict.fromkeys(
-        ("experts_implementation", "_experts_implementation", "kernel_config", "use_kernels"), (None, False)
+        ("kernel_config", "use_kernels", "auto_map", "custom_pipelines", "quantization_config", "trust_remote_code"),
+        (None, False),
     ),
-    **dict.fromkeys(("auto_map", "custom_pipelines", "quantization_config", "trust_remote_code"), (None, False)),
 }
 """Settings that name code, which a library may look for on a hub, -> the values that name none but its own."""
 SPARE_TENSORS = 1000

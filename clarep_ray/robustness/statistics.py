@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clarep_ray.data.text_tables import csv_text, markdown_table
 
 MISSING = "-"
 
@@ -127,22 +127,18 @@ class ResultTable:
 
     def markdown(self) -> str:
         """Return the table with mean, +- standard deviation where there are several seeds, and (images)."""
-        lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---" * (len(self.columns) + 1) + "|"]
-        for model, cells in self.rows.items():
-            lines.append(f"| {model} | {' | '.join(_cell(cells.get(column)) for column in self.columns)} |")
-        return "\n".join(lines)
+        rows = [(model, *(_cell(cells.get(column)) for column in self.columns)) for model, cells in self.rows.items()]
+        return markdown_table((self.title, *self.columns), rows)
 
     def csv(self) -> str:
         """Return one line per model, column and seed; an empty cell where no image could be read."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer)
-        writer.writerow(("model", "column", "seed", "percent", "images"))
+        rows: list[tuple[object, ...]] = []
         for model, cells in self.rows.items():
             for column in self.columns:
                 figure = cells.get(column, NOTHING)
                 shown = ("" if math.isnan(value) else f"{100 * value:.6g}" for value in figure.values)
-                writer.writerows((model, column, seed, text, figure.images) for seed, text in enumerate(shown))
-        return buffer.getvalue()
+                rows += ((model, column, seed, text, figure.images) for seed, text in enumerate(shown))
+        return csv_text(("model", "column", "seed", "percent", "images"), rows)
 
     def over_the_same_images(self, clean: str) -> ResultTable:
         """Return the table with a column of clean accuracies before those attacks that saw other images than `clean`.

@@ -8,6 +8,7 @@ for before it is made.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clarep_ray.data.inside import NotInside, read_inside
-from clarep_ray.tracking.entries import REFUSED, Entry
+from clarep_ray.data.records import shown
+from clarep_ray.tracking.entries import JOBS_WITH_MODELS, REFUSED, Entry
 from clarep_ray.tracking.outbox import Outbox
 from clarep_ray.tracking.uri import credentials_aside
 
@@ -52,8 +54,10 @@ class Refused(Exception):
 class Delivery:
     """One run's way to one server and experiment. Everything may raise whatever MLflow raises."""
 
-    def __init__(self, outbox: Outbox, uri: str, experiment: str) -> None:
+    def __init__(self, outbox: Outbox, uri: str, experiment: str, registered_model: str) -> None:
         self._outbox, self._uri, self._experiment_name = outbox, uri, experiment
+        self._registered_model = registered_model
+        self._uploaded: dict[str, str] = {}
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self.run_id = ""
@@ -62,14 +66,15 @@ class Delivery:
     def finds_run(self) -> bool:
         """Say whether the server knows the run, which is asked once.
 
-        Where a create call that was given up came through late, there are two: the one that has entries stays.
+        Where a create call that was given up came through late, there are two: the one that has entries stays, and
+        another one only goes where it is empty.
         """
         if not self.run_id:
             runs = self._search(self._outbox.run)
             _, known = self._outbox.sent(self._uri, self._experiment_name)
             kept = next((run for run in runs if run.info.run_id == known), runs[0] if runs else None)
             for run in runs:
-                if run is not kept:
+                if run is not kept and not (run.data.metrics or run.data.params):
                     self.client.delete_run(run.info.run_id)
             self.run_id = kept.info.run_id if kept else ""
         return bool(self.run_id)
@@ -174,12 +179,26 @@ class Delivery:
             self.client.log_batch(self.run_id, metrics=some)
 
     def _artifact(self, entry: Entry) -> None:
-        """Upload a copy of a file: MLflow would follow a link that somebody put in its place meanwhile."""
-        data = read_inside(self._outbox.output, entry["path"], MAX_ARTIFACT_BYTES)
+        """Upload a copy of a file: MLflow would follow a link that somebody put in its place meanwhile.
+
+        What was uploaded in this process and is still the same is not uploaded again, however often it is told.
+        """
+        data = self._read(entry["path"], MAX_ARTIFACT_BYTES)
+        digest = hashlib.sha256(data).hexdigest()
+        if self._uploaded.get(entry["path"]) == digest:
+            return
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / Path(entry["path"]).name
             copy.write_bytes(data)
             self.client.log_artifact(self.run_id, str(copy))
+        self._uploaded[entry["path"]] = digest
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        """Return a file of the output; Refused where it cannot be read, which no server can help."""
+        try:
+            return read_inside(self._outbox.output, path, max_bytes)
+        except (OSError, NotInside) as error:
+            raise Refused(str(error)) from None
 
     def _image(self, entry: Entry) -> None:
         """Upload a picture and its small copy as `MlflowClient.log_image` names them, but for a name we can repeat."""
@@ -189,12 +208,16 @@ class Delivery:
         key, step = entry["key"], entry["step"]
         name = uuid.uuid5(uuid.UUID(self._outbox.run), f"{key}/{step}/{entry['version']}")
         stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{entry['time_ms']}+{name}"
-        data = read_inside(self._outbox.output, entry["path"], MAX_IMAGE_BYTES)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture, tempfile.TemporaryDirectory() as folder:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Refused(f"{entry['path']!r} has more than {MAX_PIXELS} pixels")
-            picture.save(Path(folder) / f"{stem}.png")
-            compress_image_size(picture).save(Path(folder) / f"{stem}+compressed.webp")
+        data = self._read(entry["path"], MAX_IMAGE_BYTES)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+                    if picture.width * picture.height > MAX_PIXELS:
+                        raise ValueError(f"more than {MAX_PIXELS} pixels")
+                    picture.save(Path(folder) / f"{stem}.png")
+                    compress_image_size(picture).save(Path(folder) / f"{stem}+compressed.webp")
+            except Exception as error:  # Pillow raises many kinds for what is no image
+                raise Refused(f"{entry['path']!r} is no image that can be sent: {shown(str(error))}") from None
             self.client.log_artifacts(self.run_id, folder, "images")
         self.client.set_tag(self.run_id, IMAGES_TAG, "True")
 
@@ -208,6 +231,11 @@ class Delivery:
     def _model(self, entry: Entry) -> None:
         from clarep_ray.tracking.registry import log_model, register
 
+        job = self._outbox.entries[0].get("job")
+        if job not in JOBS_WITH_MODELS:
+            raise Refused(f"a run of the job {shown(str(job))!r} makes no model")
+        if entry["name"] != self._registered_model:  # whose models are replaced is for this command line to say
+            raise Refused(f"tracking.registered_model is {self._registered_model!r}, not {entry['name']!r}")
         model = log_model(self.client, self._experiment, self.run_id, self._outbox.output, entry)
         register(self.client, self.run_id, model, entry)
 

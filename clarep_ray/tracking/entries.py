@@ -13,13 +13,19 @@ from typing import Any
 from clarep_ray.data.inside import parts_inside
 from clarep_ray.data.records import shown
 
-MAX_WORD, MAX_TEXT, MAX_VALUES = 8192, 8 * 2**20, 10_000
-"""Characters of a name or value and of a text that becomes a file, and values of one entry."""
+MAX_NAME, MAX_WORD, MAX_TEXT, MAX_VALUES = 250, 8192, 8 * 2**20, 10_000
+"""Characters of a run's name, of a word and of a text that becomes a file, and values of one entry."""
 MAX_STEP = 2**63 - 1
 RUN = re.compile(r"[0-9a-f]{32}")
 MODEL_NAME = re.compile(r"[\w\-. ]{1,200}")
+MAX_KEY = 120
+IMAGE_KEY = re.compile(rf"[\w\-. /]{{1,{MAX_KEY}}}")
+"""What an image is called, which becomes part of a file's name."""
+NOTE = "mlflow.note.content"
+NOTE_LINK = re.compile(r"\]\s*[(\[]|<[A-Za-z/!?]|^\s{0,3}\[[^\]]*\]:", re.MULTILINE)
+"""What MLflow's pages would fetch or run in a run's description: links, images and HTML."""
 OWN_TAGS = {
-    *("mlflow.note.content", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "mlflow.user"),
+    *(NOTE, "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "mlflow.user"),
 }
 """Tags of MLflow's own that a run tells; all others that begin so would be instructions to MLflow."""
 REFUSED = "refused"
@@ -27,6 +33,10 @@ REFUSED = "refused"
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 SERVED = ("student",)
 """Kinds of models whose code is this package's own (`registry.CODE`)."""
+JOBS_WITH_MODELS = ("distill",)
+"""Jobs whose runs make a version of a registered model."""
+FILES = ("artifact", "image", "text", "model")
+"""Entries that become files on a server."""
 
 Entry = dict[str, Any]
 Check = Callable[[Any], bool]
@@ -34,6 +44,14 @@ Check = Callable[[Any], bool]
 
 def _word(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_WORD
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable()
+
+
+def _image_key(value: Any) -> bool:
+    return isinstance(value, str) and IMAGE_KEY.fullmatch(value) is not None
 
 
 def _text(value: Any) -> bool:
@@ -65,7 +83,9 @@ def _named(check: Check) -> Check:
 
 
 def _tags(value: Any) -> bool:
-    return _named(_word)(value) and all(name in OWN_TAGS or not name.startswith("mlflow.") for name in value)
+    if not _named(_word)(value) or NOTE_LINK.search(value.get(NOTE, "")):
+        return False
+    return all(name in OWN_TAGS or not name.startswith("mlflow.") for name in value)
 
 
 def _parent(value: Any) -> bool:
@@ -81,13 +101,13 @@ def _shape(value: Any) -> bool:
 
 
 FIELDS: dict[str, dict[str, Check]] = {
-    "open": {"name": _word, "job": _word, "fingerprint": _word, "parent": _parent, "tags": _tags},
+    "open": {"name": _name, "job": _word, "fingerprint": _word, "parent": _parent, "tags": _tags},
     "reopen": {},
     "params": {"values": _named(_word)},
     "tags": {"values": _tags},
     "metrics": {"values": _named(_number), "step": _whole},
     "text": {"name": _path, "text": _text},
-    "image": {"key": _word, "step": _whole, "path": _path, "version": _word},
+    "image": {"key": _image_key, "step": _whole, "path": _path, "version": _word},
     "artifact": {"path": _path, "version": _word},
     "dataset": {"name": _word, "digest": _word, "source": _word, "context": _word},
     "model": {

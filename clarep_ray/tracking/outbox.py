@@ -27,16 +27,19 @@ from clarep_ray.data.inside import (
     make_folders_inside,
     open_for_append,
     read_inside,
+    read_start_inside,
     write_inside,
 )
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
-from clarep_ray.tracking.entries import REFUSED, RUN, Entry, check_entry
+from clarep_ray.tracking.entries import FILES, REFUSED, RUN, Entry, check_entry
 from clarep_ray.tracking.uri import without_credentials
 
 FOLDER = ".mlflow-outbox"
 ENTRIES, SENT, LOCK, IMAGES = "entries.jsonl", "sent.json", "lock", "images"
-MAX_ENTRIES_BYTES = 256 * 2**20
-"""Of one run's entries; a training of a week tells some 20 MB."""
+MAX_ENTRIES_BYTES, MAX_FIRST_BYTES = 64 * 2**20, 2**20
+"""Of one run's entries, and of the first of them; a training of a week tells some 20 MB."""
+MAX_FILES, MAX_RUNS = 10_000, 10_000
+"""Files that one run tells, and runs about one output; others are not looked at."""
 
 
 class OutboxBusy(RuntimeError):
@@ -84,7 +87,11 @@ class Outbox:
         Raises ValueError as `check_entry`, OSError where the disk is full.
         """
         check_entry(entry)
+        if entry["op"] in FILES and sum(each["op"] in FILES for each in self.entries) >= MAX_FILES:
+            raise ValueError(f"a run tells MLflow at most {MAX_FILES} files")
         line, before = json.dumps(entry).encode() + b"\n", os.fstat(self._file.fileno()).st_size
+        if before + len(line) > MAX_ENTRIES_BYTES:
+            raise ValueError(f"a run tells MLflow at most {MAX_ENTRIES_BYTES} bytes")
         if self._file.write(line) != len(line):  # the disk is full: no half entry may stay in front of the next
             os.truncate(self._file.fileno(), before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / ENTRIES))
@@ -133,7 +140,7 @@ def new_outbox(output: Path) -> Outbox:
 def find_outbox(output: Path, job: str, fingerprint: str) -> Outbox | None:
     """Return the outbox of the run that a job with this fingerprint began in `output`; None where there is none."""
     for folder in outboxes_of(output):
-        first = next(_parsed(_read_entries(folder)), {})
+        first = next(_parsed(_read_entries(folder, first=True)), {})
         if (first.get("job"), first.get("fingerprint")) == (job, fingerprint):
             return Outbox(folder)
     return None
@@ -148,23 +155,31 @@ def outboxes_of(output: Path) -> list[Path]:
             if RUN.fullmatch(folder.name) and not folder.is_symlink():
                 with suppress(OSError):
                     times[folder] = (folder / ENTRIES).lstat().st_mtime_ns
-    return sorted(times, key=lambda folder: (times[folder], folder.name), reverse=True)
+    return sorted(times, key=lambda folder: (times[folder], folder.name), reverse=True)[:MAX_RUNS]
 
 
-def _read_entries(folder: Path) -> bytes:
+def _read_entries(folder: Path, first: bool = False) -> bytes:
     """Return the bytes of an outbox's entries; none where there are none yet, NotInside where they are no file."""
+    name = f"{FOLDER}/{folder.name}/{ENTRIES}"
     try:
-        return read_inside(folder.parent.parent, f"{FOLDER}/{folder.name}/{ENTRIES}", MAX_ENTRIES_BYTES)
+        if first:
+            return read_start_inside(folder.parent.parent, name, MAX_FIRST_BYTES)
+        return read_inside(folder.parent.parent, name, MAX_ENTRIES_BYTES)
     except FileNotFoundError:
         return b""
 
 
 def _parsed(data: bytes) -> Iterator[Entry]:
     """Yield the whole entries, in place of one that asks for more than it may the reason why it is never sent."""
+    files = 0
     for line in data[: data.rfind(b"\n") + 1].splitlines():
         try:
             entry = parse_json_object(line, ENTRIES)
             check_entry(entry)
+            if entry["op"] in FILES:
+                files += 1
+                if files > MAX_FILES:
+                    raise ValueError(f"it is the file {files} of at most {MAX_FILES}")
             yield entry
         except ValueError as error:
             yield {"op": REFUSED, "why": str(error)}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clarep_ray.data.inside import files_inside, read_inside
+from clarep_ray.data.inside import NotInside, read_inside
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CODE = {"student": Path(__file__).parent.parent / "cadistill" / "served_student.py"}
 """The file of this package that serves a kind of models: it calls MLflow's `set_model`. No entry names code."""
+FILES = {"student": ("config.json", "model.safetensors")}
+"""What is uploaded of a kind's folder."""
 MAX_MODEL_BYTES = 4 * 2**30
 """Of one file of a model's folder."""
 REQUIREMENTS = ["clarep-ray"]
@@ -31,8 +33,11 @@ def log_model(client: MlflowClient, experiment: str, run: str, output: Path, ent
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / entry["kind"]
             weights.mkdir()
-            for name in files_inside(output, entry["folder"]):
-                data = read_inside(output, f"{entry['folder']}/{name}", MAX_MODEL_BYTES)
+            for name in FILES[entry["kind"]]:
+                try:
+                    data = read_inside(output, f"{entry['folder']}/{name}", MAX_MODEL_BYTES)
+                except OSError as error:
+                    raise NotInside(str(error)) from None
                 (weights / name).write_bytes(data)
             _save(Path(folder) / "model", weights, entry, model_id=model.model_id, run_id=run)
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))

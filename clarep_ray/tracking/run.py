@@ -22,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.inside import NotInside
+from clarep_ray.data.records import printable
+from clarep_ray.tracking.entries import MAX_KEY, MAX_NAME, NOTE
 from clarep_ray.tracking.outbox import Outbox, OutboxBusy, find_outbox, new_outbox
 from clarep_ray.tracking.sender import Sender
 from clarep_ray.tracking.tags import environment_tags
 from clarep_ray.tracking.told import Told
-from clarep_ray.tracking.uri import browse_hint, redact, tracking_uri
+from clarep_ray.tracking.uri import browse_hint, tracking_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_PARAM, MAX_TAG, MAX_DIGEST = 500, 5000, 16
@@ -40,7 +43,7 @@ PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
 """How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
 five seconds, or in minutes where the cores are busy. What fails is not waited for."""
 MAX_HASHED_BYTES = 32_000_000
-CONFIG, NOTE = "config.json", "mlflow.note.content"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +116,9 @@ class Run:
         pixels = picture if isinstance(picture, Path) else _as_uint8(picture)
         with _surviving():
             path = pixels if isinstance(pixels, Path) else self._outbox.save(*_png(pixels))
-            version = _version(path)
-            if self._told.images.get((_name(key), step)) != version:
-                self._put("image", key=_name(key), step=step, path=self._path(path), version=version)
+            version, key = _version(path), _name(key)[:MAX_KEY]
+            if self._told.images.get((key, step)) != version:
+                self._put("image", key=key, step=step, path=self._path(path), version=version)
 
     def artifact(self, path: Path) -> None:
         """Tell a file, which has to stay where it is: it is read when it is sent."""
@@ -226,12 +229,13 @@ def start_run(
                 **(tags or {}),
             }
             cut = {key: redact(value)[:MAX_TAG] for key, value in known.items()}
-            first = {"op": "open", "name": name, "job": job, "fingerprint": fingerprint, "parent": parent, "tags": cut}
+            shown = printable(name)[:MAX_NAME]
+            first = {"op": "open", "name": shown, "job": job, "fingerprint": fingerprint, "parent": parent, "tags": cut}
             outbox.append(first | {"time_ms": time.time_ns() // 1_000_000})
     except (OSError, OutboxBusy, ValueError) as error:
         warnings.warn(f"this run is not in MLflow: {redact(str(error))}", stacklevel=2)
         return Run(None, None, uri, fingerprint)
-    return Run(outbox, Sender(outbox, uri, config.experiment), uri, fingerprint)
+    return Run(outbox, Sender(outbox, uri, config), uri, fingerprint)
 
 
 @contextmanager

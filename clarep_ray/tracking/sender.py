@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.config.credentials import redact
 from clarep_ray.data.inside import NotInside
 from clarep_ray.tracking.delivery import MAX_METRICS, Delivery, Refused
 from clarep_ray.tracking.entries import Entry
-from clarep_ray.tracking.outbox import FOLDER, Outbox, OutboxBusy, outboxes_of
-from clarep_ray.tracking.uri import redact, tracking_uri, without_credentials
+from clarep_ray.tracking.outbox import FOLDER, MAX_RUNS, Outbox, OutboxBusy, outboxes_of
+from clarep_ray.tracking.uri import tracking_uri, without_credentials
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """How long the thread lets a server be after a fault: twice as long after each."""
@@ -22,9 +23,9 @@ LONGEST_PROBLEM = 300
 class Sender:
     """Sends an outbox's entries from where this server's count stands."""
 
-    def __init__(self, outbox: Outbox, uri: str, experiment: str) -> None:
-        self._outbox, self._uri, self._experiment = outbox, uri, experiment
-        self._delivery = Delivery(outbox, uri, experiment)
+    def __init__(self, outbox: Outbox, uri: str, config: TrackingConfig) -> None:
+        self._outbox, self._uri, self._experiment = outbox, uri, config.experiment
+        self._delivery = Delivery(outbox, uri, config.experiment, config.registered_model)
         self._news, self._ending = threading.Event(), threading.Event()
         self._problem = ""
         self._refused: list[str] = []
@@ -128,6 +129,8 @@ def replay(root: Path, config: TrackingConfig) -> dict[str, str | None]:
         if FOLDER in names:
             names.remove(FOLDER)
             folders += reversed(outboxes_of(Path(folder)))
+        if len(folders) > MAX_RUNS:
+            raise ValueError(f"output: {str(root)!r} holds more than {MAX_RUNS} runs; valid: a folder below it")
     if not folders:
         raise ValueError(
             f"output: {str(root)!r} is not valid; valid: an output folder of a run with --tracking.enabled"
@@ -140,7 +143,7 @@ def replay(root: Path, config: TrackingConfig) -> dict[str, str | None]:
         except (OutboxBusy, OSError, NotInside) as error:
             found[str(output)] = str(error)
             continue
-        sender = Sender(outbox, tracking_uri(config, output), config.experiment)
+        sender = Sender(outbox, tracking_uri(config, output), config)
         sender.wake()
         found[str(output)] = sender.finish()
     return found

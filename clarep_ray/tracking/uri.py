@@ -8,20 +8,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from clarep_ray.config import TrackingConfig
+from clarep_ray.config.credentials import check_environment_uri
 
 DEFAULT_FILE = "mlflow.db"
-HIDDEN = "***"
-SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-"""Environment variables whose values are never written or told; of MLFLOW_TRACKING_URI it is user and password."""
-SHORTEST_SECRET = 4
-"""Shorter passwords are not searched for in texts: they would blacken half of every word."""
 
 
 def tracking_uri(config: TrackingConfig, output: Path) -> str:
     """Return where runs are logged: the config, MLFLOW_TRACKING_URI, or a sqlite file.
 
     The file lies in the current folder; inside a submitted Ray job, whose folder is temporary, beside the output.
+    Raises ValueError as `check_environment_uri`.
     """
+    check_environment_uri()
     if config.uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return config.uri or os.environ["MLFLOW_TRACKING_URI"]
     folder = output.parent if in_submitted_job() else Path.cwd()
@@ -60,18 +58,6 @@ def credentials_aside(uri: str) -> str:
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
     return without_credentials(uri)
-
-
-def redact(text: str) -> str:
-    """Return a text without the passwords and tokens that the environment holds for MLflow."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    userinfo = urlsplit(uri).netloc.rpartition("@")[0]
-    password = userinfo.partition(":")[2]
-    found = [userinfo, password, unquote(password), *(os.environ.get(name, "") for name in SECRETS)]
-    for secret in sorted(found, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, HIDDEN)
-    return text
 
 
 def browse_hint(uri: str) -> str:

@@ -10,7 +10,8 @@ import torch
 from clarep_ray import dotted
 from clarep_ray.cluster.plan import Plan, make_plan
 from clarep_ray.cluster.stages import extract_unit, finished_files
-from clarep_ray.config import ExtractConfig
+from clarep_ray.config import ExtractConfig, Given
+from clarep_ray.config.given import GivenData, GivenModel
 from clarep_ray.data.manifest import write_manifest
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import open_source
@@ -49,6 +50,11 @@ def small_config(weights: Path, images: Path, output: Path | str, **changes: Any
     paths = {"model.weights": str(weights), "data.path": str(images), "output.path": str(output)}
     renamed = {name.replace("__", "."): value for name, value in changes.items()}
     return override(EXTRACT["digits_smoke"]().config, SMALL | paths | renamed)
+
+
+def given(weights: Path, images: Path) -> Given:
+    """Return what a repair of a small run is told beside its output."""
+    return Given(model=GivenModel(weights=str(weights)), data=GivenData(path=str(images)))
 
 
 def command_line(config: ExtractConfig) -> list[str]:

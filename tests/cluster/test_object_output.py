@@ -29,7 +29,7 @@ from clarep_ray.data.units import InputChanged
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
 from clarep_ray.presets import CLARID_SWEEPS
-from tests.cluster.reference import small_config
+from tests.cluster.reference import given, small_config
 from tests.s3 import SECRET, S3Server, environment
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_an_output_in_objects_is_repaired_copied_and_decoded_again(
     store.put(f"shards/{store.names('shards')[1]}", b"damaged")
     damages = verify(store)
     assert [damage.unit for damage in damages] == [1]
-    assert repair(store, damages) == [1]
+    assert repair(store, damages, given(weights, images)) == [1]
     copy = override(config, {"output.path": str(tmp_path / "copy")})
     copy_output(store, tmp_path / "copy", quiet)
     assert run_extraction(copy, quiet)["units_resumed"] == 2

@@ -19,7 +19,7 @@ from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.store import DamagedUnit, OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
-from tests.cluster.reference import attempts, flip_byte, small_config, tiny_weights
+from tests.cluster.reference import attempts, flip_byte, given, small_config, tiny_weights
 from tests.data import trees
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -109,7 +109,7 @@ def test_an_unfinished_output_is_verified_and_repaired(weights: Path, images: Pa
     assert "not finished" in damages[0].what
     with pytest.raises(DamagedUnit, match="does not match its own hash"):
         run_extraction(config, lambda _: None)
-    repair(tmp_path / "out", damages)
+    repair(tmp_path / "out", damages, given(weights, images))
     assert verify(tmp_path / "out") == []
     assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
 
@@ -123,7 +123,7 @@ def test_repair_takes_nothing_out_that_it_cannot_compute_again(weights: Path, im
     flip_byte(own / "model.safetensors", -1)
     files = sorted((tmp_path / "out").rglob("*"))
     with pytest.raises(ResumeRefused, match="weights_sha256"):
-        repair(tmp_path / "out", verify(tmp_path / "out"))
+        repair(tmp_path / "out", verify(tmp_path / "out"), given(own, images))
     assert sorted((tmp_path / "out").rglob("*")) == files
 
 
@@ -149,7 +149,9 @@ def test_repair_recomputes_only_what_is_damaged(weights: Path, images: Path, tmp
     damages = verify(tmp_path / "out")
     assert sorted({damage.unit for damage in damages if damage.unit is not None}) == [2, 5]
     before = attempts(tmp_path / "out")
-    assert repair(tmp_path / "out", damages) == [2, 5]
+    with pytest.raises(ValueError, match=rf"add: --model\.weights {weights} --data\.path {images}$"):
+        repair(tmp_path / "out", damages)
+    assert repair(tmp_path / "out", damages, given(weights, images)) == [2, 5]
     assert verify(tmp_path / "out") == []
     assert read_root(tmp_path / "out")["root_sha256"] == summary["root_sha256"]
     assert sorted(set(attempts(tmp_path / "out"))) == before

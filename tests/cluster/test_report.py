@@ -12,7 +12,7 @@ from clarep_ray.cluster.report import write_report
 from clarep_ray.config import ReportConfig
 from clarep_ray.data.verify import verify
 from jobs import report as job
-from tests.cluster.reference import small_config
+from tests.cluster.reference import given, small_config
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 MOST = 4
@@ -27,11 +27,15 @@ def extraction(tmp_path: Path, weights: Path, images: Path, without_ray: None) -
     return folder
 
 
-def test_steps_have_the_same_k_for_every_sample_and_nothing_else_differs(extraction: Path) -> None:
+def test_steps_have_the_same_k_for_every_sample_and_nothing_else_differs(
+    extraction: Path, weights: Path, images: Path
+) -> None:
     own, said = ExtractionOutput(extraction), list[str]()
     chosen = np.array(own.index["num_removed"].to_pylist())
     usual = int(np.bincount(chosen).argmax())
-    page = write_report(ReportConfig(folder=extraction, k_steps=(0, usual, MOST)), said.append)
+    page = write_report(
+        ReportConfig(folder=extraction, k_steps=(0, usual, MOST), given=given(weights, images)), said.append
+    )
     assert page == extraction / "report.html"
     assert [line for line in said if "decoding" in line] == [
         f"k = {k}: decoding into {extraction / 'k_steps' / f'{k:04d}'}" for k in dict.fromkeys((0, usual, MOST))
@@ -45,12 +49,16 @@ def test_steps_have_the_same_k_for_every_sample_and_nothing_else_differs(extract
     assert (steps[0].pictures() != steps[MOST].pictures()).any()
 
 
-def test_finished_steps_are_taken_as_they_are(extraction: Path) -> None:
-    write_report(ReportConfig(folder=extraction, k_steps=(2,)), lambda _: None)
+def test_finished_steps_are_taken_as_they_are(extraction: Path, weights: Path, images: Path) -> None:
+    told = given(weights, images)
+    with pytest.raises(ValueError, match=rf"add: --model\.weights {weights} --data\.path {images}$"):
+        write_report(ReportConfig(folder=extraction, k_steps=(2,)))
+    write_report(ReportConfig(folder=extraction, k_steps=(2,), given=told), lambda _: None)
     said: list[str] = []
-    page = write_report(ReportConfig(folder=extraction, k_steps=(2, 3)), said.append)
+    page = write_report(ReportConfig(folder=extraction, k_steps=(2, 3), given=told), said.append)
     assert [line for line in said if "decoding" in line] == [f"k = 3: decoding into {extraction / 'k_steps' / '0003'}"]
     assert '"steps":[2,3]' in page.read_text()
+    write_report(ReportConfig(folder=extraction, k_steps=(2, 3)), said.append)  # nothing is decoded: nothing to give
     without = write_report(ReportConfig(folder=extraction), said.append)
     assert '"steps":[2,3]' in without.read_text()
 
@@ -65,11 +73,11 @@ def test_wrong_wishes_are_refused_before_anything_is_decoded(
     }
     for message, wish in refused.items():
         with pytest.raises(ValueError, match=message):
-            write_report(ReportConfig(folder=extraction, **wish))
+            write_report(ReportConfig(folder=extraction, **wish, given=given(weights, images)))
     bare = tmp_path / "bare"
     run_extraction(small_config(weights, images, bare, data__limit=4), lambda _: None)
     with pytest.raises(ValueError, match=r"output\.keep_spectrum: False is not valid; valid: an output of --output"):
-        write_report(ReportConfig(folder=bare, k_steps=(1,)))
+        write_report(ReportConfig(folder=bare, k_steps=(1,), given=given(weights, images)))
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match=r"k_steps: \(1,\) is not valid; valid: none: .* is a sweep"):

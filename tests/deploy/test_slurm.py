@@ -139,6 +139,31 @@ def test_several_nodes_meet_on_one_interface(site: dict[str, str], change: dict[
     assert "ray start --address 10.9.8.7:24711 --block" in workers
 
 
+def test_what_ray_writes_is_one_users_and_what_the_job_writes_has_its_own_modes(
+    site: dict[str, str], tmp_path: Path
+) -> None:
+    Path(site["JOB"]).write_text("import os, stat\nopen('made', 'w')\nprint(stat.S_IMODE(os.stat('made').st_mode))\n")
+    number = str(10**9 + os.getpid())
+    session = Path(f"/tmp/ray-{number}")
+    mine = site | {"SLURM_JOB_ID": number}
+    program = tmp_path / "venv/bin/ray"
+    program.write_text(program.read_text().replace("exec sleep", f"stat -c %a {session} >&2; exec sleep"))
+    process = subprocess.Popen(
+        [DEPLOY / "slurm.sh", mine["JOB"]], env=mine, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, umask=0o022,
+    )  # fmt: skip
+    code, out, err = ended(process)
+    assert (code, out) == (0, f"{0o644}\n"), err
+    assert err.split() == ["700"]
+    assert not session.exists()
+    for make in (lambda: session.mkdir(mode=0o755), lambda: session.symlink_to(tmp_path), session.touch):
+        make()
+        code, _, err = ended(start(mine, "0"))
+        assert code == 2
+        assert err.startswith(f"error: session: '{session}' is not valid; valid: a folder of your own with mode 700")
+        session.rmdir() if session.is_dir() and not session.is_symlink() else session.unlink()
+
+
 def test_a_cluster_that_does_not_come_up_is_said_and_ended(site: dict[str, str]) -> None:
     code, _, err = ended(start(site | {"WAIT_CODE": "1"}, "0"))
     assert code == 1

@@ -180,3 +180,31 @@ def test_no_setting_builds_what_is_not_stored_or_names_code(
     verdicts = judge([*((family, good[family]) for family in FOLDERS), *cases.values()])[len(FOLDERS) :]
     wrong = [line(name, verdict) for name, verdict in zip(cases, verdicts, strict=True) if not right(name, verdict)]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_config_that_names_kernels_or_packages_is_refused(
+    depth: int, good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries would fetch `attn_implementation: ORG/NAME` from the Hub and run it, whatever trust says."""
+    from transformers import CLIPTextModel
+
+    from clarep_ray.models import diffusers_folder, weight_files
+
+    settings = json.loads((good["stable_diffusion"] / "text_encoder/config.json").read_bytes())
+
+    def load(more: dict[str, Any], label: str) -> None:
+        for _ in range(depth):
+            more = {"text_config": more}
+        data = json.dumps(settings | more).encode()
+        folder = replaced(good["stable_diffusion"], tmp_path / label, "text_encoder/config.json", data)
+        diffusers_folder.load_component(CLIPTextModel, str(folder), "text_encoder", "float32")
+
+    if not depth:
+        load({"attn_implementation": "sdpa"}, "plain")
+    monkeypatch.setattr(diffusers_folder, "check_fits", lambda *_: pytest.fail("the network was built"))
+    for name in weight_files.FOREIGN:
+        for number, value in enumerate(["evil/kernel", "paged|evil/kernel", {"quant_method": "evil"}, True, ["evil"]]):
+            with pytest.raises(ValueError, match=rf"config\.json': {name} is .*; valid: None") as error:
+                load({name: value}, f"{name}-{number}")
+            assert len(str(error.value)) < 800

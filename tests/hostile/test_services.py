@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def head() -> Iterator[dict[str, Any]]:
     assert child.stdin is not None
     child.stdin.close()
     child.wait(60)
+    assert not Path(json.loads(found)["token_path"]).parent.exists(), "the session's folder outlives its process"
 
 
 def answer(url: str, method: str = "GET", headers: dict[str, str] | None = None) -> int:
@@ -117,6 +119,23 @@ def test_the_token_is_this_users_alone(head: dict[str, Any]) -> None:
     assert len(token) == 64
     logged = [file for file in Path(head["logs"]).rglob("*") if file.is_file() and token in file.read_text("latin1")]
     assert not logged
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _family(head["driver"], *head["pids"])]
+    assert len(lines) > 3
+    assert not [line for line in lines if token.encode() in line]
+
+
+def test_the_session_is_this_users_alone(head: dict[str, Any]) -> None:
+    """Ray gives its own folders 0777, so what counts is the folder around them."""
+    session = Path(head["logs"]).parent
+    private = session.parents[1]
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert Path(head["token_path"]).parent == private
+    assert list(session.glob("sockets/*"))
+    held = {entry for pid in _family(head["driver"], *head["pids"]) for entry in _open_files(pid)}
+    inside = {entry for entry in held if Path(entry).is_relative_to(private)}
+    assert inside
+    others = {entry for entry in held - inside if "/session_" in entry or Path(entry).is_relative_to("/tmp/ray")}
+    assert not others
 
 
 def test_everything_listens_to_this_machine_alone(head: dict[str, Any]) -> None:
@@ -147,15 +166,17 @@ def _family(*pids: int) -> set[int]:
     return found
 
 
+def _open_files(pid: int) -> Iterator[str]:
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            yield str(entry.readlink())
+
+
 def _listening(pids: set[int]) -> Iterator[tuple[str, str]]:
     """Yield (socket, local address) of every TCP socket on which one of the processes listens."""
     held: set[str] = set()
     for pid in pids:
-        for entry in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                held.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
-            except OSError:
-                continue
+        held |= {entry.removeprefix("socket:[").removesuffix("]") for entry in _open_files(pid)}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()

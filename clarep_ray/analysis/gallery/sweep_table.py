@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config.checks import require
+from clarep_ray.data.text_tables import unguarded
 from clarep_ray.data.untrusted import read_json_object
 
 TRIALS, SWEEP = "trials.csv", "sweep.json"
@@ -81,6 +82,8 @@ def read_sweep(folder: Path) -> SweepTable:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error!r}") from None
     require(mode in ("max", "min"), f"{SWEEP}: mode", mode, "max, min")
+    header = tuple(map(unguarded, header))
+    rows = [{unguarded(name): unguarded(cell) for name, cell in row.items()} for row in rows]
     needed = ("trial", "status", "seed", *fields, f"{PREFIX}{metric}")
     missing = [column for column in needed if column not in header]
     require(not missing, f"{TRIALS}: columns", ", ".join(header), f"also {', '.join(missing)}")
