@@ -6,11 +6,14 @@ import argparse
 import builtins
 import dataclasses
 import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -20,7 +23,7 @@ from clarep_ray.cluster import guards
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
-from clarep_ray.dotted import check_local, flatten, override
+from clarep_ray.dotted import check_local, flatten, override, shortened
 from clarep_ray.errors import USAGE_ERROR, DiskFull, Fault, UnitGivenUp, kinds
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
@@ -30,6 +33,7 @@ SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
+LONGEST_LINE = 2000
 OURS = Path(__file__).parent
 """What cannot be read in here is our fault, and no input's."""
 
@@ -61,20 +65,57 @@ def parse(
             preset = start_of_sweep(preset, sweeps, known.sweep)
             more["sweep"] = known.sweep
         start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
-        found = tyro.cli(job, default=start)
+        found = read_arguments(partial(tyro.cli, job, default=start))
         if sweeps is not None or getattr(found, "controls", False):  # several outputs, in folders of one
             for name, value in flatten(cast(Any, found).config).items():
                 check_local(name, value)
-        _refuse_used(found)
+        _check_output(found)
         return found
 
 
-def _refuse_used(job: Any) -> None:
-    """Raise OutputInUse where another process works on the job's output, before anything large is even imported."""
-    config, setting = job.config, "engine.take-over" if hasattr(job.config, "engine") else "take-over"
+def read_arguments(read: Callable[[], Job]) -> Job:
+    """Return what `read` makes of the command line with tyro; one line and exit code 2 where it refuses it.
+
+    Tyro frames what it has to say, in many lines of the terminal's width: of those, what is wrong is said.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return read()
+    said, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"  # else words are broken where the line of the frame ends
+    try:
+        with redirect_stderr(said):
+            return read()
+    except SystemExit as ended:
+        if ended.code != USAGE_ERROR:
+            raise
+        fail(_unframed(said.getvalue()))
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+def _unframed(text: str) -> str:
+    """Return the first paragraph of a message of tyro's, and the options that it suggests, on one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
+    told = list(takewhile(bool, dropwhile(lambda line: not line, lines[1:])))
+    near = [line.split()[0] for line in lines[len(told) + 1 :] if line.startswith("--")]
+    meant = f"; near: {', '.join(near)}" if near and "Unrecognized" in told[0] else ""
+    return f"{' '.join(told)}{meant} (--help tells of every option)"
+
+
+def _check_output(job: Any) -> None:
+    """Raise before anything large is even imported: OutputInUse, and ValueError where the output cannot be written."""
+    config = job.config
+    nested = hasattr(config.output, "path")
+    store = open_store(config.output.path if nested else config.output)
     takes_over = config.engine.take_over if hasattr(config, "engine") else config.take_over
-    if not takes_over and not getattr(job, "dry_run", False):
-        refuse_used(open_store(getattr(config.output, "path", config.output)), setting)
+    dry = getattr(job, "dry_run", False)
+    if not takes_over and not dry:
+        with suppress(OSError):  # for the check to name
+            refuse_used(store, "engine.take-over" if hasattr(config, "engine") else "take-over")
+    if dry or store.desk == Path(store.where):  # in object storage the run itself checks it, once
+        store.check("output.path" if nested else "output")
 
 
 def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:
@@ -113,7 +154,13 @@ def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Print one line to stderr and exit; names of files in it cannot write on the terminal."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    line = printable(message)
+    with suppress(OSError):  # standard output may be full, or closed by who read it: nothing more goes there
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + ' ...'}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -134,6 +181,7 @@ def exit_codes() -> Generator[None]:
     try:
         guards.check_start()
         yield
+        sys.stdout.flush()
     except Exception as error:
         known = known_fault(error)
         if known is None:
@@ -183,9 +231,11 @@ def _of_a_file(error: OSError) -> tuple[str, int] | None:
     if error.errno in FULL:
         return str(error), DiskFull.code
     name = error.filename
+    if name is None and isinstance(error, BrokenPipeError):
+        return "standard output was closed while there was more to say", USAGE_ERROR
     if not isinstance(name, str | bytes | os.PathLike) or OURS in Path(os.fsdecode(name)).parents:
         return None
-    return f"{os.fsdecode(name)!r}: {error.strerror}", USAGE_ERROR
+    return f"{shortened(os.fsdecode(name))}: {error.strerror}", USAGE_ERROR
 
 
 def _short_of_memory(message: str) -> tuple[str, int]:
