@@ -1,6 +1,7 @@
 """Configs are typed, overridable by dotted path, and their fingerprint sees every field that matters."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
