@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -29,11 +29,13 @@ from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FAILING = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.EREMOTEIO)
+"""Faults of a disk or its server, which reading and writing raise without a name."""
 SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
-LONGEST_LINE = 2000
+LONGEST_LINE = 1000
 OURS = Path(__file__).parent
 """What cannot be read in here is our fault, and no input's."""
 
@@ -80,6 +82,9 @@ def read_arguments(read: Callable[[], Job]) -> Job:
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         return read()
+    for argument in sys.argv[1:]:  # a Path of it would be this folder
+        if not argument or re.fullmatch(r"--[\w.-]+=", argument):
+            fail(f"{argument or 'an argument'} is not valid: it is empty")
     said, columns = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"  # else words are broken where the line of the frame ends
     try:
@@ -97,11 +102,13 @@ def read_arguments(read: Callable[[], Job]) -> Job:
 
 def _unframed(text: str) -> str:
     """Return the first paragraph of a message of tyro's, and the options that it suggests, on one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
-    told = list(takewhile(bool, dropwhile(lambda line: not line, lines[1:])))
-    near = [line.split()[0] for line in lines[len(told) + 1 :] if line.startswith("--")]
-    meant = f"; near: {', '.join(near)}" if near and "Unrecognized" in told[0] else ""
-    return f"{' '.join(told)}{meant} (--help tells of every option)"
+    lines = [line.strip("│ ") for line in text.splitlines()[1:]]
+    rule = re.compile("[─╭╮╰╯ -]*")  # the frame, in whatever the terminal can show, or an empty line
+    first = next((at for at, line in enumerate(lines) if not rule.fullmatch(line)), 0)
+    told = " ".join(takewhile(lambda line: not rule.fullmatch(line), lines[first:]))
+    near = dict.fromkeys(line.split()[0] for line in lines if re.match("--[a-z]", line))
+    meant = f"; near: {', '.join(near)}" if near and "Unrecognized" in told else ""
+    return f"{told or 'the command line is not valid'}{meant} (--help tells of every option)"
 
 
 def _check_output(job: Any) -> None:
@@ -160,7 +167,9 @@ def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
             sys.stdout.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + ' ...'}", file=sys.stderr)
+    if len(line) > LONGEST_LINE:  # its field and its reason are at its ends
+        line = f"{line[: LONGEST_LINE * 3 // 4]} ... {line[-LONGEST_LINE // 4 :]}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -231,6 +240,8 @@ def _of_a_file(error: OSError) -> tuple[str, int] | None:
     if error.errno in FULL:
         return str(error), DiskFull.code
     name = error.filename
+    if name is None and error.errno in FAILING:
+        return f"a disk fails, or is gone: {error.strerror}", USAGE_ERROR
     if name is None and isinstance(error, BrokenPipeError):
         return "standard output was closed while there was more to say", USAGE_ERROR
     if not isinstance(name, str | bytes | os.PathLike) or OURS in Path(os.fsdecode(name)).parents:
