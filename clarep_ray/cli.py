@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from itertools import takewhile
@@ -179,6 +179,13 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:
         print(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}")
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines as they come; names of files in them cannot write on the terminal."""
+    for line in lines:
+        for part in line.split("\n"):
+            print(printable(part), flush=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clarep_ray.cluster import control_plane, guards
+from clarep_ray.cluster.workers import check_workers
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -53,6 +54,19 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
 def joins_cluster() -> bool:
     """Say whether `connect` will join a running cluster instead of starting one."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def resources_here() -> dict[str, float] | None:
+    """Return what a cluster that `connect` starts here will have; None where this process joins one, or has joined it.
+
+    For checks before anything is started: of a cluster that is joined nothing is known until then.
+    """
+    ray = sys.modules.get("ray")
+    if joins_cluster() or (ray is not None and ray.is_initialized()):
+        return None
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def prepare_environment() -> None:
@@ -112,7 +126,9 @@ def train(
     """
     from clarep_ray.errors import TrainingDiverged
 
-    connect()
+    resources = connect()
+    if not joins_cluster():  # else it may grow
+        check_workers(num_workers, use_gpu, resources)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import uuid
 from contextlib import suppress
@@ -44,6 +45,11 @@ def check_writable(folder: Path, setting: str = "output") -> None:
     finally:
         with suppress(OSError):
             probe.unlink()
+
+
+def free_bytes(folder: Path, setting: str = "output") -> int:
+    """Return what is free for this user where a folder is, or will be; raises as `check_writable`."""
+    return shutil.disk_usage(_nearest(folder.absolute(), setting)).free
 
 
 def _nearest(folder: Path, setting: str) -> Path:
