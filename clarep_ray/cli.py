@@ -35,6 +35,11 @@ SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
+RAISED_HERE = re.compile(
+    r'File "[^"\n]*/clarep_ray/[^"\n]*", line \d+, in [^\n]*\n +raise [^\n]*\n'
+    r"(?:clarep_ray[\w.]*|ValueError): (?P<message>[^\n]*)"
+)
+"""A traceback's end: the line of ours that raises, then ValueError or a kind of ours, and what it says."""
 LONGEST_LINE = 1000
 OURS = Path(__file__).parent
 """What cannot be read in here is our fault, and no input's."""
@@ -162,11 +167,10 @@ def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Print one line to stderr and exit; names of files in it cannot write on the terminal."""
     line = printable(message)
-    with suppress(OSError):  # standard output may be full, or closed by who read it: nothing more goes there
-        try:
-            sys.stdout.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        print(end="", flush=True)
+    except OSError:  # standard output is full, or closed by who read it: nothing more goes there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if len(line) > LONGEST_LINE:  # its field and its reason are at its ends
         line = f"{line[: LONGEST_LINE * 3 // 4]} ... {line[-LONGEST_LINE // 4 :]}"
     print(f"error: {line}", file=sys.stderr)
@@ -177,8 +181,8 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
     """Print every field with its value and origin."""
     rows = origin_table(preset, resolved)
     width = max(len(name) for name, _, _ in rows)
-    for name, value, origin in rows:
-        print(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}")
+    with exit_codes():
+        say(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}" for name, value, origin in rows)
 
 
 def say(lines: Iterable[str]) -> None:
@@ -197,7 +201,8 @@ def exit_codes() -> Generator[None]:
     try:
         guards.check_start()
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
     except Exception as error:
         known = known_fault(error)
         if known is None:
@@ -211,7 +216,7 @@ def known_fault(error: BaseException) -> tuple[str, int] | None:
     if type(error).__module__.partition(".")[0] == "ray":  # its class may be the worker's error's too, its text is not
         cause = getattr(error, "cause", None)
         known = known_fault(cause) if isinstance(cause, Exception) else None
-        return known or _known_line(f"{name}: {error}")
+        return known or _known_line(f"{name}: {error}") or _raised_here(str(error))
     if isinstance(error, Fault):
         return str(error), error.code
     if isinstance(error, OSError):
@@ -240,6 +245,12 @@ def _known_line(text: str) -> tuple[str, int] | None:
             if full or message.endswith("'"):
                 return message, DiskFull.code if full else USAGE_ERROR
     return None
+
+
+def _raised_here(text: str) -> tuple[str, int] | None:
+    """Return what the last ValueError says that a line of this package raised, in a worker's traceback."""
+    found = list(RAISED_HERE.finditer(text))
+    return (found[-1]["message"], USAGE_ERROR) if found else None
 
 
 def _of_a_file(error: OSError) -> tuple[str, int] | None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from clarep_ray.cluster import control_plane, guards
 from clarep_ray.cluster.workers import check_workers
+from clarep_ray.data.writable import check_writable
+from clarep_ray.errors import ClusterLost
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -30,6 +32,10 @@ LOCAL: dict[str, Any] = {
 """How a cluster is started here."""
 
 
+DEFAULT_SESSIONS, LONGEST_SESSIONS = "/tmp/ray", 43
+"""Where Ray keeps its sessions, and how long [bytes] the name of that folder can be: a socket's has at most 107."""
+
+
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
@@ -40,15 +46,37 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
     prepare_environment()
     guards.check_authentication()
     import ray
+    from ray.exceptions import RayError
 
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
-        ray.init(**options)
+            _check_sessions(Path(options["_temp_dir"] or DEFAULT_SESSIONS))
+        try:
+            ray.init(**options)
+        except (OSError, RuntimeError, RayError) as error:  # what does not come up in time, most often
+            raise ClusterLost(_not_started(error)) from error
     control_plane.watch()
     return dict(ray.cluster_resources())
+
+
+def _check_sessions(folder: Path) -> None:
+    """Raise ValueError where Ray could not keep its sessions in a folder, OSError where its disk is full."""
+    check_writable(folder, "environment: RAY_TMPDIR")
+    size = len(os.fsencode(folder.absolute()))
+    if size > LONGEST_SESSIONS:
+        raise ValueError(
+            f"environment: RAY_TMPDIR has {size} bytes, and the names of Ray's sockets would be too long; valid: at "
+            f"most {LONGEST_SESSIONS}"
+        )
+
+
+def _not_started(error: Exception) -> str:
+    where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else "Ray does not start"
+    said = str(error).strip().partition("\n")[0][:300]
+    return f"{where}: {type(error).__name__}: {said}; nothing was begun, the same command continues"
 
 
 def joins_cluster() -> bool:
