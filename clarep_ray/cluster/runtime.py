@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import stat
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +35,7 @@ LOCAL: dict[str, Any] = {
 """How a cluster is started here."""
 
 
+JOIN_WITHIN_S = 20.0
 DEFAULT_SESSIONS, LONGEST_SESSIONS = "/tmp/ray", 43
 """Where Ray keeps its sessions, and how long [bytes] the name of that folder can be: a socket's has at most 107."""
 
@@ -54,6 +58,8 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
             _check_sessions(Path(options["_temp_dir"] or DEFAULT_SESSIONS))
+        else:
+            _await_cluster(os.environ["RAY_ADDRESS"])
         try:
             ray.init(**options)
         except (OSError, RuntimeError, RayError) as error:  # what does not come up in time, most often
@@ -71,6 +77,20 @@ def _check_sessions(folder: Path) -> None:
             f"environment: RAY_TMPDIR has {size} bytes, and the names of Ray's sockets would be too long; valid: at "
             f"most {LONGEST_SESSIONS}"
         )
+
+
+def _await_cluster(address: str) -> None:
+    """Raise ClusterLost where nobody listens at HOST:PORT for a while; Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + JOIN_WITHIN_S
+    while re.fullmatch(r"[^/@]+:\d+", address):
+        try:
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > until:
+                raise ClusterLost(f"the cluster at {address} cannot be joined: {error}") from None
+        time.sleep(1)
+    return None
 
 
 def _not_started(error: Exception) -> str:
