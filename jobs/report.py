@@ -1,6 +1,7 @@
 """One HTML page of an extraction or a sweep: uv run jobs/report.py outputs/extract [--k-steps 0 4 8]"""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,11 @@ class ReportJob(ReportConfig):
 
 def main() -> None:
     with cli.exit_codes():
-        job = tyro.cli(ReportJob)
+        job = cli.read_arguments(partial(tyro.cli, ReportJob))
         from clarep_ray.cluster.report import write_report
 
         page = write_report(job)
-    print(f"look at      {page} ({page.stat().st_size / 1e6:.1f} MB)")
+        print(f"look at      {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

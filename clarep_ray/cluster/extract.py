@@ -14,8 +14,8 @@ import numpy as np
 
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.attempts import PoisonedInput
 from clarep_ray.cluster.batch_choice import Choose, batch_here, batch_on_cluster
+from clarep_ray.cluster.cost import bytes_per_sample, check_space
 from clarep_ray.cluster.health import job_health, read_health
 from clarep_ray.cluster.plan import Plan, check_output, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
@@ -26,6 +26,7 @@ from clarep_ray.data.manifest import MANIFEST, STAMPS, InputManifest, write_mani
 from clarep_ray.data.owner import owned
 from clarep_ray.data.store import Store, open_store
 from clarep_ray.data.verify import Damage, withdraw
+from clarep_ray.errors import PoisonedInput
 from clarep_ray.tracking import Run
 
 PROGRESS_EVERY_S, TRACKED_EVERY_S = 5.0, 60.0
@@ -141,6 +142,7 @@ def extract(
         say(f"input: {note}")
     health = read_health(store)
     if todo:
+        check_space(store, bytes_per_sample(plan) * progress.total)  # without the features: of them the actors know
         health = job_health(plan, store, say, alone)
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         context = run_context(plan, store, manifest)
@@ -153,6 +155,8 @@ def extract(
         progress = Progress(total=progress.total, earlier=earlier)
         _drain(reports, progress, say, run)
         _refuse_poison(progress.poison, config.engine.allow_poison)
+    else:
+        say(f"all {len(plan.rows)} images are done; nothing left to do")
     root = finish(store, manifest, TIMM_SPLIT, plan.identity)
     return {
         "output": store.where,

@@ -39,7 +39,14 @@ AUTH_MODE, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
 
 
 def check_start() -> None:
-    """Raise ValueError naming a library that is too old, or a variable that lets data run code or tells a secret."""
+    """Raise ValueError naming a library that is too old, or a variable that lets input run code or tells a secret.
+
+    Raises it too where the working folder is gone.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ValueError(f"the working folder is not there: {error.strerror}; valid: to start in one that is") from None
     check_versions()
     check_environment()
     check_environment_uri()

@@ -10,6 +10,7 @@ from typing import Any
 from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.data.store import RUN, Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
+from clarep_ray.errors import ResumeRefused
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
@@ -18,10 +19,8 @@ PACKAGES = (
 """Libraries whose version can change a byte of an extraction."""
 OUTPUT_MODULES = ("cluster.stages", "cluster.provenance")
 """Our own modules that make the bytes of an extraction, by what they do or import."""
-
-
-class ResumeRefused(ValueError):
-    """The output belongs to another run."""
+LISTED, LONGEST = 10, 100
+"""Changes that a message lists, and characters of a value in it."""
 
 
 def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> bool:
@@ -38,11 +37,19 @@ def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> boo
     names = sorted(earlier.keys() | fields.keys())
     changed = [name for name in names if earlier.get(name) != fields.get(name)]
     if changed:
-        listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {fields.get(name)!r}" for name in changed)
+        listed = "; ".join(
+            f"{name}: {_cut(earlier.get(name))} -> {_cut(fields.get(name))}" for name in changed[:LISTED]
+        )
+        listed += f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
         raise ResumeRefused(
             f"{setting}: {store.where!r} holds another run; choose another folder, or undo what changed: {listed}"
         )
     return True
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 
 
 def recorded_field(store: Store, name: str) -> Any:

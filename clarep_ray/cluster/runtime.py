@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import stat
 import sys
+import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +18,9 @@ from typing import Any
 
 from clarep_ray.cluster import control_plane, guards
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
+from clarep_ray.cluster.workers import check_workers
+from clarep_ray.data.writable import check_writable
+from clarep_ray.errors import ClusterLost
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -29,6 +36,11 @@ LOCAL: dict[str, Any] = {
 """How a cluster is started here."""
 
 
+JOIN_WITHIN_S = 20.0
+DEFAULT_SESSIONS, LONGEST_SESSIONS = "/tmp/ray", 43
+"""Where Ray keeps its sessions, and how long [bytes] the name of that folder can be: a socket's has at most 107."""
+
+
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
     """Join the cluster of RAY_ADDRESS (set inside a submitted job), or start one here; return its resources.
 
@@ -40,20 +52,71 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
     prepare_environment()
     guards.check_authentication()
     import ray
+    from ray.exceptions import RayError
 
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
-            options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
-        ray.init(**options)
+            options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
+            _check_sessions(Path(options["_temp_dir"] or DEFAULT_SESSIONS))
+        else:
+            _await_cluster(os.environ["RAY_ADDRESS"])
+        try:
+            ray.init(**options)
+        except (OSError, RuntimeError, RayError) as error:  # what does not come up in time, most often
+            raise ClusterLost(_not_started(error)) from error
     control_plane.watch()
     return dict(ray.cluster_resources())
+
+
+def _check_sessions(folder: Path) -> None:
+    """Raise ValueError where Ray could not keep its sessions in a folder, OSError where its disk is full."""
+    check_writable(folder, "environment: RAY_TMPDIR")
+    size = len(os.fsencode(folder.absolute()))
+    if size > LONGEST_SESSIONS:
+        raise ValueError(
+            f"environment: RAY_TMPDIR has {size} bytes, and the names of Ray's sockets would be too long; valid: at "
+            f"most {LONGEST_SESSIONS}"
+        )
+
+
+def _await_cluster(address: str) -> None:
+    """Raise ClusterLost where nobody listens at HOST:PORT for a while; Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + JOIN_WITHIN_S
+    while re.fullmatch(r"[^/@]+:\d+", address):
+        try:
+            return socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > until:
+                raise ClusterLost(f"the cluster at {address} cannot be joined: {error}") from None
+        time.sleep(1)
+    return None
+
+
+def _not_started(error: Exception) -> str:
+    where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else "Ray does not start"
+    said = str(error).strip().partition("\n")[0][:300]
+    return f"{where}: {type(error).__name__}: {said}; nothing was begun, the same command continues"
 
 
 def joins_cluster() -> bool:
     """Say whether `connect` will join a running cluster instead of starting one."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def resources_here() -> dict[str, float] | None:
+    """Return what a cluster that `connect` starts here will have; None where this process joins one, or has joined it.
+
+    For checks before anything is started: of a cluster that is joined nothing is known until then.
+    """
+    ray = sys.modules.get("ray")
+    if joins_cluster() or (ray is not None and ray.is_initialized()):
+        return None
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def prepare_environment() -> None:
@@ -107,9 +170,11 @@ def train(
     Ray's own checkpoints are not used: each run has a fresh name, and the loop finds its checkpoints by fingerprint.
     Raises TrainingDiverged where the loop does; Ray would begin it again from its checkpoint, to the same end.
     """
-    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.errors import TrainingDiverged
 
-    connect()
+    resources = connect()
+    if not joins_cluster():  # else it may grow
+        check_workers(num_workers, use_gpu, resources)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -134,7 +199,7 @@ def train(
 def _unless_diverged(loop: Callable[[dict[str, Any]], None], diverged: Path, arguments: dict[str, Any]) -> None:
     """Run on every worker: the loop, and where it diverges, which it does on all of them, leave a file that says so."""
     from clarep_ray.data.durable import write_file
-    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.errors import TrainingDiverged
 
     try:
         loop(arguments)

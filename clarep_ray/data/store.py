@@ -27,6 +27,8 @@ from clarep_ray.data.durable import make_folder, replace_file, sync_folder, writ
 from clarep_ray.data.inside import parts_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
+from clarep_ray.data.writable import check_writable
+from clarep_ray.errors import DamagedUnit, NondeterministicUnit
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
@@ -39,18 +41,6 @@ UNIT_SEAL, RUN_SEAL = "manifest_sha256", "record_sha256"
 """What unit manifests and `run.json` call the hash of themselves."""
 ABANDONED_S = 3600.0
 """Age of a temporary file that no living attempt can still be writing."""
-
-
-class DamagedUnit(RuntimeError):
-    """A committed unit whose manifest or files are not as they were committed."""
-
-
-class NondeterministicUnit(RuntimeError):
-    """A unit was computed twice with different bytes."""
-
-
-class StorageFault(RuntimeError):
-    """Object storage does not answer, or refuses what an output needs; nothing is damaged by it."""
 
 
 class Store(ABC):
@@ -67,8 +57,8 @@ class Store(ABC):
         """A folder of the driver for what is appended to or drawn: the output itself where that is a folder."""
 
     @abstractmethod
-    def check(self) -> None:
-        """Raise ValueError, before anything expensive, where the output could not be written as it must be."""
+    def check(self, setting: str = "output.path") -> None:
+        """Raise ValueError naming the setting, before anything expensive, where the output cannot be written."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -203,8 +193,9 @@ class OutputStore(Store):
     def desk(self) -> Path:
         return self.root
 
-    def check(self) -> None:
-        """Every file system that can be written to will do."""
+    def check(self, setting: str = "output.path") -> None:
+        """Raise ValueError as above, OSError where the disk is full; nothing is left behind."""
+        check_writable(self.root, setting)
 
     def prepare(self) -> None:
         """Make the folders and remove what long dead attempts left behind.
