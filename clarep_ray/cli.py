@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import dataclasses
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
@@ -17,30 +21,17 @@ from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
 from clarep_ray.dotted import check_local, flatten, override
+from clarep_ray.errors import USAGE_ERROR, DiskFull, Fault, UnitGivenUp, kinds
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
-USAGE_ERROR = 2
-EXIT_CODES = {
-    "PoisonedInput": 3,
-    "OSError": 5,
-    "UnitGivenUp": 6,
-    "ResumeRefused": 7,
-    "InputChanged": 7,
-    "OutputInUse": 8,
-    "NondeterministicUnit": 9,
-    "DamagedUnit": 11,
-    "Untrusted": 12,
-    "TrainingDiverged": 13,
-    "StorageFault": 14,
-}
-"""Exit codes of known faults; of OSError only a full disk or quota has one."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
-TOO_MANY_REJECTS = 10
+OURS = Path(__file__).parent
+"""What cannot be read in here is our fault, and no input's."""
 
 
 def parse(
@@ -136,13 +127,9 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
 
 @contextmanager
 def exit_codes() -> Generator[None]:
-    """End the process with one line and a documented code where a known fault is raised inside.
+    """End the process with one line and the exit code where a fault that has one is raised inside (`errors.table()`).
 
-    2: wrong config or input. 3: samples kill or hang their process. 4: Ray's control plane is lost, by its watch alone.
-    5: disk full. 6: a unit was given up, or memory was short. 7: the output or the input belongs to another run. 8:
-    another process works on the output, or has taken it over. 9: a unit came out with other bytes. 11: a committed unit
-    is damaged. 12: a robust accuracy would mean nothing (trust checks). 13: a training's loss or gradient is no number.
-    14: object storage does not answer, or refuses. Anything else keeps its traceback and exits with 1.
+    Anything else keeps its traceback and exits with 1.
     """
     try:
         guards.check_start()
@@ -156,28 +143,51 @@ def exit_codes() -> Generator[None]:
 
 def known_fault(error: BaseException) -> tuple[str, int] | None:
     """Return one line and the exit code of an error that has one, here or in a Ray worker; else None."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        return str(error), EXIT_CODES["OSError"]
-    code = None if isinstance(error, OSError) else EXIT_CODES.get(type(error).__name__)
-    if code is not None or isinstance(error, ValueError):
-        return str(error), USAGE_ERROR if code is None else code
-    if type(error).__name__.endswith(SHORT_OF_MEMORY):
+    name = type(error).__name__
+    if type(error).__module__.partition(".")[0] == "ray":  # its class may be the worker's error's too, its text is not
+        cause = getattr(error, "cause", None)
+        known = known_fault(cause) if isinstance(cause, Exception) else None
+        return known or _known_line(f"{name}: {error}")
+    if isinstance(error, Fault):
+        return str(error), error.code
+    if isinstance(error, OSError):
+        return _of_a_file(error)
+    if isinstance(error, ValueError):
+        return str(error), USAGE_ERROR
+    if name.endswith(SHORT_OF_MEMORY):
         return _short_of_memory(str(error))
-    # Ray hands a worker's error on as text: "package.module.ErrorName: message".
-    for line in reversed(str(error).splitlines()):
+    return _known_line(str(error))
+
+
+def _known_line(text: str) -> tuple[str, int] | None:
+    """Return what the last line with a known fault says, "package.module.NAME: message": so Ray hands errors on."""
+    for line in reversed(text.splitlines()):
         name, _, message = line.strip().partition(": ")
         name = name.rpartition(".")[2]
         if name.isidentifier() and name.endswith(SHORT_OF_MEMORY):
             return _short_of_memory(message)
         if name in STORE_FULL:
-            return f"Ray's object store is full, and so is the disk it spills to: {message}", EXIT_CODES["OSError"]
-        full = name != "OSError" or any(f"[Errno {number}]" in message for number in FULL)
-        if name in EXIT_CODES and full:
-            return message, EXIT_CODES[name]
+            return f"Ray's object store is full, and so is the disk it spills to: {message}", DiskFull.code
+        if name in kinds():
+            return message, kinds()[name].code
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, OSError) and (found := re.match(r"\[Errno (\d+)\] .*", message)):
+            full = int(found[1]) in FULL
+            if full or message.endswith("'"):
+                return message, DiskFull.code if full else USAGE_ERROR
     return None
 
 
+def _of_a_file(error: OSError) -> tuple[str, int] | None:
+    """Return what is wrong with a user's file or folder, or with a disk; None where it is a file of ours, or none."""
+    if error.errno in FULL:
+        return str(error), DiskFull.code
+    name = error.filename
+    if not isinstance(name, str | bytes | os.PathLike) or OURS in Path(os.fsdecode(name)).parents:
+        return None
+    return f"{os.fsdecode(name)!r}: {error.strerror}", USAGE_ERROR
+
+
 def _short_of_memory(message: str) -> tuple[str, int]:
-    return f"memory was short: {message.strip().partition(chr(10))[0] or 'nothing more is known'}", EXIT_CODES[
-        "UnitGivenUp"
-    ]
+    what = message.strip().partition("\n")[0] or "nothing more is known"
+    return f"memory was short: {what}", UnitGivenUp.code

@@ -1,6 +1,5 @@
 """Images in, shards of Canonical Samples and Features out: uv run jobs/extract.py --help"""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import tyro
 
 from clarep_ray import cli
 from clarep_ray.config import ExtractConfig
+from clarep_ray.errors import TooManyRejects
 from clarep_ray.presets import EXTRACT
 
 
@@ -40,8 +40,13 @@ def main() -> None:
             health.tell_plan(made)
         elif job.controls:
             publish.run_controls(job.config, job.preset)
-        elif publish.extract_and_publish(job.config, job.preset)["reject_rate"] > job.config.output.max_reject_rate:
-            sys.exit(cli.TOO_MANY_REJECTS)
+        else:
+            rate = publish.extract_and_publish(job.config, job.preset)["reject_rate"]
+            if rate > job.config.output.max_reject_rate:
+                raise TooManyRejects(
+                    f"output.max_reject_rate: {rate:.2%} of the images were rejected, which is more than "
+                    f"{job.config.output.max_reject_rate:.2%}; the reasons are in index.parquet, all else is written"
+                )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clarep_ray.cadistill.gathering import sum_over_workers, world_size
 from clarep_ray.data.picture_rows import Pictures
+from clarep_ray.errors import TrainingDiverged
 from clarep_ray.models.answers import NO_ANSWER, answers_of
-from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.models.students import Student
 
 EVAL_BATCH = 250

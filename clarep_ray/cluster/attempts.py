@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from clarep_ray.cluster.deadline import deadline, usual_limit
 from clarep_ray.config import EngineConfig
 from clarep_ray.data.store import Store
+from clarep_ray.errors import PoisonedInput, UnitGivenUp
 
 ATTEMPTS = "attempts"
 TWICE = 2
@@ -28,14 +29,6 @@ DIED, LIVED, RAISED = "died", "lived", "raised"
 MAX_NOTE_BYTES = 16 * 2**20
 """Of a note, which lists the rows of a unit."""
 Result = TypeVar("Result")
-
-
-class UnitGivenUp(RuntimeError):
-    """A unit was interrupted too often, and no single picture is why: the machine is failing, or memory is short."""
-
-
-class PoisonedInput(RuntimeError):
-    """Samples that kill or hang the process that works on them; everything else is done."""
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ import threading
 import time
 from typing import NoReturn
 
+from clarep_ray.errors import ClusterLost
+
 LOOK_EVERY_S, ANSWER_WITHIN_S, LOST_AFTER_S = 3.0, 3.0, 40.0
 """How often it is looked at, and how long it must have been silent: one that can be started again has that time."""
-LOST = 4
-"""Exit code of a driver whose control plane is lost."""
 _watches = threading.Lock()
 
 
 def watch() -> None:
     """Watch the cluster that this process has joined, from a thread, as long as it stays joined; one thread does.
 
-    A main thread that is inside Ray's C++ cannot be interrupted: the thread itself ends the process, with `LOST` and a
-    line. What was committed stays, and the same command goes on from there.
+    A main thread that is inside Ray's C++ cannot be interrupted: the thread itself ends the process, with ClusterLost's
+    code and a line. What was committed stays, and the same command goes on from there.
     """
     if _watches.acquire(blocking=False):
         threading.Thread(target=_watch, name="control plane", daemon=True).start()
@@ -63,4 +63,4 @@ def _end(address: str) -> NoReturn:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(LOST)
+    os._exit(ClusterLost.code)

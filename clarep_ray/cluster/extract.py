@@ -14,7 +14,6 @@ import numpy as np
 
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
-from clarep_ray.cluster.attempts import PoisonedInput
 from clarep_ray.cluster.batch_choice import Choose, batch_here, batch_on_cluster
 from clarep_ray.cluster.health import job_health, read_health
 from clarep_ray.cluster.plan import Plan, check_output, make_plan
@@ -26,6 +25,7 @@ from clarep_ray.data.manifest import MANIFEST, STAMPS, InputManifest, write_mani
 from clarep_ray.data.owner import owned
 from clarep_ray.data.store import Store, open_store
 from clarep_ray.data.verify import Damage, withdraw
+from clarep_ray.errors import PoisonedInput
 from clarep_ray.tracking import Run
 
 PROGRESS_EVERY_S, TRACKED_EVERY_S = 5.0, 60.0

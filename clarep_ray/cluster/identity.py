@@ -10,6 +10,7 @@ from typing import Any
 from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.data.store import RUN, Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
+from clarep_ray.errors import ResumeRefused
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "diffusers", "transformers", "timm"),
@@ -18,10 +19,6 @@ PACKAGES = (
 """Libraries whose version can change a byte of an extraction."""
 OUTPUT_MODULES = ("cluster.stages", "cluster.provenance")
 """Our own modules that make the bytes of an extraction, by what they do or import."""
-
-
-class ResumeRefused(ValueError):
-    """The output belongs to another run."""
 
 
 def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> bool:

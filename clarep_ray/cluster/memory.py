@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from clarep_ray.cluster.attempts import UnitGivenUp, less_memory, smaller_batch
+from clarep_ray.cluster.attempts import less_memory, smaller_batch
 from clarep_ray.config import EngineConfig
+from clarep_ray.errors import UnitGivenUp
 
 WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 """What PyTorch says of memory in a plain RuntimeError: of the host's, CUDA's own, cuBLAS's and cuDNN's."""

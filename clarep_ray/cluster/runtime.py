@@ -107,7 +107,7 @@ def train(
     Ray's own checkpoints are not used: each run has a fresh name, and the loop finds its checkpoints by fingerprint.
     Raises TrainingDiverged where the loop does; Ray would begin it again from its checkpoint, to the same end.
     """
-    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.errors import TrainingDiverged
 
     connect()
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -134,7 +134,7 @@ def train(
 def _unless_diverged(loop: Callable[[dict[str, Any]], None], diverged: Path, arguments: dict[str, Any]) -> None:
     """Run on every worker: the loop, and where it diverges, which it does on all of them, leave a file that says so."""
     from clarep_ray.data.durable import write_file
-    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.errors import TrainingDiverged
 
     try:
         loop(arguments)

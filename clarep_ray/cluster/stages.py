@@ -21,10 +21,9 @@ from clarep_ray.data.parquet_files import DamagedParquet
 from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
-from clarep_ray.data.store import SPECTRA, DamagedUnit, Store, open_store
+from clarep_ray.data.store import SPECTRA, Store, open_store
 from clarep_ray.data.units import (
     OK,
-    InputChanged,
     UnitBlob,
     decode_unit,
     has_picture,
@@ -34,6 +33,7 @@ from clarep_ray.data.units import (
     unit_manifest,
     with_stand_ins,
 )
+from clarep_ray.errors import DamagedUnit, InputChanged
 
 if TYPE_CHECKING:
     from clarep_ray.models.extractor import UnitExtractor

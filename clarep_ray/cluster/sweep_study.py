@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from clarep_ray import dotted
 from clarep_ray.cluster.sweep_rows import Row, Status, commit_row, read_row
 from clarep_ray.config import Point
-from clarep_ray.data.owner import OutputInUse
+from clarep_ray.errors import OutputInUse
 
 Report = Callable[[int, float], None]
 """Takes an epoch and the metric after it."""

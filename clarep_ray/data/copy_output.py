@@ -15,8 +15,9 @@ from clarep_ray.data.durable import make_folder, replace_file, sync_folder
 from clarep_ray.data.manifest import MANIFEST
 from clarep_ray.data.object_store import ObjectStore
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import FOLDERS, WORK, DamagedUnit, Store, check_entries, unit_name
+from clarep_ray.data.store import FOLDERS, WORK, Store, check_entries, unit_name
 from clarep_ray.data.verify import verify
+from clarep_ray.errors import DamagedUnit
 
 DOWNLOADS = 8
 PARTIAL = ".partial"

@@ -30,7 +30,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from clarep_ray.config.location import VALID, parse_s3
-from clarep_ray.data.store import ABANDONED_S, SHARDS, SPECTRA, WORK, StorageFault, Store
+from clarep_ray.data.store import ABANDONED_S, SHARDS, SPECTRA, WORK, Store
+from clarep_ray.errors import StorageFault
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

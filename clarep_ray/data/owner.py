@@ -26,16 +26,13 @@ from pathlib import Path
 
 from clarep_ray.data.durable import make_folder, write_new
 from clarep_ray.data.processes import machine_mark, start_ticks
-from clarep_ray.data.store import RUN, WORK, OutputStore, StorageFault, Store, as_store
+from clarep_ray.data.store import RUN, WORK, OutputStore, Store, as_store
+from clarep_ray.errors import OutputInUse, StorageFault
 
 HEARTBEAT_S = 10.0
 """How often an owner gives a sign of life, and looks whether it still is the owner."""
 SILENT_S = 120.0
 """After so long without one, an owner on another machine counts as gone."""
-
-
-class OutputInUse(RuntimeError):
-    """Another process works on the output."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from clarep_ray.data.durable import make_folder, replace_file, sync_folder, writ
 from clarep_ray.data.inside import parts_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
+from clarep_ray.errors import DamagedUnit, NondeterministicUnit
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
 FOLDERS = (SHARDS, SPECTRA, UNITS, WORK)
@@ -39,18 +40,6 @@ UNIT_SEAL, RUN_SEAL = "manifest_sha256", "record_sha256"
 """What unit manifests and `run.json` call the hash of themselves."""
 ABANDONED_S = 3600.0
 """Age of a temporary file that no living attempt can still be writing."""
-
-
-class DamagedUnit(RuntimeError):
-    """A committed unit whose manifest or files are not as they were committed."""
-
-
-class NondeterministicUnit(RuntimeError):
-    """A unit was computed twice with different bytes."""
-
-
-class StorageFault(RuntimeError):
-    """Object storage does not answer, or refuses what an output needs; nothing is damaged by it."""
 
 
 class Store(ABC):

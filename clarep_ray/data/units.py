@@ -18,6 +18,7 @@ from clarep_ray.data.records import InputRow, RejectedImage, RejectReason
 from clarep_ray.data.shards import json_bytes, npy_bytes, shard_bytes
 from clarep_ray.data.sources import Source
 from clarep_ray.data.store import SHARDS, SPECTRA
+from clarep_ray.errors import InputChanged
 
 Arrays = Mapping[str, NDArray[Any]]
 OK = "ok"
@@ -42,10 +43,6 @@ GATE_INPUT = "gate_input_votes"
 NO_POISON: Mapping[int, str] = {}
 STAND_IN = 128
 """Grey level of the picture that takes a poisonous one's place, so that the others keep theirs."""
-
-
-class InputChanged(RuntimeError):
-    """An input file is not the one that was frozen into the manifest."""
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,10 @@ from clarep_ray.data.clarep_index import INDEX, MAX_ROOT_BYTES, ROOT, ROOT_SEAL,
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.sealed import parse_sealed, sealed_file_sha256
 from clarep_ray.data.shards import read_shard, sha256_file
-from clarep_ray.data.store import (
-    MAX_UNIT_BYTES,
-    RUN,
-    SHARDS,
-    SPECTRA,
-    UNITS,
-    DamagedUnit,
-    Store,
-    as_store,
-    check_entries,
-    unit_name,
-)
+from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, SPECTRA, UNITS, Store, as_store, check_entries, unit_name
 from clarep_ray.data.tar_index import DamagedTar
 from clarep_ray.data.untrusted import parse_json_object
+from clarep_ray.errors import DamagedUnit
 
 ORPHAN = " belongs to no unit"
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss or the gradient of a step is no finite number."""
+from clarep_ray.errors import TrainingDiverged
 
 
 def clip_finite(loss: Tensor, parameters: Iterable[Tensor], max_norm: float | None, step: int) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from clarep_ray.config.evaluate import TrustConfig
+from clarep_ray.errors import Untrusted
 from clarep_ray.models.answers import all_finite, answers_of
 from clarep_ray.robustness.apgd import Apgd
 from clarep_ray.robustness.attack import Attack, as_evaluated, check_inputs, of_rows
@@ -26,10 +27,6 @@ LONG = 5
 """How many times the steps of the ordinary attack the long one takes."""
 SAME_LOGITS = 1e-4
 """Largest difference of two forward passes, as a share of the largest logit, that rounding may make."""
-
-
-class Untrusted(RuntimeError):
-    """A robust accuracy that gradient masking makes meaningless."""
 
 
 @dataclass(frozen=True)

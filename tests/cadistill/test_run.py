@@ -13,8 +13,8 @@ from clarep_ray.cadistill import training
 from clarep_ray.cadistill.evaluation import accuracy
 from clarep_ray.cadistill.run import prepare, read_result, run_training, train_alone
 from clarep_ray.dotted import override
+from clarep_ray.errors import TrainingDiverged
 from clarep_ray.models.checkpoints import load_newest
-from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.models.students import load_student
 from tests.cadistill.small import digest, small_config, start, write_clareps, write_teacher
 

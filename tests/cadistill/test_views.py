@@ -20,8 +20,8 @@ from clarep_ray.data.pixels import WholeImage
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.views import View
 from clarep_ray.dotted import override
+from clarep_ray.errors import TrainingDiverged
 from clarep_ray.models.classifiers import load_classifier
-from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.models.students import Architecture, load_student, make_student, read_architecture, save_student
 from clarep_ray.robustness.benchmarks import open_benchmark
 from clarep_ray.robustness.evaluate import clean_columns

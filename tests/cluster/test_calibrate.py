@@ -14,10 +14,10 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.calibrate import open_session
 from clarep_ray.cluster.calibrate_report import run_calibration
 from clarep_ray.cluster.calibrate_scores import score_columns
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.plan import check_calibration
 from clarep_ray.config import CalibrateConfig, ModelConfig
 from clarep_ray.dotted import override
+from clarep_ray.errors import ResumeRefused
 from clarep_ray.presets import CALIBRATE, EXTRACT
 from tests.broken_models import broken_timm
 from tests.data import trees

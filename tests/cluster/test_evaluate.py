@@ -16,14 +16,14 @@ from clarep_ray import cli
 from clarep_ray.cluster import evaluate_units
 from clarep_ray.cluster.evaluate import open_session, verdict_units
 from clarep_ray.cluster.evaluate_report import run_evaluation
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.config import EvaluateConfig
 from clarep_ray.data.verdicts import NAMES, VERDICT
 from clarep_ray.dotted import override
+from clarep_ray.errors import ResumeRefused, Untrusted
 from clarep_ray.presets import EVALUATE
 from clarep_ray.robustness.benchmarks import open_benchmark
 from clarep_ray.robustness.benchmarks.corruptions import CORRUPTIONS
-from clarep_ray.robustness.trust import Finding, Untrusted
+from clarep_ray.robustness.trust import Finding
 from tests.broken_models import Overflowing, broken_timm
 
 TWO_SPLITS: dict[str, Any] = {

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clarep_ray import cli
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.publish import extract_and_publish
 from clarep_ray.data.clarep_index import read_index, read_root
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
+from clarep_ray.errors import ResumeRefused
 from tests.cluster.reference import (
     attempts,
     committed_hashes,
@@ -151,7 +150,7 @@ def test_a_changed_run_is_refused_with_the_changed_fields(finished, change: dict
     config, _ = finished
     with pytest.raises(ResumeRefused, match=next(iter(change))):
         run_extraction(override(config, change), lambda _: None)
-    assert cli.EXIT_CODES["ResumeRefused"] == 7
+    assert ResumeRefused.code == 7
 
 
 def odd_folder(root: Path) -> Path:

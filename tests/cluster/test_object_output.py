@@ -15,7 +15,6 @@ import pytest
 
 from clarep_ray.cluster import extract, stages
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.plan import describe, make_plan
 from clarep_ray.cluster.publish import extract_and_publish, run_controls
 from clarep_ray.cluster.repair import repair
@@ -24,10 +23,9 @@ from clarep_ray.config import SearchConfig
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.copy_output import copy_output
 from clarep_ray.data.object_store import ObjectStore
-from clarep_ray.data.store import StorageFault
-from clarep_ray.data.units import InputChanged
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
+from clarep_ray.errors import InputChanged, ResumeRefused, StorageFault
 from clarep_ray.presets import CLARID_SWEEPS
 from tests.cluster.reference import small_config
 from tests.s3 import SECRET, S3Server, environment

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.publish import run_controls
 from clarep_ray.cluster.repair import repair
 from clarep_ray.config import PROJECTION_MODES
@@ -16,9 +15,10 @@ from clarep_ray.data import clarep_index
 from clarep_ray.data.clarep_index import read_index, read_root
 from clarep_ray.data.manifest import MANIFEST, InputManifest, names_sha256
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import DamagedUnit, OutputStore
+from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
+from clarep_ray.errors import DamagedUnit, ResumeRefused
 from tests.cluster.reference import attempts, flip_byte, small_config, tiny_weights
 from tests.data import trees
 

@@ -24,7 +24,6 @@ import pytest
 
 from clarep_ray import cli, dotted
 from clarep_ray.cluster import extract, runtime, stages
-from clarep_ray.cluster.attempts import PoisonedInput, UnitGivenUp
 from clarep_ray.cluster.calibrate_pieces import FEATURES, CalibrateStage, CalibrationContext
 from clarep_ray.cluster.evaluate_units import EvaluateStage, EvaluationContext, Unit
 from clarep_ray.cluster.extract import run_extraction
@@ -40,6 +39,7 @@ from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
 from clarep_ray.dotted import override
+from clarep_ray.errors import PoisonedInput, UnitGivenUp
 from clarep_ray.models.extractor import UnitExtractor
 from clarep_ray.presets import CALIBRATE, EVALUATE
 from tests.cluster.conftest import in_process

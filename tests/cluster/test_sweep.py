@@ -12,7 +12,6 @@ from clarep_ray.clarid import pipeline
 from clarep_ray.cluster import extract, runtime
 from clarep_ray.cluster import sweep as sweeping
 from clarep_ray.cluster.extract import run_extraction
-from clarep_ray.cluster.identity import ResumeRefused
 from clarep_ray.cluster.sweep import sweep_cadistill, sweep_clarid
 from clarep_ray.cluster.sweep_clarid import ClaridStudy
 from clarep_ray.cluster.sweep_rows import Row
@@ -20,6 +19,7 @@ from clarep_ray.cluster.sweep_study import Cell, run_cell
 from clarep_ray.cluster.sweep_tune import Trials, needs_of_a_trial
 from clarep_ray.config import DistillConfig, ExtractConfig, SearchConfig
 from clarep_ray.dotted import override
+from clarep_ray.errors import ResumeRefused
 from clarep_ray.presets import DISTILL, EXTRACT, Sweep
 from tests.cluster.conftest import in_process
 from tests.cluster.reference import committed_hashes

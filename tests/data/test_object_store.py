@@ -15,8 +15,9 @@ from clarep_ray.cluster.runtime import TRANSIENT
 from clarep_ray.config.location import parse_s3
 from clarep_ray.data import owner
 from clarep_ray.data.object_store import ObjectStore
-from clarep_ray.data.owner import OutputInUse, owned, refuse_used
-from clarep_ray.data.store import DamagedUnit, NondeterministicUnit, OutputStore, StorageFault, Store, open_store
+from clarep_ray.data.owner import owned, refuse_used
+from clarep_ray.data.store import OutputStore, Store, open_store
+from clarep_ray.errors import DamagedUnit, NondeterministicUnit, OutputInUse, StorageFault
 from tests.s3 import SECRET, S3Server
 
 

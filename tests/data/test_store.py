@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clarep_ray.data.shards import npy_bytes, read_npy, read_shard, shard_bytes
-from clarep_ray.data.store import DamagedUnit, NondeterministicUnit, OutputStore
+from clarep_ray.data.store import OutputStore
+from clarep_ray.errors import DamagedUnit, NondeterministicUnit
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.manifest import freeze
 from clarep_ray.data.selection import select
 from clarep_ray.data.sources import open_source
-from clarep_ray.data.units import InputChanged, UnitBlob, decode_unit, merge_results
+from clarep_ray.data.units import UnitBlob, decode_unit, merge_results
+from clarep_ray.errors import InputChanged
 from tests.data import trees
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clarep_ray import cli
-from clarep_ray.cluster.control_plane import LOST
+from clarep_ray import errors
 from tests.deploy import rules, sizing
 from tests.deploy.pins import pins
 
@@ -70,7 +69,21 @@ def test_operations_and_evaluations_are_the_counted_ones(preset: str) -> None:
 
 def test_every_exit_code_of_the_jobs_is_explained() -> None:
     codes = {int(row[0]) for row in rows("| code | you see")}
-    assert {0, 1, cli.USAGE_ERROR, cli.TOO_MANY_REJECTS, *cli.EXIT_CODES.values(), LOST, 137, 143} == codes
+    assert set(errors.meanings()) == codes
+
+
+@pytest.mark.parametrize("page", ["README.md", "deploy/RUNBOOK.md"])
+def test_the_table_of_exit_codes_is_that_of_the_errors(page: str) -> None:
+    assert f"\n\n{errors.table()}\n\n" in (ROOT / page).read_text()
+
+
+def test_every_kind_of_fault_has_a_code_of_its_own() -> None:
+    """What is raised in a Ray worker is known by its name alone, so a name or a code stands for one fault."""
+    found = list(errors.kinds().values())
+    assert len(found) == len({kind.__name__ for kind in found}) >= 15
+    own = [kind for kind in found if "code" in vars(kind)]
+    assert len({kind.code for kind in own} | set(errors.OTHERS)) == len(own) + len(errors.OTHERS)
+    assert {kind.__module__ for kind in found} == {"clarep_ray.errors"}
 
 
 def test_what_it_names_is_in_the_repository() -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from clarep_ray.cluster.attempts import DIED, LIVED, RAISED, Attempt, Ledger, Past, UnitGivenUp, next_attempt, survive
+from clarep_ray.cluster.attempts import DIED, LIVED, RAISED, Attempt, Ledger, Past, next_attempt, survive
 from clarep_ray.config import EngineConfig
 from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
+from clarep_ray.errors import UnitGivenUp
 
 SIZES = (1, 2, 3, 8, 64)
 MOST = EngineConfig().max_attempts

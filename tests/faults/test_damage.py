@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from clarep_ray.data.shards import npy_bytes, read_shard, shard_bytes
-from clarep_ray.data.store import DamagedUnit, OutputStore
+from clarep_ray.data.store import OutputStore
 from clarep_ray.data.tar_index import DamagedTar
 from clarep_ray.data.verify import verify
+from clarep_ray.errors import DamagedUnit
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
 from tests.faults.small_run import NUM_UNITS, SmallRun, visible
 
@@ -173,7 +174,7 @@ def test_a_table_of_ours_with_a_wrong_bit_is_not_even_parsed(
     from clarep_ray.data.clarep_index import finish, read_index, read_root
     from clarep_ray.data.clarep_members import locate_members
     from clarep_ray.data.manifest import InputManifest, unchanged_hashes, write_stamps
-    from clarep_ray.data.units import InputChanged
+    from clarep_ray.errors import InputChanged
 
     root = tmp_path / "out"
     SmallRun()(root)

@@ -13,7 +13,6 @@ import torch
 
 from clarep_ray import cli
 from clarep_ray.cluster import memory, runtime, stages
-from clarep_ray.cluster.attempts import UnitGivenUp
 from clarep_ray.cluster.extract import run_extraction
 from clarep_ray.cluster.memory import is_short_of_memory, while_memory_is_short
 from clarep_ray.config import EngineConfig
@@ -21,6 +20,7 @@ from clarep_ray.data import pixels, units
 from clarep_ray.data.records import safe_key
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.verify import verify
+from clarep_ray.errors import UnitGivenUp
 from tests.cluster.conftest import images, weights, without_ray
 from tests.cluster.reference import committed_hashes, plain_loop, small_config
 from tests.cluster.test_poison import run_calmly
@@ -102,7 +102,7 @@ def test_ray_does_not_try_again_what_was_given_up() -> None:
         (torch.OutOfMemoryError(GPU), f"memory was short: {GPU}"),
         (RuntimeError("ray::f() (pid=3)\n  raise MemoryError\nMemoryError"), "memory was short: nothing more"),
         (RuntimeError("ray::f()\nnumpy._core._exceptions._ArrayMemoryError: Unable to"), "memory was short: Unable to"),
-        (RuntimeError("ray::f()\nMemoryError: x\n\nclarep_ray.cluster.attempts.UnitGivenUp: unit 3"), "unit 3"),
+        (RuntimeError("ray::f()\nMemoryError: x\n\nclarep_ray.errors.UnitGivenUp: unit 3"), "unit 3"),
     ],
 )
 def test_errors_of_memory_end_with_6_wherever_they_come_from(error: Exception, line: str) -> None:

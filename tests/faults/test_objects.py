@@ -19,8 +19,8 @@ from clarep_ray.data import object_store
 from clarep_ray.data.clarep_index import ROOT, read_root
 from clarep_ray.data.copy_output import copy_output
 from clarep_ray.data.object_store import ObjectStore
-from clarep_ray.data.store import DamagedUnit
 from clarep_ray.data.verify import verify
+from clarep_ray.errors import DamagedUnit
 from tests.faults.shim import Killed
 from tests.faults.small_run import NUM_UNITS, SmallRun, visible
 from tests.s3 import S3Server

@@ -20,9 +20,10 @@ from clarep_ray.cluster.calibrate_report import run_calibration
 from clarep_ray.cluster.evaluate_report import run_evaluation
 from clarep_ray.config import CalibrateConfig, DistillConfig, EvaluateConfig, TrainCdmConfig
 from clarep_ray.data import owner
-from clarep_ray.data.owner import OutputInUse, owned
-from clarep_ray.data.store import NondeterministicUnit, OutputStore
+from clarep_ray.data.owner import owned
+from clarep_ray.data.store import OutputStore
 from clarep_ray.dotted import override
+from clarep_ray.errors import NondeterministicUnit, OutputInUse
 from tests.faults.crashes import Disk
 from tests.faults.light_driver import NUM_UNITS, unit_files
 from tests.faults.shim import Op, TakingTurns, shimmed

@@ -17,10 +17,10 @@ from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.durable import new_folder
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.dotted import override
+from clarep_ray.errors import TrainingDiverged
 from clarep_ray.models import cdm_networks
 from clarep_ray.models import cdm_training as cdm
 from clarep_ray.models.checkpoints import load_newest, save_checkpoint
-from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.presets import TRAIN_CDM
 from tests.faults.kills import killed_before
 from tests.faults.test_damage import SmallTraining

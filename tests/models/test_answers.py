@@ -60,7 +60,7 @@ def test_a_benchmark_counts_it_as_wrong(bad: float) -> None:
 
 def test_a_student_is_not_right_by_them() -> None:
     from clarep_ray.data.picture_rows import open_pictures
-    from clarep_ray.models.divergence import TrainingDiverged
+    from clarep_ray.errors import TrainingDiverged
     from clarep_ray.models.students import Architecture, make_student
 
     grey = (0.5, 0.5, 0.5)

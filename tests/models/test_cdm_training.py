@@ -8,10 +8,10 @@ import torch
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.spurious_digits import CLASS_NAMES
+from clarep_ray.errors import TrainingDiverged
 from clarep_ray.models import cdm_training as cdm
 from clarep_ray.models.cdm_networks import make_network
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
-from clarep_ray.models.divergence import TrainingDiverged
 from clarep_ray.presets import TRAIN_CDM
 from clarep_ray.seeding import torch_generator
 from tests.cluster.reference import flip_byte

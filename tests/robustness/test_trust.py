@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from clarep_ray.config import TrustConfig
-from clarep_ray.robustness.trust import Finding, Untrusted, require_trusted, trust_findings
+from clarep_ray.errors import Untrusted
+from clarep_ray.robustness.trust import Finding, require_trusted, trust_findings
 from tests.robustness.conftest import Normalised, Trained
 
 CONFIG = TrustConfig(eps_255=24.0, num_steps=8, num_restarts=3, num_queries=300)
