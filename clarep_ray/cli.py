@@ -16,12 +16,13 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-from clarep_ray.cluster import guards
+from clarep_ray import stopping
+from clarep_ray.cluster import control_plane, guards
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
 from clarep_ray.dotted import check_local, flatten, override
-from clarep_ray.errors import USAGE_ERROR, DiskFull, Fault, UnitGivenUp, kinds
+from clarep_ray.errors import USAGE_ERROR, ClusterLost, DiskFull, Fault, UnitGivenUp, kinds
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
@@ -136,6 +137,8 @@ def exit_codes() -> Generator[None]:
         yield
     except Exception as error:
         known = known_fault(error)
+        if (known is None or known[1] == ClusterLost.code) and (gone := control_plane.lost()):
+            stopping.leave(ClusterLost.code, control_plane.line(f"{gone} is lost"))  # Ray's own end would wait for it
         if known is None:
             raise
         fail(*known)

@@ -1,5 +1,10 @@
 """Measure against named references in the same run: uv run jobs/benchmark.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

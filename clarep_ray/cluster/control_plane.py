@@ -1,18 +1,21 @@
-"""Watches Ray's control plane from the driver: where it is lost, Ray's libraries wait for ever, or abort in C++."""
+"""Watches the Ray that this process has joined: where its control plane, or its part on this machine, is lost, Ray's
+libraries wait for ever, abort in C++, or raise whatever they were at."""
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import threading
 import time
 from typing import NoReturn
 
+from clarep_ray import stopping
 from clarep_ray.errors import ClusterLost
 
 LOOK_EVERY_S, ANSWER_WITHIN_S, LOST_AFTER_S = 3.0, 3.0, 40.0
 """How often it is looked at, and how long it must have been silent: one that can be started again has that time."""
+REFUSALS = 2
+"""How often in a row the raylet of this machine must refuse: one that is gone does not come back."""
 _watches = threading.Lock()
 
 
@@ -26,13 +29,29 @@ def watch() -> None:
         threading.Thread(target=_watch, name="control plane", daemon=True).start()
 
 
+def lost() -> str | None:
+    """Say which part of the cluster that this process has joined is gone now; None where it is there, or none is."""
+    if "ray" not in sys.modules:
+        return None
+    address, raylet = _address(), _raylet()
+    if raylet is not None and not _listens(raylet):
+        return "Ray's part on this machine, the raylet,"
+    if address is not None and not _answers(address):
+        return f"Ray's control plane at {address}"
+    return None
+
+
 def _watch() -> None:
-    last_answer = time.monotonic()
+    last_answer, refusals = time.monotonic(), 0
     while (address := _address()) is not None:
         if _answers(address):
             last_answer = time.monotonic()
         elif time.monotonic() - last_answer > LOST_AFTER_S:
-            _end(address)
+            _end(f"Ray's control plane at {address} has been lost for {LOST_AFTER_S:.0f} s")
+        raylet = _raylet()
+        refusals = 0 if raylet is None or _listens(raylet) else refusals + 1
+        if refusals >= REFUSALS:
+            _end("Ray's part on this machine, the raylet, is lost")
         time.sleep(LOOK_EVERY_S)
     _watches.release()
 
@@ -47,6 +66,16 @@ def _address() -> str | None:
         return None
 
 
+def _raylet() -> str | None:
+    """Return the socket of the raylet that this process talks to; None where there is none, or it cannot be told."""
+    import ray
+
+    try:
+        return ray._private.worker.global_worker.node.raylet_socket_name if ray.is_initialized() else None
+    except Exception:
+        return None
+
+
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
@@ -56,11 +85,23 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _end(address: str) -> NoReturn:
-    print(
-        f"error: Ray's control plane at {address} has been lost for {LOST_AFTER_S:.0f} s; what was committed is safe: "
-        "re-run the same command to resume",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(ClusterLost.code)
+def _listens(path: str) -> bool:
+    """Say whether anybody has a socket open; one that is busy has."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(ANSWER_WITHIN_S)
+        try:
+            client.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            pass
+        return True
+
+
+def line(what: str) -> str:
+    """Return what a job says that has lost its cluster."""
+    return f"error: {what}; what was committed is safe: re-run the same command to resume"
+
+
+def _end(what: str) -> NoReturn:
+    stopping.leave(ClusterLost.code, line(what))

@@ -15,8 +15,10 @@ import shutil
 import stat
 import tempfile
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+
+from clarep_ray import stopping
 
 PREFIX, TOKEN, SESSIONS = "clarep.", "auth_token", "r"
 """How its name begins, and all that lies in it; short, for the paths of sockets are."""
@@ -38,7 +40,7 @@ def private_folder() -> Path:
     for _ in range(TRIES):  # another process that starts may take a new one for a leftover
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         if _hold(folder) is not None:  # for as long as this process lives: no program it starts inherits the handle
-            atexit.register(_remove, folder, os.getpid())
+            atexit.register(stopping.at_end(partial(_remove, folder, os.getpid())))
             return folder
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(parent))
 

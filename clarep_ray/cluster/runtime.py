@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clarep_ray import stopping
 from clarep_ray.cluster import control_plane, guards
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
 
@@ -47,6 +48,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
         ray.init(**options)
+        stopping.hold()
     control_plane.watch()
     return dict(ray.cluster_resources())
 
@@ -113,9 +115,13 @@ def train(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to `stopping`: Ray would go on until its controller answers, and end with a traceback."""
+
     output.mkdir(parents=True, exist_ok=True)
     diverged = output / f".tmp-diverged-{uuid.uuid4().hex}"
-    TorchTrainer(
+    Trainer(
         partial(_unless_diverged, loop, diverged),
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
