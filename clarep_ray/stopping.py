@@ -32,7 +32,7 @@ CODES = {
     signal.SIGHUP: Terminated.code,
 }
 CONTINUES, STARTS_AGAIN = "the same command continues", "the same command starts again"
-GRACE_S = 2.5
+GRACE_S = 2.0
 """How long what is open may take to close: `ray job stop` kills 3 s after it asks."""
 ONE_STOP_S = 0.5
 """Signals this close together are one stop: `timeout` sends two, to the process and to its group."""
@@ -199,6 +199,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     if _job.inside:
         _job.first = _job.first or signal.Signals(number)
         _job.inside = False  # once: what is being closed is not interrupted
+        silence()
         raise Stopped
 
 
