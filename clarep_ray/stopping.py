@@ -118,6 +118,11 @@ def run(main: Callable[[], object]) -> None:
         _stop()
 
 
+def is_stopped() -> bool:
+    """Say whether a signal has asked this process to end, which it is about to."""
+    return _job.first is not None
+
+
 def at_end(last: Callable[[], object]) -> Callable[[], object]:
     """Have something done where this process is ended in the middle; a second or so. Return it for `not_at_end`."""
     _last_things.append(last)

@@ -1,5 +1,5 @@
 """Watches the Ray that this process has joined: where its control plane, or its part on this machine, is lost, Ray's
-libraries wait for ever, abort in C++, or raise whatever they were at."""
+libraries wait for ever, abort in C++, end the process with code 1, or raise whatever they were at."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 from clarep_ray import stopping
 from clarep_ray.errors import ClusterLost
 
+RAYLET = "Ray's part on this machine, the raylet,"
 LOOK_EVERY_S, ANSWER_WITHIN_S, LOST_AFTER_S = 3.0, 3.0, 40.0
 """How often it is looked at, and how long it must have been silent: one that can be started again has that time."""
-REFUSALS = 2
-"""How often in a row the raylet of this machine must refuse: one that is gone does not come back."""
-_watches = threading.Lock()
+STOP_MAY_COME_S = 0.05
+"""A signal that stops a terminal's processes may reach the raylet first."""
+_watches, _guards = threading.Lock(), threading.Lock()
 
 
 def watch() -> None:
-    """Watch the cluster that this process has joined, from a thread, as long as it stays joined; one thread does.
+    """Watch the cluster that this process has joined, from two threads, as long as it stays joined.
 
     A main thread that is inside Ray's C++ cannot be interrupted: the thread itself ends the process, with ClusterLost's
     code and a line. What was committed stays, and the same command goes on from there.
     """
-    if _watches.acquire(blocking=False):
-        threading.Thread(target=_watch, name="control plane", daemon=True).start()
+    for lock, work in ((_watches, _watch), (_guards, _guard)):
+        if lock.acquire(blocking=False):
+            threading.Thread(target=work, name="control plane", daemon=True).start()
 
 
 def lost() -> str | None:
@@ -35,25 +38,35 @@ def lost() -> str | None:
         return None
     address, raylet = _address(), _raylet()
     if raylet is not None and not _listens(raylet):
-        return "Ray's part on this machine, the raylet,"
+        return RAYLET
     if address is not None and not _answers(address):
         return f"Ray's control plane at {address}"
     return None
 
 
 def _watch() -> None:
-    last_answer, refusals = time.monotonic(), 0
+    last_answer = time.monotonic()
     while (address := _address()) is not None:
         if _answers(address):
             last_answer = time.monotonic()
         elif time.monotonic() - last_answer > LOST_AFTER_S:
             _end(f"Ray's control plane at {address} has been lost for {LOST_AFTER_S:.0f} s")
-        raylet = _raylet()
-        refusals = 0 if raylet is None or _listens(raylet) else refusals + 1
-        if refusals >= REFUSALS:
-            _end("Ray's part on this machine, the raylet, is lost")
         time.sleep(LOOK_EVERY_S)
     _watches.release()
+
+
+def _guard() -> None:
+    """Wait at the raylet of this machine until it is gone: Ray's C++ ends a process that then talks to it."""
+    while (raylet := _raylet()) is not None:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(raylet)
+            while client.recv(4096):  # it has nothing to say to who says nothing
+                pass
+        time.sleep(STOP_MAY_COME_S)
+        if raylet == _raylet() and not _listens(raylet):
+            _end(f"{RAYLET} is lost")
+        time.sleep(LOOK_EVERY_S)
+    _guards.release()
 
 
 def _address() -> str | None:
@@ -104,4 +117,7 @@ def line(what: str) -> str:
 
 
 def _end(what: str) -> NoReturn:
+    if stopping.is_stopped():
+        while True:
+            time.sleep(LOOK_EVERY_S)  # that thread ends the process
     stopping.leave(ClusterLost.code, line(what))

@@ -15,6 +15,7 @@ from typing import Any
 from clarep_ray import stopping
 from clarep_ray.cluster import control_plane, guards
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
+from clarep_ray.errors import ClusterLost
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
 """Faults that may pass: interrupted, I/O error, no resource now, timeout, stale handle, a store's outage.
@@ -28,6 +29,9 @@ LOCAL: dict[str, Any] = {
     "object_store_memory": 2_000_000_000,
 }
 """How a cluster is started here."""
+
+
+NO_START = "Ray did not start on this machine"
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
@@ -47,7 +51,13 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
         if not joins_cluster():
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except ValueError:
+            raise
+        except Exception as error:  # of many kinds, whatever of Ray did not start or was lost meanwhile
+            where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else NO_START
+            raise ClusterLost(f"{where}: {str(error).strip().partition(chr(10))[0][:200]}") from None
         stopping.hold()
     control_plane.watch()
     return dict(ray.cluster_resources())
