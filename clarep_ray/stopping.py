@@ -149,23 +149,28 @@ def leave(code: int, line: str) -> NoReturn:
         time.sleep(60.0)
     silence()
     kill_started()
-    last = threading.Thread(target=_do_last_things, daemon=True)
-    last.start()
-    last.join(LAST_THINGS_S)
+    _within(LAST_THINGS_S, _do_last_things)
     with suppress(OSError):
         os.write(_job.stderr, f"{line}\n".encode(errors="backslashreplace"))
     os._exit(code)
 
 
-def silence() -> None:
-    """Keep what libraries say while they are taken down from the terminal; the last line still gets there."""
-    if not _job.silenced and _job.pid == os.getpid():
-        _job.silenced = True
-        with suppress(OSError):
-            _job.stderr = os.dup(2)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+def silence(*more: int) -> None:
+    """Keep what libraries say while they go down from stderr, and from `more` handles; the last line still gets there.
+
+    What the job has said before is flushed.
+    """
+    if _job.pid != os.getpid():
+        return
+    if more:
+        _within(LAST_THINGS_S, sys.stdout.flush)
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if not _job.silenced:
+            _job.silenced, _job.stderr = True, os.dup(2)
+        for handle in (2, *more):
+            os.dup2(nowhere, handle)
+        os.close(nowhere)
 
 
 def kill_started() -> None:
@@ -236,6 +241,13 @@ def _stop() -> NoReturn:
     # a terminal has echoed ^C in front
     start = "\n" if number == signal.SIGINT and os.isatty(_job.stderr) else ""
     leave(CODES[number], f"{start}stopped; {_job.then}")
+
+
+def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Do something that may hang in a thread, and go on after so long."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _do_last_things() -> None:

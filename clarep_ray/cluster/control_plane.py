@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from clarep_ray import stopping
 from clarep_ray.errors import ClusterLost
@@ -18,18 +19,29 @@ LOOK_EVERY_S, ANSWER_WITHIN_S, LOST_AFTER_S = 3.0, 3.0, 40.0
 """How often it is looked at, and how long it must have been silent: one that can be started again has that time."""
 STOP_MAY_COME_S = 0.05
 """A signal that stops a terminal's processes may reach the raylet first."""
-_watches, _guards = threading.Lock(), threading.Lock()
+FIRST_LOOKS_S = 0.02
+_watches, _guards, _joining = threading.Lock(), threading.Lock(), threading.Event()
 
 
-def watch() -> None:
-    """Watch the cluster that this process has joined, from two threads, as long as it stays joined.
+@contextmanager
+def watched() -> Generator[None]:
+    """Watch the cluster that is joined inside, from two threads, as long as this process stays joined.
 
     A main thread that is inside Ray's C++ cannot be interrupted: the thread itself ends the process, with ClusterLost's
     code and a line. What was committed stays, and the same command goes on from there.
     """
-    for lock, work in ((_watches, _watch), (_guards, _guard)):
-        if lock.acquire(blocking=False):
-            threading.Thread(target=work, name="control plane", daemon=True).start()
+    _joining.set()
+    try:
+        _start(_guards, _guard)
+        yield
+        _start(_watches, _watch)
+    finally:
+        _joining.clear()
+
+
+def _start(lock: threading.Lock, work: Callable[[], None]) -> None:
+    if lock.acquire(blocking=False):
+        threading.Thread(target=work, name="control plane", daemon=True).start()
 
 
 def lost() -> str | None:
@@ -57,13 +69,17 @@ def _watch() -> None:
 
 def _guard() -> None:
     """Wait at the raylet of this machine until it is gone: Ray's C++ ends a process that then talks to it."""
-    while (raylet := _raylet()) is not None:
+    while (raylet := _raylet()) is not None or _joining.is_set():
+        if raylet is None:
+            time.sleep(FIRST_LOOKS_S)
+            continue
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(raylet)
             while client.recv(4096):  # it has nothing to say to who says nothing
                 pass
-        time.sleep(STOP_MAY_COME_S)
         if raylet == _raylet() and not _listens(raylet):
+            stopping.silence(1)  # Ray puts twenty lines of the raylet's log there
+            time.sleep(STOP_MAY_COME_S)
             _end(f"{RAYLET} is lost")
         time.sleep(LOOK_EVERY_S)
     _guards.release()
@@ -84,8 +100,10 @@ def _raylet() -> str | None:
     import ray
 
     try:
-        return ray._private.worker.global_worker.node.raylet_socket_name if ray.is_initialized() else None
-    except Exception:
+        worker: Any = sys.modules["ray._private.worker"]
+        joined = ray.is_initialized() or _joining.is_set()
+        return worker._global_node.raylet_socket_name if joined else None
+    except Exception:  # there is no node yet, or this Ray calls it something else: the control plane is still watched
         return None
 
 

@@ -52,14 +52,14 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
         try:
-            ray.init(**options)
+            with control_plane.watched():
+                ray.init(**options)
         except ValueError:
             raise
         except Exception as error:  # of many kinds, whatever of Ray did not start or was lost meanwhile
             where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else NO_START
             raise ClusterLost(f"{where}: {str(error).strip().partition(chr(10))[0][:200]}") from None
         stopping.hold()
-    control_plane.watch()
     return dict(ray.cluster_resources())
 
 

@@ -40,8 +40,9 @@ module._address = lambda: "here:1"
 module._answers = lambda address: seen.append(1) or next(answers)
 module._end_plain = module._end
 module._end = lambda address: (print(len(seen), flush=True), module._end_plain(address))
-module.watch()
-module.watch()
+for _ in range(2):
+    with module.watched():
+        pass
 threading.Event().wait(20)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
