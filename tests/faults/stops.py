@@ -31,6 +31,9 @@ class Ending:
     """Everything, of a terminal; else what it said as an error."""
     took_s: float
     """From the signal to the end."""
+    ran_s: float
+    """From its start to the end."""
+    terminal: bool
     left: tuple[str, ...]
     """Commands of processes that outlived it."""
 
@@ -54,6 +57,7 @@ def run_stopped(
     mark = uuid.uuid4().hex
     env = {**os.environ, OF_THIS_STOP: mark, "PYTHONPATH": str(ROOT), **environment}
     with tempfile.TemporaryFile() as said:
+        started = time.monotonic()
         master, slave = pty.openpty() if terminal else (None, None)
         error = said.fileno() if slave is None else slave
         process = subprocess.Popen(
@@ -80,7 +84,7 @@ def run_stopped(
                 else:
                     process.send_signal(number)
         _wait(process, LONGEST_S, master, text)
-        took = time.monotonic() - began
+        took, ran = time.monotonic() - began, time.monotonic() - started
         left = tuple(_left(mark))
         if process.poll() is None:
             process.kill()
@@ -91,7 +95,7 @@ def run_stopped(
         else:
             said.seek(0)
             text += said.read()
-    return Ending(process.wait(), text.decode(errors="replace").replace("\r\n", "\n"), took, left)
+    return Ending(process.wait(), text.decode(errors="replace").replace("\r\n", "\n"), took, ran, terminal, left)
 
 
 def _wait(
