@@ -6,11 +6,14 @@ import argparse
 import builtins
 import dataclasses
 import errno
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -21,16 +24,24 @@ from clarep_ray.cluster import control_plane, guards
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
-from clarep_ray.dotted import check_local, flatten, override
+from clarep_ray.dotted import check_local, flatten, override, shortened
 from clarep_ray.errors import USAGE_ERROR, ClusterLost, DiskFull, Fault, UnitGivenUp, kinds
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FAILING = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.EREMOTEIO)
+"""Faults of a disk or its server, which reading and writing raise without a name."""
 SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
+RAISED_HERE = re.compile(
+    r'File "[^"\n]*/clarep_ray/[^"\n]*", line \d+, in [^\n]*\n +raise [^\n]*\n'
+    r"(?:clarep_ray[\w.]*|ValueError): (?P<message>[^\n]*)"
+)
+"""A traceback's end: the line of ours that raises, then ValueError or a kind of ours, and what it says."""
+LONGEST_LINE = 1000
 OURS = Path(__file__).parent
 """What cannot be read in here is our fault, and no input's."""
 
@@ -62,20 +73,62 @@ def parse(
             preset = start_of_sweep(preset, sweeps, known.sweep)
             more["sweep"] = known.sweep
         start: Any = job(config=preset.config, preset=known.preset, **more)  # type: ignore[call-arg]
-        found = tyro.cli(job, default=start)
+        found = read_arguments(partial(tyro.cli, job, default=start))
         if sweeps is not None or getattr(found, "controls", False):  # several outputs, in folders of one
             for name, value in flatten(cast(Any, found).config).items():
                 check_local(name, value)
-        _refuse_used(found)
+        _check_output(found)
         return found
 
 
-def _refuse_used(job: Any) -> None:
-    """Raise OutputInUse where another process works on the job's output, before anything large is even imported."""
-    config, setting = job.config, "engine.take-over" if hasattr(job.config, "engine") else "take-over"
+def read_arguments(read: Callable[[], Job]) -> Job:
+    """Return what `read` makes of the command line with tyro; one line and exit code 2 where it refuses it.
+
+    Tyro frames what it has to say, in many lines of the terminal's width: of those, what is wrong is said.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return read()
+    for argument in sys.argv[1:]:  # a Path of it would be this folder
+        if not argument or re.fullmatch(r"--[\w.-]+=", argument):
+            fail(f"{argument or 'an argument'} is not valid: it is empty")
+    said, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"  # else words are broken where the line of the frame ends
+    try:
+        with redirect_stderr(said):
+            return read()
+    except SystemExit as ended:
+        if ended.code != USAGE_ERROR:
+            raise
+        fail(_unframed(said.getvalue()))
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+def _unframed(text: str) -> str:
+    """Return the first paragraph of a message of tyro's, and the options that it suggests, on one line."""
+    lines = [line.strip("│ ") for line in text.splitlines()[1:]]
+    rule = re.compile("[─╭╮╰╯ -]*")  # the frame, in whatever the terminal can show, or an empty line
+    first = next((at for at, line in enumerate(lines) if not rule.fullmatch(line)), 0)
+    told = " ".join(takewhile(lambda line: not rule.fullmatch(line), lines[first:]))
+    near = dict.fromkeys(line.split()[0] for line in lines if re.match("--[a-z]", line))
+    meant = f"; near: {', '.join(near)}" if near and "Unrecognized" in told else ""
+    return f"{told or 'the command line is not valid'}{meant} (--help tells of every option)"
+
+
+def _check_output(job: Any) -> None:
+    """Raise before anything large is even imported: OutputInUse, and ValueError where the output cannot be written."""
+    config = job.config
+    nested = hasattr(config.output, "path")
+    store = open_store(config.output.path if nested else config.output)
     takes_over = config.engine.take_over if hasattr(config, "engine") else config.take_over
-    if not takes_over and not getattr(job, "dry_run", False):
-        refuse_used(open_store(getattr(config.output, "path", config.output)), setting)
+    dry = getattr(job, "dry_run", False)
+    if not takes_over and not dry:
+        with suppress(OSError):  # for the check to name
+            refuse_used(store, "engine.take-over" if hasattr(config, "engine") else "take-over")
+    if dry or store.desk == Path(store.where):  # in object storage the run itself checks it, once
+        store.check("output.path" if nested else "output")
 
 
 def start_of(presets: Mapping[str, Callable[[], Preset[Any]]], name: str, calibration: str | None) -> Preset[Any]:
@@ -114,7 +167,14 @@ def preset_config(presets: Mapping[str, Callable[[], Preset[Any]]], name: str) -
 
 def fail(message: str, code: int = USAGE_ERROR) -> NoReturn:
     """Print one line to stderr and exit; names of files in it cannot write on the terminal."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    line = printable(message)
+    try:
+        print(end="", flush=True)
+    except OSError:  # standard output is full, or closed by who read it: nothing more goes there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if len(line) > LONGEST_LINE:  # its field and its reason are at its ends
+        line = f"{line[: LONGEST_LINE * 3 // 4]} ... {line[-LONGEST_LINE // 4 :]}"
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -122,8 +182,15 @@ def print_config(preset: Preset[Any], resolved: Any) -> None:
     """Print every field with its value and origin."""
     rows = origin_table(preset, resolved)
     width = max(len(name) for name, _, _ in rows)
-    for name, value, origin in rows:
-        print(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}")
+    with exit_codes():
+        say(f"  {name:<{width}}  {printable(str(value)):<24}  {origin}" for name, value, origin in rows)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines as they come; names of files in them cannot write on the terminal."""
+    for line in lines:
+        for part in line.split("\n"):
+            print(printable(part), flush=True)
 
 
 @contextmanager
@@ -135,6 +202,8 @@ def exit_codes() -> Generator[None]:
     try:
         guards.check_start()
         yield
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
     except Exception as error:
         known = known_fault(error)
         if (known is None or known[1] == ClusterLost.code) and (gone := control_plane.lost()):
@@ -150,7 +219,7 @@ def known_fault(error: BaseException) -> tuple[str, int] | None:
     if type(error).__module__.partition(".")[0] == "ray":  # its class may be the worker's error's too, its text is not
         cause = getattr(error, "cause", None)
         known = known_fault(cause) if isinstance(cause, Exception) else None
-        return known or _known_line(f"{name}: {error}")
+        return known or _known_line(f"{name}: {error}") or _raised_here(str(error))
     if isinstance(error, Fault):
         return str(error), error.code
     if isinstance(error, OSError):
@@ -181,14 +250,24 @@ def _known_line(text: str) -> tuple[str, int] | None:
     return None
 
 
+def _raised_here(text: str) -> tuple[str, int] | None:
+    """Return what the last ValueError says that a line of this package raised, in a worker's traceback."""
+    found = list(RAISED_HERE.finditer(text))
+    return (found[-1]["message"], USAGE_ERROR) if found else None
+
+
 def _of_a_file(error: OSError) -> tuple[str, int] | None:
     """Return what is wrong with a user's file or folder, or with a disk; None where it is a file of ours, or none."""
     if error.errno in FULL:
         return str(error), DiskFull.code
     name = error.filename
+    if name is None and error.errno in FAILING:
+        return f"a disk fails, or is gone: {error.strerror}", USAGE_ERROR
+    if name is None and isinstance(error, BrokenPipeError):
+        return "standard output was closed while there was more to say", USAGE_ERROR
     if not isinstance(name, str | bytes | os.PathLike) or OURS in Path(os.fsdecode(name)).parents:
         return None
-    return f"{os.fsdecode(name)!r}: {error.strerror}", USAGE_ERROR
+    return f"{shortened(os.fsdecode(name))}: {error.strerror}", USAGE_ERROR
 
 
 def _short_of_memory(message: str) -> tuple[str, int]:

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Literal, TypeVar
@@ -16,6 +18,10 @@ EXECUTION: Mapping[str, Any] = {"fingerprint": False}
 """Metadata of a field that says how or where a run is done and cannot change a byte of its results."""
 WHERE: Mapping[str, Any] = {**EXECUTION, "object_storage": True}
 """The same of a field that takes s3://BUCKET/PREFIX as well as a folder; all others refuse it."""
+
+MAX_TEXT_BYTES = 3072
+"""Of a setting that is a text: below what a path can have, for names are added to it, and above what a prompt has."""
+SHOWN = 100
 
 Config = TypeVar("Config")
 
@@ -100,8 +106,38 @@ def check_types(config: object) -> None:
             object.__setattr__(config, item.name, float(value))
         elif not _fits(value, hints[item.name]):
             raise ValueError(f"{item.name}: {value!r} is not valid; valid: {_describe(hints[item.name])}")
+        check_text(item.name, value)
         if not item.metadata.get("object_storage"):
             check_local(item.name, value)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise ValueError where a value is, or a tuple holds, text that no path, name or JSON of a run can be.
+
+    That is an empty text, one that the shell should have expanded, one with control characters or with bytes that are
+    not UTF-8 (which Python hands on as surrogates), and one that is longer than any path.
+    """
+    for entry in typing.cast(tuple[object, ...], value if isinstance(value, tuple) else (value,)):
+        if not isinstance(entry, str | PurePath):
+            continue
+        text, wrong = str(entry), ""
+        if not text:
+            wrong = "it is empty"
+        elif re.match(r"@?~(?:[^/]*/|$)", text):
+            wrong = "the shell has not expanded ~; valid: the path in full"
+        elif any(unicodedata.category(letter) == "Cs" for letter in text):
+            wrong = "it is not UTF-8"
+        elif any(unicodedata.category(letter) == "Cc" for letter in text):
+            wrong = "it has a control character"
+        elif len(text.encode()) > MAX_TEXT_BYTES:
+            wrong = f"it has {len(text.encode())} bytes; valid: at most {MAX_TEXT_BYTES}"
+        if wrong:
+            raise ValueError(f"{name}: {'it' if name.endswith('uri') else shortened(text)} is not valid: {wrong}")
+
+
+def shortened(text: str) -> str:
+    """Return a text as Python writes it, for a message: its middle is left out where it is long."""
+    return repr(text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]}...{text[-SHOWN:]}")
 
 
 def check_local(name: str, value: object) -> None:

@@ -5,6 +5,7 @@ from clarep_ray import stopping
 if __name__ == "__main__":  # before the imports below, which take seconds
     stopping.install(stopping.STARTS_AGAIN)
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,15 +38,21 @@ Chosen = tyro.extras.subcommand_type_from_defaults(
 )
 
 
-def measure(chosen: Annotated[Any, tyro.conf.arg(name="")], record: Path | None = None) -> None:
+def asked(chosen: Annotated[Any, tyro.conf.arg(name="")], record: Path | None = None) -> tuple[Any, Path | None]:
     """Measure and print.
 
     Args:
         chosen: What.
         record: Append every row, dated and with its hardware, to this file of JSON lines.
     """
-    kind, (_, module, presets) = next(entry for entry in KINDS.items() if isinstance(chosen, entry[1][0]))
+    return chosen, record
+
+
+def main() -> None:
+    asked.__annotations__["chosen"] = Chosen
     with cli.exit_codes():
+        chosen, record = cli.read_arguments(partial(tyro.cli, asked, config=(tyro.conf.OmitArgPrefixes,)))
+        kind, (_, module, presets) = next(entry for entry in KINDS.items() if isinstance(chosen, entry[1][0]))
         from clarep_ray.analysis import recorded_rows as rows
 
         if record is not None:
@@ -57,11 +64,6 @@ def measure(chosen: Annotated[Any, tyro.conf.arg(name="")], record: Path | None 
         if record is not None:
             configs = {"benchmark": chosen} | ({"preset": start[0]} if start else {})
             print(f"{rows.record_rows(record, kind, configs, tables)} rows appended to {record}")
-
-
-def main() -> None:
-    measure.__annotations__["chosen"] = Chosen
-    tyro.cli(measure, config=(tyro.conf.OmitArgPrefixes,))
 
 
 if __name__ == "__main__":

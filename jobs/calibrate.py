@@ -22,12 +22,19 @@ class CalibrateJob:
     config: Annotated[CalibrateConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
     """The extraction preset to calibrate; see clarep_ray/presets/calibrate.py."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop; nothing is written."""
 
 
 def main() -> None:
     job = cli.parse(CalibrateJob, CALIBRATE, "digits")
     cli.print_config(CALIBRATE[job.preset](), job.config)
     with cli.exit_codes():
+        if job.dry_run:
+            from clarep_ray.cluster import dry_run
+
+            cli.say(dry_run.plan_calibration(job.config))
+            return
         from clarep_ray.cluster.calibrate_report import run_calibration
 
         run_calibration(job.config, job.preset)

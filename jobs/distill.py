@@ -24,12 +24,19 @@ class DistillJob:
     """Where the defaults below come from; see clarep_ray/presets/distill.py."""
     seeds: tuple[int, ...] = ()
     """Train one student per seed, in folders below `output`; empty: the one of `seed`, or five to compare."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop; nothing is written."""
 
 
 def main() -> None:
     job = cli.parse(DistillJob, DISTILL, "digits")
     cli.print_config(DISTILL[job.preset](), job.config)
     with cli.exit_codes():
+        if job.dry_run:
+            from clarep_ray.cluster import dry_run
+
+            cli.say(dry_run.plan_students(job.config, job.preset, job.seeds))
+            return
         if job.preset == "compare":
             from clarep_ray.cluster.compare import compare
 

@@ -22,12 +22,19 @@ class EvaluateJob:
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")]
     preset: str = "digits"
     """Where the defaults below come from; see clarep_ray/presets/evaluate.py."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop; nothing is written."""
 
 
 def main() -> None:
     job = cli.parse(EvaluateJob, EVALUATE, "digits")
     cli.print_config(EVALUATE[job.preset](), job.config)
     with cli.exit_codes():
+        if job.dry_run:
+            from clarep_ray.cluster import dry_run
+
+            cli.say(dry_run.plan_evaluation(job.config))
+            return
         from clarep_ray.cluster.evaluate_report import run_evaluation
 
         run_evaluation(job.config, job.preset)

@@ -7,12 +7,14 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import tyro
 
 from clarep_ray import cli
 from clarep_ray.config import TrackingConfig
+from clarep_ray.dotted import check_text
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class ReplayJob:
 
 def main() -> None:
     with cli.exit_codes():
-        job = tyro.cli(ReplayJob)
+        job = cli.read_arguments(partial(tyro.cli, ReplayJob))
+        from clarep_ray.data.records import printable
         from clarep_ray.data.store import open_store
         from clarep_ray.tracking import replay
 
+        check_text("OUTPUT", job.output)
         found = replay(open_store(job.output).desk, job.tracking)
-    for output, problem in found.items():
-        print(f"{output}: {problem or 'MLflow has everything'}")
+        for output, problem in found.items():
+            print(printable(f"{output}: {problem or 'MLflow has everything'}"))
     sys.exit(1 if any(found.values()) else 0)
 
 

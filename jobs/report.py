@@ -6,6 +6,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     stopping.install(stopping.STARTS_AGAIN)
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +26,11 @@ class ReportJob(ReportConfig):
 
 def main() -> None:
     with cli.exit_codes():
-        job = tyro.cli(ReportJob)
+        job = cli.read_arguments(partial(tyro.cli, ReportJob))
         from clarep_ray.cluster.report import write_report
 
         page = write_report(job)
-    print(f"look at      {page} ({page.stat().st_size / 1e6:.1f} MB)")
+        print(f"look at      {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,19 @@ class TrainCdmJob:
     config: Annotated[TrainCdmConfig, tyro.conf.arg(name="")]
     preset: str = "rho90"
     """Where the defaults below come from; see clarep_ray/presets/train_cdm.py."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop; nothing is written."""
 
 
 def main() -> None:
     job = cli.parse(TrainCdmJob, TRAIN_CDM, "rho90")
     cli.print_config(TRAIN_CDM[job.preset](), job.config)
     with cli.exit_codes():
+        if job.dry_run:
+            from clarep_ray.cluster import dry_run
+
+            cli.say(dry_run.plan_cdm(job.config))
+            return
         from clarep_ray.cluster.train_cdm import train_cdm
 
         result = train_cdm(job.config)

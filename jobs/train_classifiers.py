@@ -6,11 +6,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     stopping.install(stopping.STARTS_AGAIN)
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
 
 from clarep_ray import cli
+from clarep_ray.data.writable import check_writable
 from clarep_ray.dotted import check_local
 
 
@@ -25,17 +27,18 @@ class TrainClassifiersJob:
 
 
 def main() -> None:
-    job = tyro.cli(TrainClassifiersJob)
     with cli.exit_codes():
+        job = cli.read_arguments(partial(tyro.cli, TrainClassifiersJob))
         check_local("--output", job.output)
-    from clarep_ray.analysis.judges import accuracy_by_split
-    from clarep_ray.models import digit_classifier
+        check_writable(job.output)
+        from clarep_ray.analysis.judges import accuracy_by_split
+        from clarep_ray.models import digit_classifier
 
-    for target in digit_classifier.TARGETS:
-        network = digit_classifier.train(target, job.seed)
-        digit_classifier.save(network, target, job.output)
-        for split, accuracy in accuracy_by_split(network, target).items():
-            print(f"{target:<10}  {split:<18}  {accuracy:.3f}")
+        for target in digit_classifier.TARGETS:
+            network = digit_classifier.train(target, job.seed)
+            digit_classifier.save(network, target, job.output)
+            for split, accuracy in accuracy_by_split(network, target).items():
+                print(f"{target:<10}  {split:<18}  {accuracy:.3f}")
 
 
 if __name__ == "__main__":

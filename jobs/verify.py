@@ -7,12 +7,14 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from clarep_ray import cli
+from clarep_ray.dotted import check_local, check_text
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,18 @@ class VerifyJob:
 
 
 def main() -> None:
-    job = tyro.cli(VerifyJob)
     with cli.exit_codes():
+        job = cli.read_arguments(partial(tyro.cli, VerifyJob))
         from clarep_ray.data.store import open_store
 
+        check_text("OUTPUT", job.output)
         store = open_store(job.output)
         if job.copy_to is not None:
             from clarep_ray.data.copy_output import copy_output
-            from clarep_ray.dotted import check_local
+            from clarep_ray.data.writable import check_writable
 
             check_local("--copy-to", job.copy_to)
+            check_writable(job.copy_to, "--copy-to")
             return copy_output(store, job.copy_to)
         from clarep_ray.data.records import printable
         from clarep_ray.data.verify import verify
@@ -50,7 +54,7 @@ def main() -> None:
 
             print(f"computed again: {repair(store, damages)}")
             damages = verify(store)
-    print(f"{store.where}: {'damaged' if damages else 'every hash and count is right'}")
+        print(f"{store.where}: {'damaged' if damages else 'every hash and count is right'}")
     sys.exit(1 if damages else 0)
 
 

@@ -1,6 +1,7 @@
 """Configs are typed, overridable by dotted path, and their fingerprint sees every field that matters."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,36 @@ def test_object_storage_is_refused_where_a_folder_is_needed(kind: type) -> None:
 FOLDERS = ("output", "data.path", "clareps.path", "weights", "labels_file", "features", "imagenet")
 
 
-@pytest.mark.parametrize("path", ["s3://bucket", "gs://bucket/out", "s3:/bucket/out", "https://bucket/out", ""])
+@pytest.mark.parametrize("path", ["s3://bucket", "gs://bucket/out", "s3:/bucket/out", "https://bucket/out"])
 def test_an_output_is_a_folder_or_a_plain_url(path: str) -> None:
     with pytest.raises(ValueError, match=r"output\.path: .*valid: a folder, or s3://BUCKET/PREFIX"):
         OutputConfig(path=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "it is empty"),
+        ("~", "the shell has not expanded ~"),
+        ("~/in", "the shell has not expanded ~"),
+        ("@~someone/list", "the shell has not expanded ~"),
+        ("caf\udce9", "it is not UTF-8"),
+        ("a\0b", "it has a control character"),
+        ("a\nb", "it has a control character"),
+        ("d/" * 2000, "it has 4000 bytes; valid: at most 3072"),
+    ],
+)
+def test_a_text_that_can_be_no_path_is_refused_in_every_field(text: str, wrong: str) -> None:
+    kinds = {"model.weights": text, "data.path": text, "data.classes": ("3", text), "output.from_spectrum": text}
+    for field, value in kinds.items():
+        with pytest.raises(ValueError, match=f"{field.split('.')[-1]}: .* is not valid: {re.escape(wrong)}") as caught:
+            dotted.override(ExtractConfig(), {field: value})
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["~x", "a~/b", "./~/in", "caf\xe9/\u732b", "a b", "d/" * 1500])
+def test_a_text_that_can_be_a_path_is_taken(text: str) -> None:
+    assert dotted.override(ExtractConfig(), {"data.path": text}).data.path == text
 
 
 def test_a_page_is_made_of_a_folder() -> None:

@@ -65,8 +65,10 @@ class Session:
     """How the labels of the data, and of each judge, became the model's; one line each."""
 
 
-def open_session(config: CalibrateConfig) -> Session:
+def open_session(config: CalibrateConfig, write: bool = True) -> Session:
     """Check everything, open the output and return the session; nothing expensive has been done yet.
+
+    Unless `write`, nothing is written.
 
     Raises ValueError naming what is wrong, ResumeRefused where the output belongs to another run.
     """
@@ -80,7 +82,7 @@ def open_session(config: CalibrateConfig) -> Session:
     judges = check_judges(config.classifiers, model.classes, wanted | sampled)
     plan = replace(plan, fields=plan.fields | _own_fields(config))
     store = OutputStore(Path(config.output))
-    if not check_output(plan, store):
+    if not check_output(plan, store) and write:
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
         store.write_run(plan.fields, dotted.flatten(config))
     return Session(
@@ -223,6 +225,8 @@ def run_items(session: Session, items: Sequence[Item], say: Callable[[str], None
     """Do the pieces whose parts are not on disk yet; ValueError where no picture of a group can be read."""
     todo = [item for item in items if not session.context.parts.has(item["group"], item["number"])]
     if not todo:
+        if items:
+            say(f"all {len(items)} pieces are done; nothing left to do")
         return
     say(f"{len(items) - len(todo)} of {len(items)} pieces are done")
     workers = worker_counts(session.plan.config, runtime.connect(), len(todo))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,9 @@ from clarep_ray.clarid.model import DiffusionModel
 from clarep_ray.clarid.sampling import path_evaluations
 from clarep_ray.clarid.schedule import path_of
 from clarep_ray.config import ExtractConfig, parse_extra
+from clarep_ray.data.store import Store
+from clarep_ray.data.writable import free_bytes
+from clarep_ray.errors import DiskFull
 
 if TYPE_CHECKING:
     from clarep_ray.cluster.plan import Plan
@@ -43,7 +47,7 @@ def estimate_cost(plan: Plan) -> Cost:
     model = models.build(config.model)
     counts = _evaluations(config, model, plan.latent_size)
     products = counts.get("singular vectors", 0.0) / EVALUATIONS_PER_PRODUCT
-    return Cost(counts, products, _time_evaluation(model, config), _bytes_per_sample(plan, model))
+    return Cost(counts, products, _time_evaluation(model, config), bytes_per_sample(plan, model))
 
 
 def _evaluations(config: ExtractConfig, model: DiffusionModel, latent_size: int) -> dict[str, float]:
@@ -111,11 +115,27 @@ def _time_evaluation(model: Any, config: ExtractConfig) -> float:
     return min(seconds) / len(x_t)
 
 
-def _bytes_per_sample(plan: Plan, model: Any) -> int:
-    """Return the disk one sample takes: pictures as PNG, features, JSON, and the side-car if kept."""
+def check_space(store: Store, needed: int) -> str:
+    """Return what is free where an output lies, in words, empty in object storage; DiskFull where it is too little."""
+    if store.desk != Path(store.where):
+        return ""
+    free = free_bytes(store.desk, "output.path")
+    if free < needed:
+        raise DiskFull(
+            f"output.path: about {needed / 1e6:.1f} MB are to be written, and {free / 1e6:.1f} MB are free at "
+            f"{store.where!r}; valid: a disk with more space"
+        )
+    return f", of {free / 1e6:.1f} MB that are free"
+
+
+def bytes_per_sample(plan: Plan, model: Any = None) -> int:
+    """Return the disk one sample takes: pictures as PNG, JSON, the side-car if kept, and features of the model."""
     output, num_directions = plan.config.output, plan.config.spectrum.num_directions
     pictures = len(output.extras) + (output.what != "features")
-    features = (1 + len(output.extras)) * _readings(model) * _stored(128 + 4 * _feature_width(model, plan.config))
+    features = 0
+    if model is not None:
+        width = _stored(128 + 4 * _feature_width(model, plan.config))
+        features = (1 + len(output.extras)) * _readings(model) * width
     record = 1024 + (3 * 12 * num_directions if plan.config.needs_spectrum else 0)
     spectrum = 4 * plan.latent_size * (num_directions + 1) + 2048
     told = _stored(1) + _stored(record)

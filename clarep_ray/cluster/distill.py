@@ -11,6 +11,7 @@ from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.health import health_metrics, read_health, teacher_health
 from clarep_ray.cluster.tracked import start_student, start_students
+from clarep_ray.cluster.workers import check_workers
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import write_file
 from clarep_ray.data.owner import owned
@@ -36,9 +37,13 @@ def distill(config: DistillConfig, parent: str | None = None) -> dict[str, Any]:
 def _distill(config: DistillConfig, parent: str | None) -> dict[str, Any]:
     from clarep_ray.cadistill.run import METRICS, prepare, read_result
 
+    if (there := runtime.resources_here()) is not None:
+        check_workers(config.num_workers, config.use_gpu, there)
     config = with_absolute_paths(config)
     output = Path(config.output)
     opened, mark, finished = prepare(config)
+    if finished:
+        print(f"{output}: this training has finished; nothing left to do")
     for name, images in (("data", opened.inputs.images), ("val", opened.val)):
         for note in images.notes:
             print(f"{name}: {note}")
@@ -70,9 +75,7 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
 
     Without seeds the config's own is taken, in `output` itself.
     """
-    root = Path(config.output)
-    runs = {seed: str(root / f"seed-{seed}") for seed in seeds} or {config.seed: str(root)}
-    configs = [dotted.override(config, {"seed": seed, "output": folder}) for seed, folder in runs.items()]
+    root, configs = Path(config.output), seeded(config, seeds)
     with start_students(config, "distill", seeds) as run:
         results = [distill(each, run.id) for each in configs]
         cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
@@ -81,11 +84,17 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
         write_file(root / "table.md", f"{table.markdown()}\n".encode())
         write_file(root / "table.csv", table.csv().encode())
         run.metrics({name.replace(" ", "/"): mean_std(values)[0] for name, values in cells.items()})
-        run.note(f"Mean and standard deviation over {len(runs)} seeds\n\n{table.markdown()}")
+        run.note(f"Mean and standard deviation over {len(configs)} seeds\n\n{table.markdown()}")
         run.files([root / "table.md", root / "table.csv"])
-    say(f"\n{table.markdown()}\n\nmean +- standard deviation over {len(runs)} seeds; students in {root}/**/last")
+    say(f"\n{table.markdown()}\n\nmean +- standard deviation over {len(configs)} seeds; students in {root}/**/last")
     say("`best` is chosen on the pictures it is measured on; report `last`.")
     return table
+
+
+def seeded(config: DistillConfig, seeds: Sequence[int]) -> list[DistillConfig]:
+    """Return the config of each seed's training, in its own folder; without seeds the config itself."""
+    root = Path(config.output)
+    return [dotted.override(config, {"seed": seed, "output": str(root / f"seed-{seed}")}) for seed in seeds] or [config]
 
 
 def with_absolute_paths(config: DistillConfig) -> DistillConfig:

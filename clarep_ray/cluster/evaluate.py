@@ -75,8 +75,10 @@ class Session:
         return dotted.fingerprint(self.fields)
 
 
-def open_session(config: EvaluateConfig) -> Session:
+def open_session(config: EvaluateConfig, write: bool = True) -> Session:
     """Check classifiers, benchmarks and attacks, open the output and return the session.
+
+    Unless `write`, nothing is written.
 
     Raises ValueError naming what is wrong, ResumeRefused where the output belongs to another run.
     """
@@ -85,6 +87,8 @@ def open_session(config: EvaluateConfig) -> Session:
             f"output: {config.output!r} is relative, and a submitted job runs in a temporary copy of the working "
             "folder; valid: an absolute path that every node sees"
         )
+    if (there := runtime.resources_here()) is not None:
+        worker_counts(config, there, num_units=1)
     packages = PACKAGES
     if config.attacks.implementation == "torchattacks":
         require_torchattacks()
@@ -102,7 +106,7 @@ def open_session(config: EvaluateConfig) -> Session:
     fields |= {f"input_sha256.{name}": digest for name, (digest, _) in rows.items()}
     fields |= {name: view.text for name, view in zip(("classifier_view", "compared_view"), views, strict=False)}
     store = OutputStore(Path(config.output))
-    if not check_same_run(fields, store, "output"):
+    if not check_same_run(fields, store, "output") and write:
         (store.root / WORK).mkdir(parents=True, exist_ok=True)
         store.write_run(fields, dotted.flatten(config))
     names = _names(weights)
@@ -278,6 +282,8 @@ def run_units(session: Session, units: Sequence[Unit], say: Callable[[str], None
     done = session.context.parts.names()
     todo = [unit for unit in units if unit.name not in done]
     if not todo:
+        if units:
+            say(f"all {len(units)} units are done; nothing left to do")
         return {"pictures": 0.0, "wall_s": 0.0}
     say(f"{len(units) - len(todo)} of {len(units)} units are done")
     workers = worker_counts(session.config, runtime.connect(), len(todo))

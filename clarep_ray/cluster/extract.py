@@ -15,6 +15,7 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.batch_choice import Choose, batch_here, batch_on_cluster
+from clarep_ray.cluster.cost import bytes_per_sample, check_space
 from clarep_ray.cluster.health import job_health, read_health
 from clarep_ray.cluster.plan import Plan, check_output, make_plan
 from clarep_ray.cluster.stages import ExtractStage, RunContext, commit_stage, decode_stage, units_here
@@ -139,6 +140,7 @@ def extract(
         say(f"input: {note}")
     health = read_health(store)
     if todo:
+        check_space(store, bytes_per_sample(plan) * progress.total)  # without the features: of them the actors know
         health = job_health(plan, store, say, alone)
         say(f"{len(done)} of {manifest.num_units} units are done; {progress.total} images to go")
         context = run_context(plan, store, manifest)
@@ -151,6 +153,8 @@ def extract(
         progress = Progress(total=progress.total, earlier=earlier)
         _drain(reports, progress, say, run)
         _refuse_poison(progress.poison, config.engine.allow_poison)
+    else:
+        say(f"all {len(plan.rows)} images are done; nothing left to do")
     split = config.data.digits.split if config.data.source == "spurious_digits" else "train"
     root = finish(store, manifest, split, plan.identity)
     return {

@@ -37,7 +37,11 @@ AUTH_MODE, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"
 
 
 def check_start() -> None:
-    """Raise ValueError naming a library that is too old, or a variable that would let input data run code."""
+    """Raise ValueError naming a library that is too old, a variable that would let input run code, a folder gone."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ValueError(f"the working folder is not there: {error.strerror}; valid: to start in one that is") from None
     check_versions()
     check_environment()
 

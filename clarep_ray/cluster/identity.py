@@ -19,6 +19,8 @@ PACKAGES = (
 """Libraries whose version can change a byte of an extraction."""
 OUTPUT_MODULES = ("cluster.stages", "cluster.provenance")
 """Our own modules that make the bytes of an extraction, by what they do or import."""
+LISTED, LONGEST = 10, 100
+"""Changes that a message lists, and characters of a value in it."""
 
 
 def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> bool:
@@ -35,11 +37,19 @@ def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> boo
     names = sorted(earlier.keys() | fields.keys())
     changed = [name for name in names if earlier.get(name) != fields.get(name)]
     if changed:
-        listed = "; ".join(f"{name}: {earlier.get(name)!r} -> {fields.get(name)!r}" for name in changed)
+        listed = "; ".join(
+            f"{name}: {_cut(earlier.get(name))} -> {_cut(fields.get(name))}" for name in changed[:LISTED]
+        )
+        listed += f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
         raise ResumeRefused(
             f"{setting}: {store.where!r} holds another run; choose another folder, or undo what changed: {listed}"
         )
     return True
+
+
+def _cut(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 
 
 def recorded_field(store: Store, name: str) -> Any:

@@ -13,16 +13,18 @@ import torch
 
 from clarep_ray import dotted, models
 from clarep_ray.cluster.batch_choice import Choose, batch_here
-from clarep_ray.cluster.cost import estimate_cost
+from clarep_ray.cluster.cost import check_space, estimate_cost
 from clarep_ray.cluster.identity import check_same_run, environment_fields, recorded_field
 from clarep_ray.cluster.provenance import identity, provenance
+from clarep_ray.cluster.runtime import resources_here
 from clarep_ray.cluster.settings import check_effects, check_settings
-from clarep_ray.cluster.workers import default_actors
+from clarep_ray.cluster.workers import default_actors, worker_counts
 from clarep_ray.config import ExtractConfig
 from clarep_ray.config.location import is_url
 from clarep_ray.data.calibration_file import check_model
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.class_list import UNKNOWN
+from clarep_ray.data.decodable import check_decodable
 from clarep_ray.data.manifest import (
     digest_of,
     freeze,
@@ -90,6 +92,8 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
             "working folder; valid: an absolute path that every node sees, or s3://BUCKET/PREFIX"
         )
     check_effects(config)
+    if (there := resources_here()) is not None:
+        worker_counts(config, there, num_units=1)
     config = self_contained(config)
     model = models.build(config.model)
     check_settings(model, config)
@@ -103,6 +107,8 @@ def make_plan(config: ExtractConfig, choose: Choose = batch_here) -> Plan:
     chosen = select(source.rows(), config.data, source.classes)
     judged = check_judges(judges, model.classes, {row.label for row in chosen} - {UNKNOWN})
     warning = check_images(source, chosen) if config.data.path else None
+    if config.data.path:
+        check_decodable(source, chosen)
     known_hashes = unchanged_hashes(open_store(config.output.path), str(source.root) if config.data.path else None)
     rows = freeze(source, chosen, known_hashes, model.prompts_per_class)
     _check_neighbours(len(rows) // model.prompts_per_class, model.prompts_per_class, config)
@@ -245,7 +251,7 @@ def scan_images(plan: Plan, source: Source) -> Counter[str]:
 def describe(plan: Plan) -> str:
     """Return the plan as text: output, input, units, evaluations, time and disk, as if run on this machine alone.
 
-    Raises as `check_output` does.
+    Raises as `check_output` does, and DiskFull.
     """
     store = open_store(plan.config.output.path)
     resumes = check_output(plan, store)
@@ -256,6 +262,8 @@ def describe(plan: Plan) -> str:
     count, rows = len(plan.rows), plan.config.engine.rows_per_call
     place = "cuda" if torch.cuda.is_available() else "cpu"
     memory, _ = probe_memory(plan.config, place)
+    needed = cost.bytes_per_sample * (count - min(count, done * plan.config.engine.unit_size))
+    free = check_space(store, needed)
     seconds = cost.total_evaluations * cost.seconds_per_evaluation * count / num_actors
     lines = [
         f"output       {store.where}: "
@@ -271,7 +279,8 @@ def describe(plan: Plan) -> str:
         f"time         about {seconds:.0f} s for all of it with {num_actors} actors, after start-up"
         f" ({cost.seconds_per_evaluation * 1e3:.2f} ms per evaluation, measured here)",
         f"memory       {memory}, {memory.of(rows) / 1e9:.2f} GB for batches of {rows} (measured here, {place})",
-        f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB",
+        f"disk         about {cost.bytes_per_sample * count / 1e6:.1f} MB{free}",
+        f"machines     {'this one' if resources_here() else 'of a cluster, looked at once it is joined'}",
         f"weights      {plan.fields['weights_sha256']}",
         f"fingerprint  {plan.fingerprint[:16]}",
     ]

@@ -97,9 +97,11 @@ def _epilogue(
     lines = [
         "",
         f"{MADE[what].format(**summary)}; rejected: {rejects}",
-        f"{summary['images_per_s']:.2f} images/s with {summary['num_actors']} actors; seconds in stages: "
-        + ", ".join(f"{name.removesuffix('_s')} {value:.0f}" for name, value in summary["stage_s"].items()),
     ]
+    if summary["num_actors"]:
+        stages = ", ".join(f"{name.removesuffix('_s')} {value:.0f}" for name, value in summary["stage_s"].items())
+        rate, actors = summary["images_per_s"], summary["num_actors"]
+        lines.append(f"{rate:.2f} images/s with {actors} actors; seconds in stages: {stages}")
     if "median_num_removed" in metrics:
         lines.append(
             f"median k {metrics['median_num_removed']:g}; {metrics['share_ambiguous']:.0%} of elbows ambiguous; "

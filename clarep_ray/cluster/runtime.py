@@ -15,6 +15,7 @@ from typing import Any
 from clarep_ray import stopping
 from clarep_ray.cluster import control_plane, guards
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
+from clarep_ray.cluster.workers import check_workers
 from clarep_ray.errors import ClusterLost
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
@@ -29,9 +30,6 @@ LOCAL: dict[str, Any] = {
     "object_store_memory": 2_000_000_000,
 }
 """How a cluster is started here."""
-
-
-NO_START = "Ray did not start on this machine"
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
@@ -56,16 +54,34 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
                 ray.init(**options)
         except ValueError:
             raise
-        except Exception as error:  # of many kinds, whatever of Ray did not start or was lost meanwhile
-            where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else NO_START
-            raise ClusterLost(f"{where}: {str(error).strip().partition(chr(10))[0][:200]}") from None
+        except Exception as error:  # of many kinds, bare ones too, whatever did not come up in time or was lost
+            raise ClusterLost(_not_started(error)) from error
         stopping.hold()
     return dict(ray.cluster_resources())
+
+
+def _not_started(error: Exception) -> str:
+    where = f"the cluster at {os.environ['RAY_ADDRESS']} cannot be joined" if joins_cluster() else "Ray does not start"
+    said = str(error).strip().partition("\n")[0][:300]
+    return f"{where}: {type(error).__name__}: {said}; nothing was begun, the same command continues"
 
 
 def joins_cluster() -> bool:
     """Say whether `connect` will join a running cluster instead of starting one."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def resources_here() -> dict[str, float] | None:
+    """Return what a cluster that `connect` starts here will have; None where this process joins one, or has joined it.
+
+    For checks before anything is started: of a cluster that is joined nothing is known until then.
+    """
+    ray = sys.modules.get("ray")
+    if joins_cluster() or (ray is not None and ray.is_initialized()):
+        return None
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
 def prepare_environment() -> None:
@@ -121,7 +137,9 @@ def train(
     """
     from clarep_ray.errors import TrainingDiverged
 
-    connect()
+    resources = connect()
+    if not joins_cluster():  # else it may grow
+        check_workers(num_workers, use_gpu, resources)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

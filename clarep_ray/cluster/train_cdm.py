@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_cdm
+from clarep_ray.cluster.workers import check_workers
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.owner import owned
 from clarep_ray.data.sources import absolute_data
+
+if TYPE_CHECKING:
+    from clarep_ray.models.cdm_training import TrainingSet
 
 METRICS = "metrics.jsonl"
 
@@ -31,15 +35,16 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
 def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     from clarep_ray.models.cdm_networks import RESULT
-    from clarep_ray.models.cdm_training import TrainingSet, fingerprint
-    from clarep_ray.models.checkpoints import check_checkpoints
 
     output = Path(config.output).absolute()
-    data = TrainingSet.read(config)
+    if (there := runtime.resources_here()) is not None:
+        check_workers(config.num_workers, config.use_gpu, there)
+    data, mark = check_training(config)
     print(data.summary(), flush=True)
-    mark, data_sha256, class_names = fingerprint(config, data), data.sha256, data.class_names
+    data_sha256, class_names = data.sha256, data.class_names
     del data  # the workers read it again
-    check_checkpoints(output / "checkpoints", mark)
+    if _result(output / RESULT).get("fingerprint") == mark:
+        print(f"{output}: this training has finished; nothing left to do")
     with start_cdm(config, mark, data_sha256) as run, tracking.following(run, output / METRICS, "step"):
         if _result(output / RESULT).get("fingerprint") != mark:
             runtime.train(
@@ -58,6 +63,17 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
             )
         run.files([output / RESULT, output / METRICS])
     return _result(output / RESULT)
+
+
+def check_training(config: TrainCdmConfig) -> tuple[TrainingSet, str]:
+    """Return what a training reads, and its fingerprint; raises as `train_cdm`."""
+    from clarep_ray.models.cdm_training import TrainingSet, fingerprint
+    from clarep_ray.models.checkpoints import check_checkpoints
+
+    data = TrainingSet.read(config)
+    mark = fingerprint(config, data)
+    check_checkpoints(Path(config.output).absolute() / "checkpoints", mark)
+    return data, mark
 
 
 def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:

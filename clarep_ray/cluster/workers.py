@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from clarep_ray.config import EngineConfig
@@ -37,11 +38,24 @@ def worker_counts(config: HasEngine, resources: dict[str, Any], num_units: int) 
     per_actor = gpus_per_actor(config, gpus)
     actors = default_actors(config, gpus, resources.get("CPU", 1.0))
     if per_actor * actors > gpus and not config.engine.autoscaling:
+        most = f"at most {int(gpus / per_actor)}" if gpus >= per_actor else "--engine.gpus-per-actor 0 for CPUs"
         raise ValueError(
-            f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: at most "
-            f"{int(gpus / per_actor)}, or --engine.autoscaling where it grows"
+            f"engine.num_actors: {actors} actors of {per_actor:g} GPUs exceed the cluster's {gpus:g}; valid: {most}, "
+            "or --engine.autoscaling where it grows"
         )
     return {"num_actors": min(actors, num_units), "gpus_per_actor": per_actor, "cpus_per_actor": 1.0 - TASK_CPUS}
+
+
+def check_workers(num_workers: int, use_gpu: bool, resources: Mapping[str, Any]) -> None:
+    """Raise ValueError where a training's workers, of one CPU and at most one GPU each, would be waited for in vain."""
+    for what in ("CPU", "GPU") if use_gpu else ("CPU",):
+        there = int(resources.get(what, 0))
+        if num_workers > there:
+            valid = f"at most {there}" if there else "--no-use-gpu"
+            raise ValueError(
+                f"num_workers: {num_workers} workers of one {what} each exceed the cluster's {there}; valid: {valid}, "
+                "or RAY_ADDRESS of a cluster that has them"
+            )
 
 
 def actors_per_device(actors: int, gpus_per_actor: float, num_nodes: int) -> int:

@@ -62,7 +62,7 @@ def read_calibration(path: str) -> dict[str, Any]:
             raise ValueError("it does not say for which model it is")
         return {name: record[name] for name in ("settings", "model", "fingerprint", "notes", "curves")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error!r}") from None
+        raise ValueError(f"--calibration: {path!r} is no {CALIBRATION} of jobs/calibrate.py: {error}") from None
 
 
 def check_model(path: str, name: str, weights_sha256: str) -> None:

@@ -77,7 +77,7 @@ class ObjectStore(Store):
     def _client(self) -> S3Store:
         return _client(*self._place, _endpoint())
 
-    def check(self) -> None:
+    def check(self, setting: str = "output.path") -> None:
         """Raise StorageFault where the bucket, credentials or a permission lack, ValueError without put-if-absent."""
         probe = f"{WORK}/{PROBE}{uuid.uuid4().hex}"
         try:
@@ -89,7 +89,7 @@ class ObjectStore(Store):
             raise StorageFault(f"{self.where}: what is written there cannot be read at once ({error})") from None
         if not first or second:
             raise ValueError(
-                f"output.path: {self.where!r} is not valid: its store ignores If-None-Match, so that two writers could "
+                f"{setting}: {self.where!r} is not valid: its store ignores If-None-Match, so that two writers could "
                 "commit the same unit; valid: Amazon S3, or a store with conditional writes"
             )
 

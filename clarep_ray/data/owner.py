@@ -27,12 +27,15 @@ from clarep_ray import stopping
 from clarep_ray.data.durable import make_folder, write_new
 from clarep_ray.data.processes import machine_mark, start_ticks
 from clarep_ray.data.store import RUN, WORK, OutputStore, Store, as_store
+from clarep_ray.data.writable import check_writable
 from clarep_ray.errors import OutputInUse, StorageFault
 
 HEARTBEAT_S = 10.0
 """How often an owner gives a sign of life, and looks whether it still is the owner."""
 SILENT_S = 120.0
 """After so long without one, an owner on another machine counts as gone."""
+PATIENCE_S, LOOK_AGAIN_S = 5.0, 0.05
+"""How long a claim is tried: another run may be taking its empty folder away, and a listing may lag behind."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ class _Watch(threading.Thread):
 
 
 def _acquire(claims: Claims, take_over: bool, say: Callable[[str], None], setting: str) -> int:
+    """Claim the output and return the epoch; OutputInUse, and ValueError where no claim can be made or seen."""
+    until = time.monotonic() + PATIENCE_S
     while True:
         taken = claims.epochs()
         newest = max(taken, default=0)
@@ -172,13 +177,30 @@ def _acquire(claims: Claims, take_over: bool, say: Callable[[str], None], settin
             say(f"taking over: {line}")
         elif newest:
             say(f"continuing: {_owner_line(claims, newest)} is gone")
-        try:
-            first = claims.put(newest + 1)
-        except FileNotFoundError:  # a refused run has just taken its empty folder away
-            continue
-        if first and max(claims.epochs(), default=0) == newest + 1:  # else another one was faster: look again
+        mine = newest + 1
+        if _claimed(claims, mine, until):
             claims.drop(taken)
-            return newest + 1
+            return mine
+        if time.monotonic() > until:
+            raise ValueError(
+                f"{claims.where}: it cannot be claimed for this process: within {PATIENCE_S:.0f} s its folder could "
+                "not be made, or its listing did not show what was written; valid: a place that does"
+            )
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _claimed(claims: Claims, epoch: int, until: float) -> bool:
+    """Claim an epoch, and say whether it was free and is the newest, once the listing shows it."""
+    try:
+        if not claims.put(epoch):
+            return False
+    except FileNotFoundError:  # a refused run has just taken its empty folder away
+        return False
+    while (newest := max(claims.epochs(), default=0)) < epoch and time.monotonic() <= until:
+        time.sleep(LOOK_AGAIN_S)
+    if newest != epoch:  # another one was faster, or the listing lags too far behind
+        claims.drop([epoch])
+    return newest == epoch
 
 
 def _in_the_way(claims: Claims, epoch: int) -> str | None:
@@ -231,6 +253,7 @@ class FolderClaims(Claims):
         return epochs_of([path.name for path in self.work.iterdir()] if self.work.is_dir() else [])
 
     def put(self, epoch: int) -> bool:
+        check_writable(self.folder)
         make_folder(self.work)
         return _put(self._path(epoch))
 

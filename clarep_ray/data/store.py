@@ -27,6 +27,7 @@ from clarep_ray.data.durable import make_folder, replace_file, sync_folder, writ
 from clarep_ray.data.inside import parts_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
+from clarep_ray.data.writable import check_writable
 from clarep_ray.errors import DamagedUnit, NondeterministicUnit
 
 SHARDS, SPECTRA, UNITS, WORK = "shards", "spectra", "units", "tmp"
@@ -56,8 +57,8 @@ class Store(ABC):
         """A folder of the driver for what is appended to or drawn: the output itself where that is a folder."""
 
     @abstractmethod
-    def check(self) -> None:
-        """Raise ValueError, before anything expensive, where the output could not be written as it must be."""
+    def check(self, setting: str = "output.path") -> None:
+        """Raise ValueError naming the setting, before anything expensive, where the output cannot be written."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -192,8 +193,9 @@ class OutputStore(Store):
     def desk(self) -> Path:
         return self.root
 
-    def check(self) -> None:
-        """Every file system that can be written to will do."""
+    def check(self, setting: str = "output.path") -> None:
+        """Raise ValueError as above, OSError where the disk is full; nothing is left behind."""
+        check_writable(self.root, setting)
 
     def prepare(self) -> None:
         """Make the folders and remove what long dead attempts left behind.
