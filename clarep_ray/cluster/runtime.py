@@ -14,6 +14,7 @@ from typing import Any
 
 from clarep_ray import stopping
 from clarep_ray.cluster import control_plane, guards
+from clarep_ray.cluster.deadline import remove_empty_traces
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
 from clarep_ray.cluster.workers import check_workers
 from clarep_ray.errors import ClusterLost
@@ -47,6 +48,7 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
+            remove_empty_traces()
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
             options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
         try:
