@@ -36,6 +36,17 @@ SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
+PARTS_LOST = (
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "ActorUnavailableError",
+    "RpcError",
+    "ObjectLostError",
+    "OwnerDiedError",
+)
+"""Of Ray, where a machine or a process of its own is gone, or cannot be reached."""
+LONGEST_OF_RAY = 200
+"""Characters of what it says about that."""
 RAISED_HERE = re.compile(
     r'File "[^"\n]*/clarep_ray/[^"\n]*", line \d+, in [^\n]*\n +raise [^\n]*\n'
     r"(?:clarep_ray[\w.]*|ValueError): (?P<message>[^\n]*)"
@@ -240,6 +251,11 @@ def _known_line(text: str) -> tuple[str, int] | None:
             return _short_of_memory(message)
         if name in STORE_FULL:
             return f"Ray's object store is full, and so is the disk it spills to: {message}", DiskFull.code
+        if name in PARTS_LOST:
+            return (
+                f"Ray has lost a part of itself: {message[:LONGEST_OF_RAY]}; {control_plane.RESUMES}",
+                ClusterLost.code,
+            )
         if name in kinds():
             return message, kinds()[name].code
         kind = getattr(builtins, name, None)

@@ -15,6 +15,7 @@ from clarep_ray import stopping
 from clarep_ray.errors import ClusterLost
 
 RAYLET = "Ray's part on this machine, the raylet,"
+RESUMES = "what was committed is safe: re-run the same command to resume"
 LOOK_EVERY_S, ANSWER_WITHIN_S, LOST_AFTER_S = 3.0, 3.0, 40.0
 """How often it is looked at, and how long it must have been silent: one that can be started again has that time."""
 STOP_MAY_COME_S = 0.05
@@ -131,7 +132,7 @@ def _listens(path: str) -> bool:
 
 def line(what: str) -> str:
     """Return what a job says that has lost its cluster."""
-    return f"error: {what}; what was committed is safe: re-run the same command to resume"
+    return f"error: {what}; {RESUMES}"
 
 
 def _end(what: str) -> NoReturn:

@@ -155,3 +155,42 @@ def test_stopping_while_it_is_stopped_ends_at_once(tmp_path: Path) -> None:
         ended = run_stopped([str(script), str(ready)], 0.0, signal.SIGINT, again_s=again_s, file=ready)
         assert problems(ended, signal.SIGINT, LINES[True]) == []
         assert least < ended.took_s < most
+
+
+def test_a_signal_of_our_own_is_no_stop(tmp_path: Path) -> None:
+    """An output that was taken over interrupts the main thread, and the job ends as it says itself."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, threading, time\n"
+        "from clarep_ray import stopping\n"
+        "stopping.install()\n"
+        "def main():\n"
+        "    try:\n"
+        "        threading.Timer(0.1, stopping.interrupt_main).start()\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(8)\n"
+        "stopping.run(main)\n"
+    )
+    ended = run_stopped([str(script)], 60.0)
+    assert (ended.code, ended.said, ended.left) == (8, "", ())
+
+
+def test_what_was_ignored_stays_ignored(tmp_path: Path) -> None:
+    """`nohup`, and Ctrl-C for the jobs that a script has put into the background."""
+    program = (
+        "import os, signal, time\n"
+        "for number in (signal.SIGINT, signal.SIGHUP):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "from clarep_ray import stopping\n"
+        "stopping.install()\n"
+        "def main():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "stopping.run(main)\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(program)
+    ended = run_stopped([str(script)], 60.0)
+    assert (ended.code, ended.said) == (0, "")
