@@ -115,8 +115,8 @@ class Terminated(Interrupted):
 
 
 def kinds() -> dict[str, type[Fault]]:
-    """Return every kind of fault by its name."""
-    return {kind.__name__: kind for kind in _below(Fault)}
+    """Return every kind of fault by its name; Ray makes classes of its own from them, which are left out."""
+    return {kind.__name__: kind for kind in _below(Fault) if kind.__module__ == __name__}
 
 
 def _below(kind: type[Fault]) -> Iterator[type[Fault]]:

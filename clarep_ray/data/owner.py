@@ -246,7 +246,8 @@ class FolderClaims(Claims):
     """Claims as files in `OUTPUT/tmp`; their times are signs of life."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.was_there = folder.absolute(), folder.exists()
+        self.folder = folder.absolute()
+        self.absent = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.work, self.where = self.folder / WORK, str(self.folder)
 
     def epochs(self) -> list[int]:
@@ -277,8 +278,8 @@ class FolderClaims(Claims):
         if not (self.folder / RUN).is_file():
             with suppress(OSError):
                 self.work.rmdir()
-                if not self.was_there:
-                    self.folder.rmdir()
+                for path in self.absent:
+                    path.rmdir()
 
     def _path(self, epoch: int) -> Path:
         return self.work / claim_name(epoch)
