@@ -68,7 +68,8 @@ class _Job:
 
 
 _job = _Job()
-_leaving = threading.Lock()
+_leaving, _silencing = threading.Lock(), threading.RLock()
+"""The second: two threads that silence at once would take the silence for what was there before."""
 _last_things: list[Callable[[], object]] = []
 
 
@@ -164,7 +165,7 @@ def silence(*more: int) -> None:
         return
     if more:
         _within(LAST_THINGS_S, sys.stdout.flush)
-    with suppress(OSError):
+    with _silencing, suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         if not _job.silenced:
             _job.silenced, _job.stderr = True, os.dup(2)
