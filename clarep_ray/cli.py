@@ -19,13 +19,14 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
-from clarep_ray.cluster import guards
+from clarep_ray import stopping
+from clarep_ray.cluster import control_plane, guards
 from clarep_ray.config.credentials import redact
 from clarep_ray.data.owner import refuse_used
 from clarep_ray.data.records import printable
 from clarep_ray.data.store import open_store
 from clarep_ray.dotted import check_local, flatten, override, shortened
-from clarep_ray.errors import USAGE_ERROR, DiskFull, Fault, UnitGivenUp, kinds
+from clarep_ray.errors import USAGE_ERROR, ClusterLost, DiskFull, Fault, UnitGivenUp, kinds
 from clarep_ray.presets import Origin, Preset, Sweep, origin_table
 
 Job = TypeVar("Job")
@@ -36,6 +37,17 @@ SHORT_OF_MEMORY = "MemoryError"
 """How the names of such errors end: Python's, NumPy's, Arrow's, torch's and Ray's. Their code is UnitGivenUp's."""
 STORE_FULL = ("OutOfDiskError", "ObjectStoreFullError")
 """Of Ray, where its object store is full and so is the disk that it spills to."""
+PARTS_LOST = (
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "ActorUnavailableError",
+    "RpcError",
+    "ObjectLostError",
+    "OwnerDiedError",
+)
+"""Of Ray, where a machine or a process of its own is gone, or cannot be reached."""
+LONGEST_OF_RAY = 200
+"""Characters of what it says about that."""
 RAISED_HERE = re.compile(
     r'File "[^"\n]*/clarep_ray/[^"\n]*", line \d+, in [^\n]*\n +raise [^\n]*\n'
     r"(?:clarep_ray[\w.]*|ValueError): (?P<message>[^\n]*)"
@@ -206,6 +218,8 @@ def exit_codes() -> Generator[None]:
             sys.stdout.flush()
     except Exception as error:
         known = known_fault(error)
+        if (known is None or known[1] == ClusterLost.code) and (gone := control_plane.lost()):
+            stopping.leave(ClusterLost.code, control_plane.line(f"{gone} is lost"))  # Ray's own end would wait for it
         if known is None:
             raise
         fail(*known)
@@ -238,6 +252,11 @@ def _known_line(text: str) -> tuple[str, int] | None:
             return _short_of_memory(message)
         if name in STORE_FULL:
             return f"Ray's object store is full, and so is the disk it spills to: {message}", DiskFull.code
+        if name in PARTS_LOST:
+            return (
+                f"Ray has lost a part of itself: {message[:LONGEST_OF_RAY]}; {control_plane.RESUMES}",
+                ClusterLost.code,
+            )
         if name in kinds():
             return message, kinds()[name].code
         kind = getattr(builtins, name, None)

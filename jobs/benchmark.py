@@ -1,5 +1,10 @@
 """Measure against named references in the same run: uv run jobs/benchmark.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -62,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

@@ -1,5 +1,10 @@
 """Find t_e, feature layer and timestep, and M of a model: uv run jobs/calibrate.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

@@ -1,5 +1,10 @@
 """Turn a released checkpoint into safetensors, once: uv run jobs/convert.py uvit|edm|dit CHECKPOINT FOLDER"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -44,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

@@ -1,5 +1,10 @@
 """Measure how robust a classifier is, or compare two: uv run jobs/evaluate.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

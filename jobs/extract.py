@@ -1,5 +1,10 @@
 """Images in, shards of Canonical Samples and Features out: uv run jobs/extract.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -50,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

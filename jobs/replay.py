@@ -1,5 +1,10 @@
 """Send to MLflow what it could not take before: uv run jobs/replay.py outputs/extract"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

@@ -1,5 +1,10 @@
 """One HTML page of an extraction or a sweep: uv run jobs/report.py outputs/extract [--k-steps 0 4 8]"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

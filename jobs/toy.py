@@ -1,5 +1,10 @@
 """The paper's two-dimensional proof of concept (Sec. 3.3): uv run jobs/toy.py"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 from functools import partial
 from pathlib import Path
 
@@ -21,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

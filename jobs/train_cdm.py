@@ -1,5 +1,10 @@
 """Train a diffusion model of one's own: uv run jobs/train_cdm.py --preset own_dit --data.path FOLDER"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -46,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

@@ -1,5 +1,10 @@
 """Train the two judges of the embedded data: uv run jobs/train_classifiers.py"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

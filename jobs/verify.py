@@ -1,5 +1,10 @@
 """Check every hash and count of an extraction: uv run jobs/verify.py outputs/extract [--repair]"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install(stopping.STARTS_AGAIN)
+
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

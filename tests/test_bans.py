@@ -130,11 +130,12 @@ def test_what_an_exception_must_say_is_looked_at() -> None:
 
 ENDING = {"kill", "killpg", "abort", "_exit", "pthread_kill", "raise_signal", "dump_traceback_later", "setrlimit"}
 MAY_END = {
-    ("data/owner.py", "signal.pthread_kill"),
     ("cluster/deadline.py", "faulthandler.dump_traceback_later"),
-    ("cluster/control_plane.py", "os._exit"),
+    ("stopping.py", "os._exit"),
+    ("stopping.py", "os.kill"),
+    ("stopping.py", "signal.pthread_kill"),
 }
-"""(file, call): an output that was taken over, a deadline, and a control plane that is lost."""
+"""(file, call): a deadline, and what ends a job: a signal, a lost output or cluster."""
 HOOKS = ("CLAREP_", "sitecustomize", "entry_points", "import tests", "from tests")
 """Ways in which a fault could be ordered from outside: a variable of our own, plug-ins, code of the tests."""
 

@@ -1,5 +1,10 @@
 """Sweep CaDistill: number of CLAReps, loss weights, temperature, guidance, pairing: uv run tune/cadistill.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -32,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

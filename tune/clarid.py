@@ -1,5 +1,10 @@
 """Sweep CLARID: window M, elbow rule, k, guidance, t_e, Jacobian layer, controls: uv run tune/clarid.py --help"""
 
+from clarep_ray import stopping
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stopping.install()
+
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -32,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stopping.run(main)

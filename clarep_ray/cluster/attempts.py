@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clarep_ray.cluster.deadline import deadline, usual_limit
+from clarep_ray.cluster.deadline import deadline, new_trace, usual_limit
 from clarep_ray.config import EngineConfig
 from clarep_ray.data.store import Store
 from clarep_ray.errors import PoisonedInput, UnitGivenUp
@@ -175,7 +174,7 @@ def survive(ledger: Ledger, count: int, engine: EngineConfig, work: Work[Result]
     past: list[Past] = []
     while (attempt := next_attempt(count, engine.max_attempts, past)) is not None:
         number, limit_s = len(past) + 1, _limit(engine, past, ledger.stage if alike else None)
-        trace = _trace_file(ledger.piece) if limit_s is not None else None
+        trace = new_trace(ledger.piece) if limit_s is not None else None
         if not ledger.begin(number, attempt, str(trace or ""), limit_s):
             _drop(trace)
             past.append(ledger.past(number))  # of a process that died, or is thought to
@@ -221,13 +220,6 @@ def _limit(engine: EngineConfig, past: Sequence[Past], kind: str | None) -> floa
         return engine.unit_deadline_s
     known = [event.limit_s for event in past if event.limit_s is not None]
     return (None if kind is None else usual_limit(kind)) or max(known, default=None)
-
-
-def _trace_file(piece: str) -> Path:
-    """Return a new file on this machine for the stack trace of a hang: the output may be no folder to write into."""
-    handle, name = tempfile.mkstemp(prefix=f"clarep-ray-{piece}-", suffix=".stack")
-    os.close(handle)
-    return Path(name)
 
 
 def _drop(trace: Path | None) -> None:

@@ -15,8 +15,12 @@ import shutil
 import stat
 import tempfile
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+
+from clarep_ray import stopping
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.writable import check_writable
 
 PREFIX, TOKEN, SESSIONS = "clarep.", "auth_token", "r"
 """How its name begins, and all that lies in it; short, for the paths of sockets are."""
@@ -31,14 +35,16 @@ def private_folder() -> Path:
     """Return this process's folder, made on the first call and removed at its end.
 
     It lies in RAY_TMPDIR, else in the system's folder for temporary files, else in /tmp. Raises ValueError where that
-    path is too long for Ray's sockets, OSError where none can be made there.
+    path is too long for Ray's sockets or cannot be written, OSError where its disk is full.
     """
     parent = _parent()
+    check_writable(parent, f"environment: {'RAY_TMPDIR' if os.environ.get('RAY_TMPDIR') else 'TMPDIR'}")
+    make_folder(parent)
     _remove_leftovers(parent)
     for _ in range(TRIES):  # another process that starts may take a new one for a leftover
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         if _hold(folder) is not None:  # for as long as this process lives: no program it starts inherits the handle
-            atexit.register(_remove, folder, os.getpid())
+            atexit.register(stopping.at_end(partial(_remove, folder, os.getpid())))
             return folder
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(parent))
 

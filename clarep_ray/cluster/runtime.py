@@ -8,7 +8,6 @@ import re
 import socket
 import stat
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clarep_ray import stopping
 from clarep_ray.cluster import control_plane, guards
+from clarep_ray.cluster.deadline import remove_empty_traces
 from clarep_ray.cluster.private_folder import SESSIONS, TOKEN, private_folder
 from clarep_ray.cluster.workers import check_workers
-from clarep_ray.data.writable import check_writable
 from clarep_ray.errors import ClusterLost
 
 TRANSIENT = (r"\[Errno (4|5|11|110|116)\]", "object storage at s3://")
@@ -34,11 +34,7 @@ LOCAL: dict[str, Any] = {
     "object_store_memory": 2_000_000_000,
 }
 """How a cluster is started here."""
-
-
 JOIN_WITHIN_S = 20.0
-DEFAULT_SESSIONS, LONGEST_SESSIONS = "/tmp/ray", 43
-"""Where Ray keeps its sessions, and how long [bytes] the name of that folder can be: a socket's has at most 107."""
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[str, Any]:
@@ -52,33 +48,24 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> dict[st
     prepare_environment()
     guards.check_authentication()
     import ray
-    from ray.exceptions import RayError
 
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if not joins_cluster():
+            remove_empty_traces()
             options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, **LOCAL}
-            options["_temp_dir"] = os.environ.get("RAY_TMPDIR") or None
-            _check_sessions(Path(options["_temp_dir"] or DEFAULT_SESSIONS))
+            options["_temp_dir"] = str(private_folder() / SESSIONS)  # Ray makes it, 0777: what it lies in is 0700
         else:
             _await_cluster(os.environ["RAY_ADDRESS"])
         try:
-            ray.init(**options)
-        except (OSError, RuntimeError, RayError) as error:  # what does not come up in time, most often
+            with control_plane.watched():
+                ray.init(**options)
+        except ValueError:
+            raise
+        except Exception as error:  # of many kinds, bare ones too, whatever did not come up in time or was lost
             raise ClusterLost(_not_started(error)) from error
-    control_plane.watch()
+        stopping.hold()
     return dict(ray.cluster_resources())
-
-
-def _check_sessions(folder: Path) -> None:
-    """Raise ValueError where Ray could not keep its sessions in a folder, OSError where its disk is full."""
-    check_writable(folder, "environment: RAY_TMPDIR")
-    size = len(os.fsencode(folder.absolute()))
-    if size > LONGEST_SESSIONS:
-        raise ValueError(
-            f"environment: RAY_TMPDIR has {size} bytes, and the names of Ray's sockets would be too long; valid: at "
-            f"most {LONGEST_SESSIONS}"
-        )
 
 
 def _await_cluster(address: str) -> None:
@@ -178,9 +165,13 @@ def train(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to `stopping`: Ray would go on until its controller answers, and end with a traceback."""
+
     output.mkdir(parents=True, exist_ok=True)
     diverged = output / f".tmp-diverged-{uuid.uuid4().hex}"
-    TorchTrainer(
+    Trainer(
         partial(_unless_diverged, loop, diverged),
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),

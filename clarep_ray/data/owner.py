@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from clarep_ray import stopping
 from clarep_ray.data.durable import make_folder, write_new
 from clarep_ray.data.processes import machine_mark, start_ticks
 from clarep_ray.data.store import RUN, WORK, OutputStore, Store, as_store
@@ -98,6 +98,7 @@ def owned(
     mine = _acquire(claims, take_over, say, setting)
     watch = _Watch(claims, mine)
     watch.start()
+    release = stopping.at_end(lambda: claims.drop([mine]))
     try:
         yield
         watch.look()
@@ -109,6 +110,7 @@ def owned(
         watch.join()
         with suppress(StorageFault):  # then the claim stays, of a process that is gone
             claims.drop([mine])
+        stopping.not_at_end(release)
         claims.tidy()  # a run that was refused leaves nothing
     if watch.lost:
         raise OutputInUse(f"{claims.where}: another process has taken this output over; what it needs is there")
@@ -149,7 +151,7 @@ class _Watch(threading.Thread):
             self.look()
             if self.lost:
                 if self.interrupts:
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    stopping.interrupt_main()
                 return
 
     def look(self) -> None:

@@ -24,7 +24,18 @@ from clarep_ray.data.inside import entries_inside
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.sealed import parse_sealed, sealed_file_sha256
 from clarep_ray.data.shards import read_shard, sha256_file
-from clarep_ray.data.store import MAX_UNIT_BYTES, RUN, SHARDS, SPECTRA, UNITS, Store, as_store, check_entries, unit_name
+from clarep_ray.data.store import (
+    MAX_UNIT_BYTES,
+    RUN,
+    SHARDS,
+    SPECTRA,
+    UNITS,
+    OutputStore,
+    Store,
+    as_store,
+    check_entries,
+    unit_name,
+)
 from clarep_ray.data.tar_index import DamagedTar
 from clarep_ray.data.untrusted import parse_json_object
 from clarep_ray.errors import DamagedUnit

@@ -42,6 +42,8 @@ METRIC_LENGTH = 250
 PATIENCE_S, FILE_PATIENCE_S = 15.0, 120.0
 """How long the end of a run waits for a server that is at work, and for a file of this machine, which is made new in
 five seconds, or in minutes where the cores are busy. What fails is not waited for."""
+STOPPED_PATIENCE_S = 1.0
+"""Of a run that was stopped: who pressed Ctrl-C waits for it, and who sends SIGTERM kills after seconds."""
 MAX_HASHED_BYTES = 32_000_000
 CONFIG = "config.json"
 
@@ -162,6 +164,8 @@ class Run:
         patience_s = FILE_PATIENCE_S if self._uri.startswith("sqlite:") else PATIENCE_S
         if sender is not None and not wait:
             sender.end()
+        elif sender is not None and status == "KILLED":
+            sender.finish(STOPPED_PATIENCE_S)  # the next run of the job sends the rest: nothing to speak of
         elif sender is not None and (problem := sender.finish(patience_s)):
             warnings.warn(problem, stacklevel=2)
 

@@ -40,8 +40,9 @@ module._address = lambda: "here:1"
 module._answers = lambda address: seen.append(1) or next(answers)
 module._end_plain = module._end
 module._end = lambda address: (print(len(seen), flush=True), module._end_plain(address))
-module.watch()
-module.watch()
+for _ in range(2):
+    with module.watched():
+        pass
 threading.Event().wait(20)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
@@ -49,6 +50,44 @@ threading.Event().wait(20)
     assert int(ended.stdout) > 8, "the silence before it came back does not count"
     assert ended.stderr.startswith("error: Ray's control plane at here:1 has been lost for 0 s; what was committed is")
     assert "re-run the same command to resume" in ended.stderr
+
+
+def test_a_raylet_that_is_gone_is_seen_at_once(tmp_path: Path) -> None:
+    """Who waits at its socket ends with a line when that closes, and not where it was left."""
+    program = """
+import socket, sys, threading, types
+from clarep_ray.cluster import control_plane as module
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+module._raylet = lambda: sys.argv[1] if joined else None
+module._address = lambda: None
+module.LOOK_EVERY_S = 0.1
+joined = True
+with module.watched():
+    client, _ = server.accept()
+if sys.argv[2] == "left":
+    joined = False
+server.close()
+client.close()
+threading.Event().wait(1.0 if sys.argv[2] == "left" else 20.0)
+"""
+    for how, code in (("lost", 4), ("left", 0)):
+        command = [sys.executable, "-c", program, str(tmp_path / how), how]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert ended.returncode == code, ended.stderr
+        said = "error: Ray's part on this machine, the raylet, is lost; what was committed is safe: re-run the same"
+        assert ended.stderr.count("\n") == (1 if code else 0)
+        assert ended.stderr.startswith(said if code else "")
+
+
+@pytest.mark.parametrize("name", ["LocalRayletDiedError", "NodeDiedError", "OwnerDiedError"])
+def test_a_lost_part_of_ray_is_a_line(name: str) -> None:
+    from clarep_ray import cli
+
+    error = type("WorkerGroupError", (Exception,), {})(f"Training failed:\nray.exceptions.{name}: it is gone")
+    line, code = cli.known_fault(error) or ("", 0)
+    assert (line, code) == (f"Ray has lost a part of itself: it is gone; {control_plane.RESUMES}", 4)
 
 
 def control_plane_of(driver: int) -> int:

@@ -1,7 +1,9 @@
 """A piece of work that hangs ends its process at the deadline, whether it sleeps or holds Python's lock in C."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -62,3 +64,29 @@ def test_the_usual_limit_follows_this_process_s_own_work(monkeypatch: pytest.Mon
         monkeypatch.setitem(module._seconds, "x", seconds)
         assert module.usual_limit("x") == limit
     assert module.usual_limit("y") is None
+
+
+def test_empty_traces_of_killed_processes_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ["killed", "says", "young", "held"]
+    files = {name: tmp_path / f"clarep-ray-000001-{name}.stack" for name in names}
+    for path in files.values():
+        path.touch()
+    files["says"].write_text("Thread 0x1 (most recent call first)")
+    (tmp_path / "victim").touch()
+    others = [tmp_path / f"clarep-ray-{name}.stack" for name in ("link", "fifo", "folder")]
+    others[0].symlink_to(tmp_path / "victim")
+    os.mkfifo(others[1])
+    others[2].mkdir()
+    for path in (*files.values(), tmp_path / "victim", others[1], others[2]):
+        if path != files["young"]:
+            os.utime(path, (1, 1))
+    module.remove_empty_traces.cache_clear()
+    with deadline(60.0, files["held"]):
+        os.utime(files["held"], (1, 1))
+        module.remove_empty_traces()
+        assert files["held"].exists()
+    module.remove_empty_traces.cache_clear()
+    left = {"says", "young"}
+    kept = {path.name for path in (*(files[name] for name in left), tmp_path / "victim", *others)}
+    assert {path.name for path in tmp_path.iterdir()} == kept
