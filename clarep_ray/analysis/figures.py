@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.data.class_list import display_name
+from clarep_ray.data.inside import write_inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +34,16 @@ def write_figures(output: ExtractionOutput) -> list[Path]:
     made |= {"evr_curves.png": evr_curves, "k_histogram.png": k_histogram} if output.has_spectrum else {}
     paths: list[Path] = []
     for name, figure in made.items():
-        figure(output).savefig(output.folder / name, dpi=130)
-        paths.append(output.folder / name)
+        paths.append(save_figure(figure(output), output.folder, name))
     return paths
+
+
+def save_figure(figure: Figure, root: Path, name: str) -> Path:
+    """Write a figure as PNG into a folder, whole or not at all and through no link; return its path."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_inside(root, name, buffer.getvalue())
+    return root / name
 
 
 def contact_sheet(output: ExtractionOutput) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.workers import TASK_CPUS, gpus_per_actor
 from clarep_ray.config import DistillConfig, HealthConfig, InversionConfig, ModelConfig
 from clarep_ray.data.class_list import ClassList, match
-from clarep_ray.data.plain_json import without_nan
+from clarep_ray.data.plain_json import plain_json, without_nan
 from clarep_ray.data.records import RejectedImage, printable
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore, Store
@@ -101,7 +100,7 @@ def _once(
     record = read_health(store)
     if record is None:
         record = ask()
-        store.put(HEALTH, (json.dumps(record, indent=1) + "\n").encode())
+        store.put(HEALTH, plain_json(record))
     for line in health_lines(record):
         say(line)
     refuse(record, settings, model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from clarep_ray import dotted
 from clarep_ray.config import Block, Point, Range, SearchConfig, Space
+from clarep_ray.data.untrusted import read_json
 from clarep_ray.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DRAWS_PER_TRIAL = 20
 def read_space(path: str) -> Space:
     """Return the space of a JSON file; ValueError where it is none."""
     try:
-        found: Any = json.loads(Path(path).read_text())
+        found = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"search.space: {path!r} cannot be read ({error}); valid: a JSON file") from None
     blocks = found if isinstance(found, list) else [found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from clarep_ray import dotted, tracking
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_cdm
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.inside import append_inside
 from clarep_ray.data.owner import owned
+from clarep_ray.data.plain_json import json_line
 from clarep_ray.data.sources import absolute_data
 
 METRICS = "metrics.jsonl"
@@ -30,7 +31,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
 
 def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
-    from clarep_ray.models.cdm_networks import RESULT
+    from clarep_ray.models.cdm_networks import MODEL, RESULT, read_result
     from clarep_ray.models.cdm_training import TrainingSet, fingerprint
     from clarep_ray.models.checkpoints import check_checkpoints
 
@@ -41,7 +42,7 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     del data  # the workers read it again
     check_checkpoints(output / "checkpoints", mark)
     with start_cdm(config, mark, data_sha256) as run, tracking.following(run, output / METRICS, "step"):
-        if _result(output / RESULT).get("fingerprint") != mark:
+        if read_result(output).get("fingerprint") != mark:
             runtime.train(
                 _loop,
                 {
@@ -57,17 +58,12 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
                 use_gpu=config.use_gpu,
             )
         run.files([output / RESULT, output / METRICS])
-    return _result(output / RESULT)
+    return read_result(output) | {"model": str(output / MODEL)}  # whatever the record says
 
 
 def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:
     """Return the config with paths as every process finds them: a worker has a working directory of its own."""
     return dotted.override(config, absolute_data(config.data, "data"))
-
-
-def _result(path: Path) -> dict[str, Any]:
-    """Return what a finished training wrote last; empty where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _loop(arguments: dict[str, Any]) -> None:
@@ -98,14 +94,13 @@ def _loop(arguments: dict[str, Any]) -> None:
             metrics = {"step": step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
                 checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
-                _append(output / METRICS, metrics)
+                _append(output, metrics)
             train.report(metrics)
     if rank == 0:
         cdm_networks.write_result(trainer, config, data, output, mark)
 
 
-def _append(path: Path, metrics: dict[str, Any]) -> None:
-    line = json.dumps(metrics)
-    print(line, flush=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
+def _append(output: Path, metrics: dict[str, Any]) -> None:
+    line = json_line(metrics)
+    print(line.decode(), end="", flush=True)
+    append_inside(output, METRICS, line)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clarep_ray.data.inside import new_inside
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import check_plain_file, read_json_object
 
@@ -61,6 +62,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise ValueError(f"{str(path)!r} is no safetensors file: {shown(str(error))}") from None
+
+
+def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file into a folder in one step; raises as `new_inside`."""
+    from safetensors.torch import save_file
+
+    with new_inside(folder, name) as work:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, work)
 
 
 def check_no_nan(path: Path, where: str) -> None:

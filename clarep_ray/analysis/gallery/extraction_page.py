@@ -18,11 +18,29 @@ from clarep_ray.config.checks import require
 from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import display_name
+from clarep_ray.data.inside import has_file_inside, read_json_inside
 from clarep_ray.data.pixels import open_own
-from clarep_ray.data.store import RUN
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.store import RUN, OutputStore
+from clarep_ray.data.untrusted import Fields, check_fields
 
-PAGE, HEALTH = "report.html", "health.json"
+PAGE, HEALTH, SUMMARY = "report.html", "health.json", "summary.json"
+RUN_FIELDS: Fields = {"decoding.guidance_scale": float, "output.keep_spectrum": bool, "spectrum.num_directions": int}
+SUMMARY_FIELDS: Fields = {"metrics": dict, "preset": str, "input": list}
+HEALTH_CURVES = (
+    *("noise_to_signal", "error_with_label", "error_without_label"),
+    *("least_error", "most_error", "filter_error"),
+)
+HEALTH_FIELDS: Fields = {
+    "times": list,
+    "num_images": int,
+    "evaluations": int,
+    "seconds": float,
+    **dict.fromkeys(HEALTH_CURVES, (list, type(None))),
+    "autoencoder.rms": float,
+    "autoencoder.bound": float,
+    "labels": (dict, type(None)),
+}
+"""What the page reads of `run.json`, `summary.json` and `health.json`, and of which type."""
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
     "model.name": "model",
@@ -69,10 +87,44 @@ def write_extraction_page(
     return folder / PAGE
 
 
+def _run_of(folder: Path) -> dict[str, Any]:
+    run = OutputStore(folder).read_record()
+    # Their names have dots, which `check_fields` would take for ways into objects.
+    used = {name.replace(".", "/"): value for name, value in run["config"].items()}
+    check_fields(used, {name.replace(".", "/"): kind for name, kind in RUN_FIELDS.items()}, f"{folder / RUN}: config")
+    return run
+
+
+def _optional(folder: Path, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object of a JSON file that an output may lack, then none; ValueError where it is something else."""
+    if not has_file_inside(folder, name) and not (folder / name).is_symlink():
+        return {}
+    found = read_json_inside(folder, name)
+    return check_fields(found, {field: kind for field, kind in fields.items() if field in found}, str(folder / name))
+
+
+def read_health(folder: Path) -> dict[str, Any] | None:
+    """Return what the health check wrote into an output; None without one, ValueError where it is something else."""
+    found = _optional(folder, HEALTH, {})
+    if not found:
+        return None
+    where = str(folder / HEALTH)
+    check_fields(found, {"verdict": str, "warnings": list}, where)
+    if "times" in found:
+        check_fields(found, HEALTH_FIELDS, where)
+        curves = [found[name] for name in HEALTH_CURVES if found[name] is not None]
+        if any(len(curve) != len(found["times"]) for curve in curves):
+            raise ValueError(f"{where}: its curves have other lengths")
+        for curve in (found["times"], *curves):
+            if not all(value is None or type(value) in (int, float) for value in curve):
+                raise ValueError(f"{where}: a curve of it has what is no number")
+    return found
+
+
 def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
     """Return a calibration; ValueError where it is none, or one of another model than the extraction's."""
-    fields = read_json_object(folder / RUN)["fields"]
-    check_model(str(path), fields["model.name"], fields["weights_sha256"])
+    fields = OutputStore(folder).read_record()["fields"]
+    check_model(str(path), fields.get("model.name", ""), fields.get("weights_sha256", ""))
     return read_calibration(str(path))
 
 
@@ -120,7 +172,7 @@ def _step_rows(output: ExtractionOutput, folder: Path) -> Any:
 
 def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> dict[str, Any]:
     classes = samples.class_names(output)
-    scale = read_json_object(output.folder / RUN)["config"]["decoding.guidance_scale"]
+    scale = _run_of(output.folder)["config"]["decoding.guidance_scale"]
     own = list(columns.values()).index("png") if "png" in columns.values() else 0
     return {
         "columns": [{"name": name, "meaning": samples.picture_meaning(name, scale)} for name in columns],
@@ -135,14 +187,13 @@ def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mappi
 
 
 def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, Any]:
-    run = read_json_object(output.folder / RUN)
-    config, path = run["config"], output.folder / "summary.json"
-    summary = read_json_object(path) if path.is_file() else {}
-    metrics = summary.get("metrics", {})
+    run = _run_of(output.folder)
+    config, summary = run["config"], _optional(output.folder, SUMMARY, SUMMARY_FIELDS)
+    metrics = check_fields(summary.get("metrics", {}), {}, SUMMARY)
+    check_fields(metrics, dict.fromkeys(metrics, float), f"{SUMMARY}: metrics")
     titles, rows = metric_rows(metrics)
-    health = output.folder / HEALTH
     return {
-        "health": read_json_object(health) if health.is_file() else None,
+        "health": read_health(output.folder),
         "folder": str(output.folder),
         "name": output.folder.resolve().name,
         "fingerprint": run["fingerprint"],
