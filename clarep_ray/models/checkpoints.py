@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clarep_ray.data.durable import new_folder, remove_whole
-from clarep_ray.data.inside import has_file_inside, refuse_links
+from clarep_ray.data.inside import has_file_inside, refuse_links, write_inside
 from clarep_ray.data.records import shown
 from clarep_ray.data.sealed import read_sealed, sealed
 from clarep_ray.data.shards import sha256_file
@@ -62,7 +62,7 @@ def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
         hashes = {part: sha256_file(work / f"{part}.safetensors") for part in parts}
         notes = trainer.notes()
         state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
-        (work / "state.json").write_bytes(sealed(state, STATE_SEAL))
+        write_inside(work, "state.json", sealed(state, STATE_SEAL))
     for old in _checkpoints(root)[:-KEPT_CHECKPOINTS]:
         remove_whole(old)
     return target

@@ -19,7 +19,7 @@ from clarep_ray import dotted
 from clarep_ray.clarid.schedule import scaled_linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList
-from clarep_ray.data.durable import make_folder
+from clarep_ray.data.durable import make_folder, new_folder
 from clarep_ray.data.inside import write_inside
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
@@ -227,7 +227,8 @@ def save(model: Uvit, folder: Path) -> None:
     network: Any = model.network
     _write(network.state_dict(), network.sizes, folder)
     if model.autoencoder is not None:
-        model.autoencoder.vae.save_pretrained(folder / "vae")
+        with new_folder(folder, "vae") as work:
+            model.autoencoder.vae.save_pretrained(work)
 
 
 def convert(checkpoint: Path, folder: Path, num_heads: int = 16) -> UvitArchitecture:
