@@ -112,7 +112,9 @@ def read_health(folder: Path) -> dict[str, Any] | None:
     check_fields(found, {"verdict": str, "warnings": list}, where)
     if "times" in found:
         check_fields(found, HEALTH_FIELDS, where)
-        curves = [found[name] for name in HEALTH_CURVES if found[name] is not None]
+        if found.get("labels") is not None:
+            check_fields(found["labels"], {"first": float, "chance": float}, f"{where}: labels")
+        curves = [found[name] for name in HEALTH_CURVES if found.get(name) is not None]
         if any(len(curve) != len(found["times"]) for curve in curves):
             raise ValueError(f"{where}: its curves have other lengths")
         for curve in (found["times"], *curves):
