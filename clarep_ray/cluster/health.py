@@ -25,7 +25,7 @@ from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore, Store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
-from clarep_ray.models.health import OK, TOLERANCE, UNCHECKED, UNTRAINED, check_health
+from clarep_ray.models.health import OK, TOLERANCE, UNCHECKED, UNTRAINED, check_health, check_record
 
 if TYPE_CHECKING:
     from clarep_ray.cadistill.inputs import Opened
@@ -110,10 +110,10 @@ def _once(
 def read_health(store: Store) -> Record | None:
     """Return what an earlier process recorded; None where there is nothing that can be read."""
     try:
-        record = parse_json_object(store.read(HEALTH, MAX_JSON_BYTES), f"{store.where}/{HEALTH}")
+        where = f"{store.where}/{HEALTH}"
+        return check_record(parse_json_object(store.read(HEALTH, MAX_JSON_BYTES), where), where)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record.get("warnings"), list) else None
 
 
 def refuse(record: Record, settings: HealthConfig, model: ModelConfig) -> None:
@@ -126,7 +126,7 @@ def refuse(record: Record, settings: HealthConfig, model: ModelConfig) -> None:
 def health_lines(record: Record) -> list[str]:
     """Return what the check found as lines for people."""
     told = [f"health       {record['verdict']}"]
-    if record.get("max_gain") is not None:
+    if record.get("max_gain") is not None and "times" in record:
         labels = record["labels"]
         fits = (
             "no labels" if labels is None else f"{labels['first']} of {record['num_images']} fit their own label best"

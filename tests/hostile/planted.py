@@ -17,11 +17,10 @@ from clarep_ray import tracking
 from clarep_ray.analysis.calibration_findings import as_csv
 from clarep_ray.analysis.figures import write_figures
 from clarep_ray.analysis.gallery import write_extraction_page, write_sweep_page
-from clarep_ray.analysis.gallery.extraction_page import HEALTH_CURVES
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics
 from clarep_ray.cadistill.run import read_metrics, read_result
-from clarep_ray.cluster.health import read_health
+from clarep_ray.cluster.health import health_lines, health_metrics, read_health
 from clarep_ray.cluster.identity import check_same_run
 from clarep_ray.cluster.sweep_rows import Row, ask_point, asked_points, claim, commit_row, read_row, take_out_failed
 from clarep_ray.data.calibration_file import CALIBRATION, read_calibration, write_calibration
@@ -39,6 +38,7 @@ from clarep_ray.data.verdicts import VerdictParts
 from clarep_ray.data.verify import verify, withdraw
 from clarep_ray.models.cdm_networks import read_result as read_cdm_result
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
+from clarep_ray.models.health import CURVES
 from clarep_ray.models.students import Architecture, load_student, make_student, save_student
 from clarep_ray.presets import EXTRACT
 from clarep_ray.robustness.trust import Finding
@@ -67,9 +67,17 @@ class SmallTraining:
 def make_extraction(folder: Path) -> None:
     made_output(folder, count=4, edge=16, extras=("original",), classes=("0", "1"), gate=True)
     write_inside(folder, "summary.json", plain_json({"metrics": {"nmi/original": 0.5}, "preset": "p", "input": []}))
-    health = {"verdict": "ok", "warnings": [], "times": [1.0], "num_images": 1, "evaluations": 3, "seconds": 0.1}
-    health |= {name: [0.1] for name in HEALTH_CURVES}
-    health |= {"autoencoder": {"rms": 0.0, "bound": 1.0}, "labels": None}
+    health = {
+        "verdict": "ok",
+        "warnings": [],
+        "times": [1.0],
+        "num_images": 1,
+        "evaluations": 3,
+        "seconds": 0.1,
+        "max_gain": 0.01,
+    }
+    health |= {name: [0.1] for name in CURVES[1:]}
+    health |= {"autoencoder": {"rms": 0.0, "bound": 1.0}, "labels": None, "max_gain": 0.01}
     write_inside(folder, "health.json", plain_json(health))
     open_clareps(str(folder))  # leaves members.parquet
 
@@ -143,7 +151,8 @@ def extraction_again(folder: Path) -> None:
         fields = json.loads((GOLDEN["extraction"] / RUN).read_bytes())["fields"]
         check_same_run(fields, store, "output.path")
         store.prepare()
-        read_health(store)
+        health = read_health(store)
+        health_metrics(health), health_lines(health) if health else None
         unchanged_hashes(store, "/")
         list(store.each_committed(to_the_byte=False))
         manifest = InputManifest(folder / MANIFEST, sha256_file(GOLDEN["extraction"] / MANIFEST))
@@ -410,28 +419,30 @@ class Case:
     kind: str
     plant: Plant
     says: str
+    nightly: bool = False
 
 
 def cases() -> dict[str, Case]:
     """Return every case by its name."""
     found: dict[str, Case] = {}
 
-    def add(kind: str, says: str, **plants: Plant) -> None:
-        found.update({f"{kind}: {name.replace('_', ' ')}": Case(kind, plant, says) for name, plant in plants.items()})
+    def add(kind: str, says: str, nightly: bool = False, /, **plants: Plant) -> None:
+        for name, plant in plants.items():
+            found[f"{kind}: {name.replace('_', ' ')}"] = Case(kind, plant, says, nightly)
 
     for name in ("shards", "units", "spectra", "tmp"):
         add("extraction", "is a link", **{f"folder {name} is a link": link_away(name)})
     for name in (RUN, ROOT, "index.parquet", MANIFEST, "units/000000.json", "health.json", "summary.json"):
         add("extraction", "link|damaged|missing|cannot be read", **{f"{name} is a link": link_away(name)})
     for name in ("report.html", "contact_sheet.png", "members.parquet", "members.sha256", "_info.json"):
-        add("extraction", "", **{f"{name} is a link to be written through": link_to_kept(name)})
+        add("extraction", "", name.startswith("m"), **{f"{name} is a link to be written through": link_to_kept(name)})
     for kind in ("pipe", "socket", "device", "folder"):
         for name in (RUN, ROOT, "units/000000.json"):
-            add("extraction", "", **{f"{name} is a {kind}": special(name, kind)})
+            add("extraction", "", kind != "pipe", **{f"{name} is a {kind}": special(name, kind)})
     for name in ("index.parquet", "health.json", "summary.json", "members.parquet", "input_stamps.jsonl"):
         add("extraction", "", **{f"{name} is a pipe": special(name, "pipe")})
     add("extraction", "", owner_is_a_pipe=special("tmp/owner.000001", "pipe"))
-    add("extraction", "", owner_is_a_link=link_to_kept("tmp/owner.000001"))
+    add("extraction", "", True, owner_is_a_link=link_to_kept("tmp/owner.000001"))
     add("extraction", "", owner_says_nonsense=holds("tmp/owner.000007", b'{"host": [], "pid": "../..", "machine": 1}'))
     add(
         "extraction",
@@ -442,21 +453,21 @@ def cases() -> dict[str, Case]:
     for label, data in {"deep": DEEP, "digits": DIGITS, "NaN": b'{"a": NaN}', "twice": LAST_TWICE}.items():
         for name in (RUN, ROOT, "health.json"):
             says = "" if name == "health.json" else "cannot be read|damaged|not valid JSON|missing"
-            add("extraction", says, **{f"{name} is {label}": holds(name, data)})
+            add("extraction", says, name != RUN, **{f"{name} is {label}": holds(name, data)})
     damaged = "damaged|is no manifest|other number"
     add("extraction", damaged, unit_of_other_unit=unit(lambda m: m.update(unit=1)))
     add("extraction", damaged, unit_rows_are_a_number=unit(lambda m: m.update(rows=7)))
-    add("extraction", damaged, unit_row_is_a_text=unit(lambda m: m["rows"].append("row")))
-    add("extraction", damaged, unit_row_has_no_status=unit(lambda m: m["rows"][0].pop("status")))
+    add("extraction", damaged, True, unit_row_is_a_text=unit(lambda m: m["rows"].append("row")))
+    add("extraction", damaged, True, unit_row_has_no_status=unit(lambda m: m["rows"][0].pop("status")))
     add("extraction", damaged, unit_counts_wrong=unit(lambda m: m.update(num_ok=10**30)))
     add("extraction", damaged, unit_number_is_a_list=unit(lambda m: m["rows"][0].update(round_trip_error=[1])))
-    add("extraction", damaged, unit_number_is_huge=unit(lambda m: m["rows"][0].update(num_removed=10**200)))
+    add("extraction", damaged, True, unit_number_is_huge=unit(lambda m: m["rows"][0].update(num_removed=10**200)))
     add(
         "extraction",
         damaged,
         unit_names_a_file_elsewhere=unit(lambda m: m["files"]["shards"].update(name="../../victim/kept.txt")),
     )
-    add("extraction", damaged, unit_names_a_root_path=entry(name="/etc/passwd"))
+    add("extraction", damaged, True, unit_names_a_root_path=entry(name="/etc/passwd"))
     add(
         "extraction",
         damaged,
@@ -464,23 +475,31 @@ def cases() -> dict[str, Case]:
         unit_says_a_negative_size=entry(bytes=-1),
         unit_says_no_size=entry(bytes="9"),
     )
-    add("extraction", damaged, unit_has_no_files=unit(lambda m: m.pop("files")))
+    add("extraction", damaged, True, unit_has_no_files=unit(lambda m: m.pop("files")))
     add("extraction", "MANIFEST", root_counts_a_trillion_units=root(lambda m: m.update(num_units=10**12)))
     add(
         "extraction",
         "MANIFEST",
         root_names_files_elsewhere=root(lambda m: m["files"][0].update(name="../victim/kept.txt")),
     )
-    add("extraction", "MANIFEST", root_has_no_index_hash=root(lambda m: m.pop("index_sha256")))
+    add("extraction", "MANIFEST", True, root_has_no_index_hash=root(lambda m: m.pop("index_sha256")))
     add("extraction", "sample", sample_without_singular_values=sample(lambda s: s.update(singular_values=None)))
     add("extraction", "sample", sample_that_removes_a_thousand=sample(lambda s: s.update(num_removed=1000)))
-    add("extraction", "sample", sample_with_words_for_numbers=sample(lambda s: s.update(singular_values=["x"] * 12)))
+    add(
+        "extraction",
+        "sample",
+        True,
+        sample_with_words_for_numbers=sample(lambda s: s.update(singular_values=["x"] * 12)),
+    )
     add("extraction", "sample", sample_with_a_list_as_class=sample(lambda s: s.update(class_name=["x"])))
     add("extraction", "health", health_curve_of_words=record("health.json", error_with_label=["x"]))
+    add("extraction", "health", health_warning_is_a_list=record("health.json", warnings=[["x"]]))
+    alone = b'{"verdict": "ok", "warnings": [], "max_gain": 1}'
+    add("extraction", "", health_says_three_things_alone=holds("health.json", alone))
     add("extraction", "health", health_without_autoencoder=record("health.json", autoencoder=7))
     add("extraction", "metrics", summary_metric_is_a_text=record("summary.json", metrics={"nmi/x": "much"}))
     add("extraction", "", members_name_a_file_outside=foreign_members)
-    add("extraction", "", stray_names_of_units=both(holds("units/1.json", b"{}"), holds("units/x.json", b"{}")))
+    add("extraction", "", True, stray_names_of_units=both(holds("units/1.json", b"{}"), holds("units/x.json", b"{}")))
     add("extraction", "", k_steps_is_a_link=lambda o, v: (o / "k_steps").symlink_to(v))
 
     for name in ("rows", "points", "claims", "tmp"):

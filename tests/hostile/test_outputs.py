@@ -184,7 +184,10 @@ def test_a_sound_output_is_read_by_everything(kind: str, golden: dict[str, Path]
         assert said_by(reader, tmp_path / "out") == "", name
 
 
-@pytest.mark.parametrize("case", planted.cases())
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[pytest.mark.nightly] if case.nightly else []) for name, case in planted.cases().items()],
+)
 @pytest.mark.timeout(20)
 def test_a_strangers_output_is_only_data(case: str, golden: dict[str, Path], tmp_path: Path) -> None:
     """Whatever was planted: each job that reads it ends, in one line, and nothing outside is read or written."""

@@ -22,25 +22,12 @@ from clarep_ray.data.inside import has_file_inside, read_json_inside
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.untrusted import Fields, check_fields
+from clarep_ray.models.health import check_record
 
 PAGE, HEALTH, SUMMARY = "report.html", "health.json", "summary.json"
 RUN_FIELDS: Fields = {"decoding.guidance_scale": float, "output.keep_spectrum": bool, "spectrum.num_directions": int}
 SUMMARY_FIELDS: Fields = {"metrics": dict, "preset": str, "input": list}
-HEALTH_CURVES = (
-    *("noise_to_signal", "error_with_label", "error_without_label"),
-    *("least_error", "most_error", "filter_error"),
-)
-HEALTH_FIELDS: Fields = {
-    "times": list,
-    "num_images": int,
-    "evaluations": int,
-    "seconds": float,
-    **dict.fromkeys(HEALTH_CURVES, (list, type(None))),
-    "autoencoder.rms": float,
-    "autoencoder.bound": float,
-    "labels": (dict, type(None)),
-}
-"""What the page reads of `run.json`, `summary.json` and `health.json`, and of which type."""
+"""What the page reads of `run.json` and `summary.json`, and of which type."""
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
     "model.name": "model",
@@ -108,19 +95,7 @@ def read_health(folder: Path) -> dict[str, Any] | None:
     found = _optional(folder, HEALTH, {})
     if not found:
         return None
-    where = str(folder / HEALTH)
-    check_fields(found, {"verdict": str, "warnings": list}, where)
-    if "times" in found:
-        check_fields(found, HEALTH_FIELDS, where)
-        if found.get("labels") is not None:
-            check_fields(found["labels"], {"first": float, "chance": float}, f"{where}: labels")
-        curves = [found[name] for name in HEALTH_CURVES if found.get(name) is not None]
-        if any(len(curve) != len(found["times"]) for curve in curves):
-            raise ValueError(f"{where}: its curves have other lengths")
-        for curve in (found["times"], *curves):
-            if not all(value is None or type(value) in (int, float) for value in curve):
-                raise ValueError(f"{where}: a curve of it has what is no number")
-    return found
+    return check_record(found, str(folder / HEALTH))
 
 
 def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
