@@ -23,7 +23,7 @@ from typing import Any
 from clarep_ray import dotted
 from clarep_ray.config.location import is_url
 from clarep_ray.data.durable import make_folder, remove_whole, replace_file, sync_folder, write_new
-from clarep_ray.data.inside import NotInside, file_inside, read_inside, refuse_links
+from clarep_ray.data.inside import NotInside, file_inside, parts_inside, read_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, check_fields, parse_json_object
 
@@ -244,8 +244,10 @@ class OutputStore(Store):
         return self._put_if_absent(self._write_temporary(data), target)
 
     def put(self, name: str, data: bytes) -> None:
-        target = self._path(name)
-        replace_file(self._write_temporary(data), target)
+        folder, _, _ = name.rpartition("/")
+        parts_inside(name)
+        target = (self._path(folder) / name[len(folder) + 1 :]) if folder else self.root / name
+        replace_file(self._write_temporary(data), target)  # a link of that name is replaced, and not followed
 
     def read(self, name: str, limit: int) -> bytes:
         return read_inside(self.root, name, limit)

@@ -72,15 +72,15 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from None
 
 
-def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES, infinite: bool = False) -> dict[str, Any]:
     """Return the object a JSON file holds; raises as `read_json` does, and ValueError for something else."""
-    return parse_json_object(read_bounded(path, max_bytes), str(path))
+    return parse_json_object(read_bounded(path, max_bytes), str(path), infinite)
 
 
-def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
+def parse_json_object(data: bytes, where: str, infinite: bool = False) -> dict[str, Any]:
     """Return the object that JSON text holds; raises as `parse_json` does, naming its file, ValueError for others."""
     try:
-        found = parse_json(data)
+        found = parse_json(data, infinite)
     except ValueError as error:
         raise ValueError(f"{where!r} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
@@ -88,8 +88,10 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, infinite: bool = False) -> Any:
     """Return what JSON text in UTF-8 holds, in time linear in its length.
+
+    `infinite` takes the word -Infinity, which diffusers writes into the configs of its schedulers.
 
     Raises ValueError where it is none, and for what parsers understand differently or cannot give back: a key that
     comes twice, NaN and infinity (`1e999` too), half a surrogate pair, brackets deeper than MAX_DEPTH, a whole number
@@ -98,8 +100,9 @@ def parse_json(data: bytes) -> Any:
     try:
         text = data.decode()
         _check_depth(data)
+        constant = _infinite if infinite else _no_number
         found = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_float, parse_int=_integer
+            text, object_pairs_hook=_unique, parse_constant=constant, parse_float=_float, parse_int=_integer
         )
         if SURROGATE.search(data):
             json.dumps(found, ensure_ascii=False).encode()
@@ -147,6 +150,10 @@ def _check_depth(data: bytes) -> None:
 
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
+
+
+def _infinite(text: str) -> float:
+    return -math.inf if text == "-Infinity" else _no_number(text)
 
 
 def _float(text: str) -> float:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -91,6 +92,8 @@ def load_newest(trainer: Resumable, root: Path, fingerprint: str) -> None:
             parts = {part: load_file(folder / f"{part}.safetensors") for part in state["sha256"]}
             try:
                 trainer.restore(parts, state)
+            except torch.OutOfMemoryError:
+                raise
             except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
                 what = f"{type(error).__name__}: {shown(str(error))}"
                 raise ValueError(f"output: {str(folder)!r} is no checkpoint of this training: {what}") from None

@@ -107,7 +107,7 @@ def read_schedule(folder: Path) -> tuple[DiscreteSchedule, Prediction]:
     """
     path = folder / CONFIG
     try:
-        config = read_json_object(path)
+        config = read_json_object(path, infinite=True)
     except OSError:
         raise ValueError(f"model.weights: {str(path)!r} is missing") from None
     except ValueError as error:
