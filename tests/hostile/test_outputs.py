@@ -205,3 +205,11 @@ def test_a_strangers_output_is_only_data(case: str, golden: dict[str, Path], tmp
     assert planted.CANARY not in " ".join(told)
     files = [path for path in output.rglob("*") if path.is_file() and not path.is_symlink()]
     assert not [path for path in files if planted.CANARY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("kind", planted.MAKERS)
+def test_the_folder_that_the_user_names_may_be_a_link(kind: str, golden: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(golden[kind], tmp_path / "elsewhere", symlinks=True)
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    for name, reader in planted.READERS[kind].items():
+        assert said_by(reader, tmp_path / "out") == "", name
