@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clarep_ray.analysis.figures import blank_figure
+from clarep_ray.analysis.figures import blank_figure, save_figure
 from clarep_ray.analysis.recorded_rows import read_rows
 from clarep_ray.config import SOLVER_NAMES, PlotBenchmarkConfig
 from clarep_ray.config.checks import require
@@ -31,8 +31,7 @@ def run(config: PlotBenchmarkConfig) -> list[Table]:
     for kind, (name, draw) in FIGURES.items():
         last = _last_runs([row for row in recorded if row["kind"] == kind])
         if last:
-            target = Path(config.output) / name
-            draw(last).savefig(target, dpi=130)
+            target = save_figure(draw(last), Path(config.output), name)
             drawn.append((str(target), len(last), last[-1]["date"]))
     if not drawn:
         raise ValueError(f"rows: {config.rows!r} has no rows to draw; valid: of {', '.join(FIGURES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.tables import SeedTable, mean_std
 from clarep_ray.data.class_list import MAX_SHOWN, display_name
 from clarep_ray.data.derived import FIGURES
+from clarep_ray.data.inside import write_inside
 from clarep_ray.data.records import printable
 
 if TYPE_CHECKING:
@@ -36,9 +38,16 @@ def write_figures(output: ExtractionOutput) -> list[Path]:
     made |= {curves: evr_curves, histogram: k_histogram} if output.has_spectrum else {}
     paths: list[Path] = []
     for name, figure in made.items():
-        figure(output).savefig(output.folder / name, dpi=130)
-        paths.append(output.folder / name)
+        paths.append(save_figure(figure(output), output.folder, name))
     return paths
+
+
+def save_figure(figure: Figure, root: Path, name: str) -> Path:
+    """Write a figure as PNG into a folder, whole or not at all and through no link; return its path."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_inside(root, name, buffer.getvalue())
+    return root / name
 
 
 def contact_sheet(output: ExtractionOutput) -> Figure:

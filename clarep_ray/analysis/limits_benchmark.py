@@ -26,7 +26,7 @@ from clarep_ray.clarid.pipeline import OK, CLARepBatch, Sampler, choose_removal
 from clarep_ray.clarid.projection import PROJECTIONS
 from clarep_ray.clarid.svd import SingularTriplets, block_lanczos
 from clarep_ray.config import ExtractConfig, LimitsBenchmarkConfig
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.inside import write_inside
 from clarep_ray.data.store import OutputStore
 from clarep_ray.data.units import UnitBlob, unit_files, unit_manifest
 from clarep_ray.dotted import override
@@ -184,7 +184,7 @@ def _file_bounds(written: Written, folder: Path) -> dict[str, tuple[str, float]]
     numbers = count()  # a new name each time: file systems are slower where a file is replaced
     return {
         ENCODING: ("zlib", fastest(lambda: zlib.compress(pixels))),
-        COMMIT: ("disk", fastest(lambda: write_file(folder / f"content-{next(numbers)}", content))),
+        COMMIT: ("disk", fastest(lambda: write_inside(folder, f"content-{next(numbers)}", content))),
     }
 
 

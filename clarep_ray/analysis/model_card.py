@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from clarep_ray.clarid.sampling import decode, guided_eps
 from clarep_ray.config import ModelConfig, TrainCdmConfig
+from clarep_ray.data.inside import write_inside
 from clarep_ray.data.spurious_digits import CLASS_NAMES, NUM_CLASSES
 from clarep_ray.models import digit_classifier
 from clarep_ray.models.digits_dit import DigitsDit, build
@@ -49,7 +51,7 @@ def measure(folder: Path) -> dict[str, float]:
     for scale in (1.0, 2.0, 3.0):
         images = sample_digits(model, labels, scale)
         if scale == 1.0:
-            _grid(images[: 5 * GRID_COLUMNS], folder / "samples.png")
+            _grid(images[: 5 * GRID_COLUMNS], folder)
         for target in digit_classifier.TARGETS:
             read = digit_classifier.load(target).predict(images)
             found[f"{target} is the class's, guidance {scale:g}"] = float((read == labels.numpy()).mean())
@@ -84,11 +86,13 @@ Intended for tests and demonstrations of this project. Full settings:
 {json.dumps(settings, indent=1)}
 ```
 """
-    (folder / "README.md").write_text(card)
+    write_inside(folder.parent, f"{folder.name}/README.md", card.encode())
     return found
 
 
-def _grid(images: NDArray[np.uint8], path: Path) -> None:
+def _grid(images: NDArray[np.uint8], folder: Path) -> None:
     rows = [np.concatenate(list(images[i : i + GRID_COLUMNS]), 1) for i in range(0, len(images), GRID_COLUMNS)]
     sheet = Image.fromarray(np.concatenate(rows))
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(path)
+    buffer = io.BytesIO()
+    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(buffer, "PNG")
+    write_inside(folder.parent, f"{folder.name}/samples.png", buffer.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,18 @@ from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.shards import Sample, read_npy, read_shard, sha256_file
 from clarep_ray.data.store import SHARDS, Store, as_store
+from clarep_ray.data.untrusted import Fields, check_fields
 
 FIRST = ("input", "original", "reconstruction", "guidance")
+SAMPLE_FIELDS: Fields = {
+    "id": str,
+    "label": int,
+    "class_name": str,
+    "converged": (bool, type(None)),
+    **dict.fromkeys(("what", "prompt_text", "projection"), (str, type(None))),
+}
+SPECTRUM_FIELDS: Fields = {"singular_values": list, "num_removed": int, "ambiguous": bool}
+"""What a sample's JSON says that is looked at, and of which type."""
 MAX_SAMPLES = 5000
 """Enough for clusters, judges and pictures; with pictures of 256 pixels about a gigabyte."""
 
@@ -88,13 +99,13 @@ class ExtractionOutput:
         """Return features (n, channels) of the Canonical Samples or an extra, read with or without the label."""
         suffix = "null_feature.npy" if null else "feature.npy"
         member = f"{name}.{suffix}" if name else suffix
-        return np.stack([read_npy(sample.members[member]) for sample in self.samples])
+        return np.stack([read_npy(sample.member(member)) for sample in self.samples])
 
     def pictures(self, name: str = "") -> NDArray[np.uint8]:
         """Return pictures (n, h, w, 3) of the Canonical Samples or an extra."""
         member = f"{name}.png" if name else "png"
         return np.stack(
-            [np.asarray(open_own(sample.members[member], repr(self.store.where))) for sample in self.samples]
+            [np.asarray(open_own(sample.member(member), repr(self.store.where))) for sample in self.samples]
         )
 
     @cached_property
@@ -111,7 +122,23 @@ def samples_of(output: Path | Store, rows: pa.Table) -> Iterator[Sample]:
     for unit, members in groupby(rows.select(["unit", "key"]).to_pylist(), key=lambda row: row["unit"]):
         wanted = {row["key"] for row in members}
         entry = store.committed_unit(unit)["files"][SHARDS]
-        yield from (sample for sample in _committed_samples(store, entry) if sample.key in wanted)
+        for sample in _committed_samples(store, entry):
+            if sample.key in wanted:
+                _check_sample(sample, f"{store.where}/{entry['name']}")
+                yield sample
+
+
+def _check_sample(sample: Sample, where: str) -> None:
+    """Raise ValueError where a sample is not as an extraction writes it: its shard's hash may be a stranger's own."""
+    named = f"{where}: sample {sample.key!r}"
+    if not re.fullmatch(rb"-?[0-9]{1,9}", sample.member("cls")):
+        raise ValueError(f"{named}: cls is no label")
+    record = check_fields(sample.record, SAMPLE_FIELDS, named)
+    if "singular_values" in record:
+        check_fields(record, SPECTRUM_FIELDS, named)
+        values = record["singular_values"]
+        if not 1 <= record["num_removed"] <= len(values) or not all(type(value) in (int, float) for value in values):
+            raise ValueError(f"{named}: its singular values are none, or fewer than are removed")
 
 
 def _committed_samples(store: Store, entry: Mapping[str, Any]) -> Iterator[Sample]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from clarep_ray import dotted
 from clarep_ray.config.checks import require
-from clarep_ray.data.untrusted import parse_json_object
+from clarep_ray.data.inside import append_inside
+from clarep_ray.data.untrusted import MAX_TEXT_BYTES, parse_json_object, read_bounded
 from clarep_ray.measured import Table
 
 LIBRARIES = ("torch", "ray", "diffusers", "numpy", "scipy", "torchattacks")
@@ -23,7 +24,7 @@ LIBRARIES = ("torch", "ray", "diffusers", "numpy", "scipy", "torchattacks")
 def check_record(file: Path, kind: str) -> None:
     """Raise ValueError where a kind measures nothing, or its rows could not be appended to a file."""
     require(kind != "plot", "record", str(file), "none: plot measures nothing")
-    if not file.absolute().parent.is_dir() or file.is_dir():
+    if not file.absolute().parent.is_dir() or (file.exists() and not file.is_file()):
         raise ValueError(f"record: '{file}' is not valid; valid: a file of JSON lines, to be made or not, in a folder")
 
 
@@ -61,15 +62,15 @@ def record_rows(file: Path, kind: str, configs: Mapping[str, object], tables: Se
         "versions": versions(),
     }
     lines = [json.dumps(about | {"row": row}, allow_nan=False) for table in tables for row in table.records()]
-    with file.open("a") as opened:
-        opened.write("".join(f"{line}\n" for line in lines))
+    place = file.resolve()  # the user names it, and may name a link
+    append_inside(place.parent, place.name, "".join(f"{line}\n" for line in lines).encode())
     return len(lines)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """Return what `record_rows` appended; ValueError naming a line that is no JSON object of its kind."""
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_bounded(file, MAX_TEXT_BYTES).splitlines(), 1):
         row = parse_json_object(line, f"{file}:{number}")
         if not {"date", "kind", "config", "row"} <= row.keys():
             raise ValueError(f"{file}:{number} is not valid; valid: a line of jobs/benchmark.py --record")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from clarep_ray.analysis.figures import save_figure
 from clarep_ray.analysis.tables import SeedTable
 from clarep_ray.clarid.toy import SEGMENTS, ToyModel, ToyOutcome, ToyPoints, draw_points, run_method, train_toy
 from clarep_ray.config import ToyConfig
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import write_inside
 from clarep_ray.seeding import torch_generator
 
 METHODS: tuple[tuple[str, str, float], ...] = (
@@ -60,11 +63,11 @@ def run_toy(config: ToyConfig) -> SeedTable:
             cells["correlation with core"].append(found.correlation)
     table = SeedTable("method", ("distance to core", "of original", "correlation with core"), values)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "toy.md").write_text(table.markdown() + "\n")
-    (output / "toy.csv").write_text(table.csv())
+    make_folder(output)
+    write_inside(output, "toy.md", f"{table.markdown()}\n".encode())
+    write_inside(output, "toy.csv", table.csv().encode())
     if first is not None:
-        _scatter(*first, config, output / "toy.png")
+        _scatter(*first, config, output)
     return table
 
 
@@ -74,7 +77,7 @@ def _name(method: str, layer: str, t: float) -> str:
     return f"{method} t={t:g}" if layer == "-" else f"{method} {layer} t={t:g}"
 
 
-def _scatter(model: ToyModel, points: ToyPoints, config: ToyConfig, path: Path) -> None:
+def _scatter(model: ToyModel, points: ToyPoints, config: ToyConfig, output: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -92,5 +95,5 @@ def _scatter(model: ToyModel, points: ToyPoints, config: ToyConfig, path: Path) 
         axis.set_xlim(-0.5, 3.5)
         axis.set_ylim(config.height - 1.1, config.height + 1.1)
     figure.suptitle("Class 1 of the toy process; grey: its core segment; colour: true place on the core", size=10)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, output, "toy.png")
     pyplot.close(figure)

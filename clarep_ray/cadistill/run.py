@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,20 +17,51 @@ from clarep_ray.cadistill.inputs import Opened, make_learner, open_inputs, open_
 from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.config import DistillConfig
-from clarep_ray.data.durable import make_folder, write_file
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import read_inside, read_json_inside, write_inside
+from clarep_ray.data.plain_json import json_line, plain_json
+from clarep_ray.data.untrusted import Fields, check_fields, parse_json_object
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
 from clarep_ray.models.students import save_student
 
 RESULT, METRICS, CHECKPOINTS, LAST, BEST = "result.json", "metrics.jsonl", "checkpoints", "last", "best"
+
+RESULT_FIELDS: Fields = {
+    "fingerprint": str,
+    "method": str,
+    "seed": int,
+    "steps": int,
+    "epochs": int,
+    "config": dict,
+    **dict.fromkeys(("data_sha256", "val_sha256", "store_sha256"), (str, type(None))),
+    **{f"{name}.val_accuracy": float for name in (LAST, BEST)},
+    "loss": (float, type(None)),
+}
+METRIC_FIELDS: Fields = {"epoch": int, "val_accuracy": float}
+"""What `result.json` and a line of `metrics.jsonl` say at least, and of which type."""
+MAX_METRICS_BYTES = 64 * 2**20
 
 Wrap = Callable[[nn.Module], nn.Module]
 Report = Callable[[dict[str, Any]], None]
 
 
 def read_result(output: Path) -> dict[str, Any]:
-    """Return what a finished training wrote last; empty where there is none."""
-    path = output / RESULT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """Return what a finished training wrote last; empty where there is none, ValueError where it is something else."""
+    try:
+        record = read_json_inside(output, RESULT)
+    except FileNotFoundError:
+        return {}
+    return check_fields(record, RESULT_FIELDS, str(output / RESULT))
+
+
+def read_metrics(output: Path) -> list[dict[str, Any]]:
+    """Return what each epoch of a training came to; none where there is none, ValueError where it is something else."""
+    try:
+        lines = read_inside(output, METRICS, MAX_METRICS_BYTES).splitlines()
+    except FileNotFoundError:
+        return []
+    where = str(output / METRICS)
+    return [check_fields(parse_json_object(line, where), METRIC_FIELDS, where) for line in lines]
 
 
 def prepare(config: DistillConfig) -> tuple[Opened, str, dict[str, Any]]:
@@ -103,8 +133,7 @@ def _start(
 def _keep(trainer: Distiller, output: Path, mark: str, ended: bool) -> None:
     """Write what an epoch came to, the best student, and a checkpoint, in this order: the last covers the others."""
     if ended:
-        lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
-        write_file(output / METRICS, lines.encode())
+        write_inside(output, METRICS, b"".join(map(json_line, trainer.history)))
         if trainer.best is trainer.history[-1]:
             save_student(trainer.learner.student, output / BEST)
     save_checkpoint(trainer, output / CHECKPOINTS, mark)
@@ -126,7 +155,7 @@ def write_result(
     taught = () if teacher is None or teacher.match is None else (f"teacher: {teacher.match.describe()}",)
     record |= {"labels": [*opened.labels, *taught]}
     record |= {"loss": last["loss"], "config": dotted.flatten(trainer.config)}
-    write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
+    write_inside(output, RESULT, plain_json(record))
     return record
 
 

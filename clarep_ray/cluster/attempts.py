@@ -7,18 +7,19 @@ what its predecessor died of, and chooses what to try next from the notes alone.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from clarep_ray.cluster.deadline import deadline, new_trace, usual_limit
 from clarep_ray.config import EngineConfig
+from clarep_ray.data.plain_json import json_line
 from clarep_ray.data.store import Store
+from clarep_ray.data.untrusted import Fields, check_fields, parse_json_object
 from clarep_ray.errors import PoisonedInput, UnitGivenUp
 
 ATTEMPTS = "attempts"
@@ -27,6 +28,7 @@ TWICE = 2
 DIED, LIVED, RAISED = "died", "lived", "raised"
 MAX_NOTE_BYTES = 16 * 2**20
 """Of a note, which lists the rows of a unit."""
+NOTE_FIELDS: Fields = {"host": str, "rows": list, "probe": bool, "stack": str, "limit_s": (float, type(None))}
 Result = TypeVar("Result")
 
 
@@ -145,7 +147,7 @@ class Ledger:
         """Note that this process begins on rows; False where another one has begun on an attempt of that number."""
         note = {"host": socket.gethostname(), "pid": os.getpid(), "rows": sorted(attempt.rows)}
         note |= {"probe": attempt.probe, "stack": stack, "limit_s": limit_s}
-        return self.store.put_new(self._name(number), json.dumps(note).encode())
+        return self.store.put_new(self._name(number), json_line(note))
 
     def end(self, number: int, outcome: str) -> None:
         """Note that this process has come to the end of an attempt."""
@@ -153,9 +155,10 @@ class Ledger:
 
     def past(self, number: int) -> Past:
         """Return an earlier attempt; one that has no end has died."""
-        note: dict[str, Any] = json.loads(self.store.read(self._name(number), MAX_NOTE_BYTES))
+        name = self._name(number)
+        note = check_fields(parse_json_object(self.store.read(name, MAX_NOTE_BYTES), name), NOTE_FIELDS, name)
         try:
-            outcome = self.store.read(f"{self._name(number)}.end", MAX_NOTE_BYTES).decode()
+            outcome = self.store.read(f"{name}.end", MAX_NOTE_BYTES).decode()
         except FileNotFoundError:
             outcome = DIED
         attempt = Attempt(frozenset(note["rows"]), note["probe"])

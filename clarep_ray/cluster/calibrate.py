@@ -24,6 +24,8 @@ from clarep_ray.cluster.code_hash import code_sha256
 from clarep_ray.cluster.extract import worker_counts
 from clarep_ray.cluster.plan import Plan, check_output, check_settings, make_plan
 from clarep_ray.config import CALIBRATION_PARTS, CalibrateConfig, SaturationConfig
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import make_folders_inside
 from clarep_ray.data.records import InputRow
 from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.models.adapter import Adapter
@@ -83,7 +85,8 @@ def open_session(config: CalibrateConfig, write: bool = True) -> Session:
     plan = replace(plan, fields=plan.fields | _own_fields(config))
     store = OutputStore(Path(config.output))
     if not check_output(plan, store) and write:
-        (store.root / WORK).mkdir(parents=True, exist_ok=True)
+        make_folder(store.root)
+        make_folders_inside(store.root, WORK)
         store.write_run(plan.fields, dotted.flatten(config))
     return Session(
         config=config,

@@ -26,7 +26,6 @@ from clarep_ray.data.units import OK, STAND_IN, decode_unit
 if TYPE_CHECKING:
     from clarep_ray.models.calibrator import Calibrator
 
-PARTS = "parts"
 JUDGED, TWO_STAGE, FEATURES = "judged", "two_stage", "features"
 Item = dict[str, Any]
 """One piece of work for an actor: its group and number, and what to do."""
@@ -48,7 +47,7 @@ class CalibrationContext:
 
     @property
     def parts(self) -> Parts:
-        return Parts(Path(self.output) / PARTS)
+        return Parts(Path(self.output))
 
 
 class CalibrateStage:

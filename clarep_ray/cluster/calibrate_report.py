@@ -12,6 +12,7 @@ import numpy as np
 from clarep_ray import dotted
 from clarep_ray.analysis.calibration import best_feature, best_window, find_saturation, score_judge
 from clarep_ray.analysis.calibration_findings import LABEL_EXPLAINS, FeatureMap, Findings, Score, as_csv
+from clarep_ray.analysis.figures import save_figure
 from clarep_ray.clarid.calibration import nearest_time, neighbour_times, spread_times
 from clarep_ray.cluster import calibrate as work
 from clarep_ray.cluster.calibrate import Session
@@ -280,8 +281,7 @@ def _write(session: Session, findings: Findings) -> list[Path]:
         tables=tables,
     )
     for name, figure in calibration_figures(session, findings).items():
-        figure.savefig(root / f"{name}.png", dpi=130)
-        made.append(root / f"{name}.png")
+        made.append(save_figure(figure, root, f"{name}.png"))
     return [*made, root / "calibration.md", root / CALIBRATION]
 
 

@@ -14,7 +14,8 @@ from clarep_ray.cluster.digits_student import COLUMNS, PGD_COLUMN, PGD_EPS_255, 
 from clarep_ray.cluster.distill import tell_student, with_absolute_paths
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.config import DistillConfig
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import refuse_links, write_inside
 from clarep_ray.data.owner import owned
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -90,7 +91,7 @@ def plan_runs(config: DistillConfig, seeds: Sequence[int]) -> dict[tuple[str, in
     runs: dict[tuple[str, int], DistillConfig] = {}
     for row, changes in ROWS.items():
         for seed in seeds:
-            folder = str(Path(config.output) / row.replace(" ", "_") / f"seed-{seed}")
+            folder = str(refuse_links(Path(config.output), f"{row.replace(' ', '_')}/seed-{seed}"))
             runs[row, seed] = dotted.override(config, {**changes, "seed": seed, "output": folder})
         prepare(runs[row, seeds[0]])
     return runs
@@ -122,9 +123,9 @@ def describe(table: SeedTable) -> str:
 
 def _publish(run: tracking.Run, root: Path, table: SeedTable, say: Callable[[str], None]) -> SeedTable:
     text = describe(table)
-    root.mkdir(parents=True, exist_ok=True)
-    write_file(root / "compare.md", f"{text}\n".encode())
-    write_file(root / "compare.csv", table.csv().encode())
+    make_folder(root)
+    write_inside(root, "compare.md", f"{text}\n".encode())
+    write_inside(root, "compare.csv", table.csv().encode())
     run.metrics(
         {f"{column}/{row}": mean_std(cells[column])[0] for row, cells in table.values.items() for column in cells}
     )

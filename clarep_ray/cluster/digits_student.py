@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clarep_ray import dotted
 from clarep_ray.config import DistillConfig
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.inside import read_json_inside, write_inside
+from clarep_ray.data.plain_json import plain_json
+from clarep_ray.data.untrusted import check_fields
 
 if TYPE_CHECKING:
     from clarep_ray.data.picture_rows import Pictures
@@ -32,17 +33,17 @@ def evaluate_one(
     import torch
 
     from clarep_ray.cadistill.evaluation import accuracy
-    from clarep_ray.cadistill.run import train_alone
+    from clarep_ray.cadistill.run import LAST, train_alone
     from clarep_ray.data.picture_rows import open_pictures
     from clarep_ray.models.students import load_student
 
     torch.set_num_threads(1)
     config = dotted.from_flat(DistillConfig, flat)
     result = train_alone(config, report)
-    path = Path(config.output) / EVALUATION
-    if path.is_file() and (kept := json.loads(path.read_text()))["fingerprint"] == result["fingerprint"]:
-        return kept["accuracy"]
-    student = load_student(result["last"]["student"])
+    output = Path(config.output)
+    if (kept := _read_accuracy(output, result["fingerprint"])) is not None:
+        return kept
+    student = load_student(output / LAST)
     known = student.architecture.classes
     sets = {
         split: open_pictures(dotted.override(config.val, {"digits.split": split}), student.view, known)
@@ -51,8 +52,21 @@ def evaluate_one(
     found = {"clean": accuracy(student, sets["test"])} | {split: accuracy(student, sets[split]) for split in SPLITS}
     found[PGD_COLUMN] = _pgd_accuracy(student, sets["test"])
     record = {"fingerprint": result["fingerprint"], "accuracy": found}
-    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    write_inside(output, EVALUATION, plain_json(record))
     return found
+
+
+def _read_accuracy(output: Path, fingerprint: str) -> dict[str, float] | None:
+    """Return what was measured before; None where nothing was, or of another training, ValueError where it is none."""
+    try:
+        record = read_json_inside(output, EVALUATION)
+    except FileNotFoundError:
+        return None
+    where = str(output / EVALUATION)
+    check_fields(record, {"fingerprint": str, "accuracy": dict}, where)
+    if record["fingerprint"] != fingerprint:
+        return None
+    return check_fields(record["accuracy"], dict.fromkeys(COLUMNS, float), where)
 
 
 def _pgd_accuracy(student: Student, pictures: Pictures) -> float:

@@ -13,7 +13,8 @@ from clarep_ray.cluster.health import health_metrics, read_health, teacher_healt
 from clarep_ray.cluster.tracked import start_student, start_students
 from clarep_ray.cluster.workers import check_workers
 from clarep_ray.config import DistillConfig
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import refuse_links, write_inside
 from clarep_ray.data.owner import owned
 from clarep_ray.data.sources import absolute_data
 from clarep_ray.data.store import OutputStore
@@ -80,9 +81,9 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
         results = [distill(each, run.id) for each in configs]
         cells = {name: [result[name.split()[0]]["val_accuracy"] for result in results] for name in COLUMNS}
         table = SeedTable("method", COLUMNS, {config.method: cells})
-        root.mkdir(parents=True, exist_ok=True)
-        write_file(root / "table.md", f"{table.markdown()}\n".encode())
-        write_file(root / "table.csv", table.csv().encode())
+        make_folder(root)
+        write_inside(root, "table.md", f"{table.markdown()}\n".encode())
+        write_inside(root, "table.csv", table.csv().encode())
         run.metrics({name.replace(" ", "/"): mean_std(values)[0] for name, values in cells.items()})
         run.note(f"Mean and standard deviation over {len(configs)} seeds\n\n{table.markdown()}")
         run.files([root / "table.md", root / "table.csv"])
@@ -94,7 +95,9 @@ def distill_seeds(config: DistillConfig, seeds: Sequence[int], say: Callable[[st
 def seeded(config: DistillConfig, seeds: Sequence[int]) -> list[DistillConfig]:
     """Return the config of each seed's training, in its own folder; without seeds the config itself."""
     root = Path(config.output)
-    return [dotted.override(config, {"seed": seed, "output": str(root / f"seed-{seed}")}) for seed in seeds] or [config]
+    return [
+        dotted.override(config, {"seed": seed, "output": str(refuse_links(root, f"seed-{seed}"))}) for seed in seeds
+    ] or [config]
 
 
 def with_absolute_paths(config: DistillConfig) -> DistillConfig:

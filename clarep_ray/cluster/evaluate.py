@@ -30,6 +30,8 @@ from clarep_ray.cluster.evaluate_units import (
 from clarep_ray.cluster.extract import PROGRESS_EVERY_S, TASK_CPUS, worker_counts
 from clarep_ray.cluster.identity import check_same_run, environment_fields
 from clarep_ray.config import EvaluateConfig
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import make_folders_inside
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.data.views import View
@@ -107,7 +109,8 @@ def open_session(config: EvaluateConfig, write: bool = True) -> Session:
     fields |= {name: view.text for name, view in zip(("classifier_view", "compared_view"), views, strict=False)}
     store = OutputStore(Path(config.output))
     if not check_same_run(fields, store, "output") and write:
-        (store.root / WORK).mkdir(parents=True, exist_ok=True)
+        make_folder(store.root)
+        make_folders_inside(store.root, WORK)
         store.write_run(fields, dotted.flatten(config))
     names = _names(weights)
     return Session(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from clarep_ray.analysis import evaluation_figures as pictures
 from clarep_ray.analysis.calibration_findings import as_csv
+from clarep_ray.analysis.figures import save_figure
 from clarep_ray.cluster.evaluate import Session, open_session, run_units, trust_units, verdict_units
 from clarep_ray.cluster.evaluate_findings import (
     ROLES,
@@ -172,7 +173,7 @@ def _write(found: Found, record: Mapping[str, Any]) -> list[Path]:
         store.put(name, data)
     figures = _figures(found)
     for name, figure in figures.items():
-        figure.savefig(root / f"{name}.png", dpi=130)
+        save_figure(figure, root, f"{name}.png")
     return [root / name for name in (*made, *(f"{name}.png" for name in figures), VERDICTS)]
 
 

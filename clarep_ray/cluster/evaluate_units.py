@@ -35,7 +35,6 @@ from clarep_ray.robustness.trust import Finding, trust_findings
 
 CLEAN, TRUST = "clean", "trust"
 """What a unit does where it is no attack: the answers alone, or the trust checks."""
-PARTS = "parts"
 
 
 def view_of(model: Evaluated, config: BenchmarksConfig) -> View:
@@ -88,7 +87,7 @@ class EvaluationContext:
 
     @property
     def parts(self) -> VerdictParts:
-        return VerdictParts(Path(self.output) / PARTS)
+        return VerdictParts(Path(self.output))
 
 
 def read_stage(table: pa.Table, context: EvaluationContext) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,13 +20,13 @@ from clarep_ray.cluster.workers import TASK_CPUS, gpus_per_actor
 from clarep_ray.config import DistillConfig, HealthConfig, InversionConfig, ModelConfig
 from clarep_ray.data.class_list import ClassList, match
 from clarep_ray.data.derived import HEALTH, is_changed, record_derived, recorded
-from clarep_ray.data.plain_json import without_nan
+from clarep_ray.data.plain_json import plain_json, without_nan
 from clarep_ray.data.records import RejectedImage, printable
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.store import OutputStore, Store
 from clarep_ray.data.units import decode_row
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
-from clarep_ray.models.health import OK, TOLERANCE, UNCHECKED, UNTRAINED, check_health
+from clarep_ray.models.health import OK, TOLERANCE, UNCHECKED, UNTRAINED, check_health, check_record
 
 if TYPE_CHECKING:
     from clarep_ray.cadistill.inputs import Opened
@@ -111,7 +110,7 @@ def _once(
 
 def put_health(store: Store, record: Record) -> None:
     """Write what the check found into the output of the job: it is done once."""
-    store.put(HEALTH, (json.dumps(record, indent=1) + "\n").encode())
+    store.put(HEALTH, plain_json(record))
 
 
 def read_health(store: Store) -> Record | None:
@@ -119,10 +118,10 @@ def read_health(store: Store) -> Record | None:
     if is_changed(store, HEALTH):
         return None
     try:
-        record = parse_json_object(store.read(HEALTH, MAX_JSON_BYTES), f"{store.where}/{HEALTH}")
+        where = f"{store.where}/{HEALTH}"
+        return check_record(parse_json_object(store.read(HEALTH, MAX_JSON_BYTES), where), where)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record.get("warnings"), list) else None
 
 
 def refuse(record: Record, settings: HealthConfig, model: ModelConfig) -> None:
@@ -135,7 +134,7 @@ def refuse(record: Record, settings: HealthConfig, model: ModelConfig) -> None:
 def health_lines(record: Record) -> list[str]:
     """Return what the check found as lines for people."""
     told = [f"health       {record['verdict']}"]
-    if record.get("max_gain") is not None:
+    if record.get("max_gain") is not None and "times" in record:
         labels = record["labels"]
         fits = (
             "no labels" if labels is None else f"{labels['first']} of {record['num_images']} fit their own label best"

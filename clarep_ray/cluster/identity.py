@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clarep_ray.cluster.code_hash import code_sha256
+from clarep_ray.data.records import shown
 from clarep_ray.data.store import RUN, Store
-from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 from clarep_ray.errors import ResumeRefused
 
 PACKAGES = (
@@ -19,8 +19,8 @@ PACKAGES = (
 """Libraries whose version can change a byte of an extraction."""
 OUTPUT_MODULES = ("cluster.stages", "cluster.provenance")
 """Our own modules that make the bytes of an extraction, by what they do or import."""
-LISTED, LONGEST = 10, 100
-"""Changes that a message lists, and characters of a value in it."""
+LISTED = 10
+"""Changed settings that a message names."""
 
 
 def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> bool:
@@ -31,25 +31,19 @@ def check_same_run(fields: Mapping[str, Any], store: Store, setting: str) -> boo
             raise ValueError(f"{setting}: {store.where!r} is not empty and holds no run; choose another folder")
         return False
     try:
-        earlier = dict(parse_json_object(store.read(RUN, MAX_JSON_BYTES), path)["fields"])
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = store.read_record()["fields"]
+    except (OSError, ValueError):
         raise ValueError(f"{setting}: {path!r} cannot be read; choose another folder") from None
     names = sorted(earlier.keys() | fields.keys())
     changed = [name for name in names if earlier.get(name) != fields.get(name)]
     if changed:
-        listed = "; ".join(
-            f"{name}: {_cut(earlier.get(name))} -> {_cut(fields.get(name))}" for name in changed[:LISTED]
-        )
-        listed += f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        pairs = [(name, shown(repr(earlier.get(name))), shown(repr(fields.get(name)))) for name in changed[:LISTED]]
+        listed = "; ".join(f"{shown(name)}: {before} -> {now}" for name, before, now in pairs)
+        listed += "; ..." if len(changed) > LISTED else ""
         raise ResumeRefused(
             f"{setting}: {store.where!r} holds another run; choose another folder, or undo what changed: {listed}"
         )
     return True
-
-
-def _cut(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 
 
 def recorded_field(store: Store, name: str) -> Any:
@@ -58,8 +52,8 @@ def recorded_field(store: Store, name: str) -> Any:
     What is wrong with an output is for `check_same_run` to say.
     """
     try:
-        return parse_json_object(store.read(RUN, MAX_JSON_BYTES), f"{store.where}/{RUN}")["fields"][name]
-    except (OSError, ValueError, KeyError, TypeError):
+        return store.read_record()["fields"][name]
+    except (OSError, ValueError, KeyError):
         return None
 
 

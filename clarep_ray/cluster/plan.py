@@ -39,7 +39,6 @@ from clarep_ray.data.shards import MAX_MEMBER_NAME, longest_suffix
 from clarep_ray.data.sources import Source, absolute_data, open_source
 from clarep_ray.data.store import RUN, Store, open_store
 from clarep_ray.data.units import decode_row
-from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 from clarep_ray.models.batch_memory import probe_memory
 from clarep_ray.models.classifiers import absolute_classifiers, classifiers_sha256
 from clarep_ray.models.extractor import uses_other_image
@@ -262,11 +261,11 @@ def _spectrum_fields(store: Store) -> dict[str, Any]:
     """Return the identity of an earlier run; ValueError where its record is damaged."""
     path = f"{store.where}/{RUN}"
     try:
-        fields = parse_json_object(store.read(RUN, MAX_JSON_BYTES), path)["fields"]
+        fields = store.read_record()["fields"]
         bound = ("output.keep_spectrum", "spectrum.num_directions")
         if not isinstance(fields["spectrum.num_directions"], int) or any(name not in fields for name in bound):
             raise ValueError("it lacks settings")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"output.from_spectrum: {path!r} cannot be read: {error}") from None
     return fields
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clarep_ray import dotted, tracking
-from clarep_ray.analysis.figures import control_bars, write_figures
+from clarep_ray.analysis.figures import control_bars, save_figure, write_figures
 from clarep_ray.analysis.outputs import ExtractionOutput
 from clarep_ray.analysis.report import extraction_metrics, summary_table
 from clarep_ray.analysis.tables import SeedTable, mean_std
@@ -21,7 +21,7 @@ from clarep_ray.cluster.made_again import make_again
 from clarep_ray.cluster.tracked import start_controls, start_extraction
 from clarep_ray.config import PROJECTION_MODES, ExtractConfig
 from clarep_ray.data.derived import SUMMARY, is_changed, record_derived
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.inside import refuse_links, write_inside
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.store import Store
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
@@ -62,7 +62,7 @@ def _write_summary(store: Store, summary: dict[str, Any]) -> Path:
     if earlier is not None and plain_json(earlier["metrics"]) == plain_json(summary["metrics"]):
         kept = earlier
     if kept is summary or not path.is_file():
-        write_file(path, plain_json(kept))
+        write_inside(store.desk, SUMMARY, plain_json(kept))
         store.upload(SUMMARY)
     return path
 
@@ -164,9 +164,9 @@ def run_controls(config: ExtractConfig, preset: str, say: Callable[[str], None] 
         text = f"{table.markdown()}\n\n{about_the_norm(ratios)}"
         if np.isfinite(chances).all():
             text += f"\n\nNMI by chance, with shuffled labels: {mean_std(chances)[0]:.3f}."
-        write_file(root / "controls.md", f"{text}\n".encode())
-        write_file(root / "controls.csv", table.csv().encode())
-        control_bars(table).savefig(root / "controls.png", dpi=130)
+        write_inside(root, "controls.md", f"{text}\n".encode())
+        write_inside(root, "controls.csv", table.csv().encode())
+        save_figure(control_bars(table), root, "controls.png")
         run.metrics(
             {
                 f"{column}/{row}": mean_std(found)[0]
@@ -208,7 +208,7 @@ def _controls_of_seed(
 ) -> dict[str, float]:
     """Extract with one seed and return the metrics."""
     changes: dict[str, Any] = {"seed": seed, "data.seed": seed, "data.digits.seed": seed, "output.extras": extras}
-    changes["output.path"] = str(Path(config.output.path).absolute() / f"seed-{seed}")
+    changes["output.path"] = str(refuse_links(Path(config.output.path).absolute(), f"seed-{seed}"))
     seeded = dotted.override(config, changes)
     say(f"seed {seed}: {seeded.output.path}")
     with (

@@ -157,6 +157,9 @@ def train(
     Ray's own checkpoints are not used: each run has a fresh name, and the loop finds its checkpoints by fingerprint.
     Raises TrainingDiverged where the loop does; Ray would begin it again from its checkpoint, to the same end.
     """
+    from clarep_ray.data.durable import make_folder
+    from clarep_ray.data.inside import read_text_inside, refuse_links
+    from clarep_ray.data.untrusted import MAX_TEXT_BYTES
     from clarep_ray.errors import TrainingDiverged
 
     resources = connect()
@@ -169,7 +172,7 @@ def train(
         def _register_sigint_handler(self, controller: Any) -> None:
             """Leave Ctrl-C to `stopping`: Ray would go on until its controller answers, and end with a traceback."""
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     diverged = output / f".tmp-diverged-{uuid.uuid4().hex}"
     Trainer(
         partial(_unless_diverged, loop, diverged),
@@ -177,25 +180,25 @@ def train(
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=f"{job}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(output / "ray"),
+            storage_path=str(refuse_links(output, "ray")),
             failure_config=FailureConfig(max_failures=3),
         ),
     ).fit()
     if diverged.is_file():
-        said = diverged.read_text()
+        said = read_text_inside(output, diverged.name, MAX_TEXT_BYTES)
         diverged.unlink()
         raise TrainingDiverged(said)
 
 
 def _unless_diverged(loop: Callable[[dict[str, Any]], None], diverged: Path, arguments: dict[str, Any]) -> None:
     """Run on every worker: the loop, and where it diverges, which it does on all of them, leave a file that says so."""
-    from clarep_ray.data.durable import write_file
+    from clarep_ray.data.inside import write_inside
     from clarep_ray.errors import TrainingDiverged
 
     try:
         loop(arguments)
     except TrainingDiverged as error:
-        write_file(diverged, str(error).encode())
+        write_inside(diverged.parent, diverged.name, str(error).encode())
 
 
 def quiet_ray_data() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from clarep_ray.cluster.memory import while_memory_is_short
 from clarep_ray.config import DataConfig, ExtractConfig
 from clarep_ray.data.manifest import MANIFEST, InputManifest
 from clarep_ray.data.parquet_files import DamagedParquet
-from clarep_ray.data.records import RejectReason
+from clarep_ray.data.records import RejectReason, shown
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Source, open_source
 from clarep_ray.data.store import SPECTRA, Store, open_store
@@ -33,6 +32,7 @@ from clarep_ray.data.units import (
     unit_manifest,
     with_stand_ins,
 )
+from clarep_ray.data.untrusted import parse_json
 from clarep_ray.errors import DamagedUnit, InputChanged
 
 if TYPE_CHECKING:
@@ -210,16 +210,19 @@ def _side_car(store: Store, unit: int, blob: UnitBlob) -> dict[str, Any]:
 
 def _read_side_car(store: Store, entry: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Return keys and arrays of a side-car; DamagedUnit where it is not as committed."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     with store.local(entry["name"]) as path:
         if sha256_file(path) != entry["sha256"]:
             raise DamagedUnit(
                 f"{store.where}/{entry['name']} has another hash; run: uv run jobs/verify.py {store.where} --repair"
             )
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            return json.loads(file.metadata()["keys"]), arrays
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+                return parse_json(file.metadata()["keys"].encode()), arrays
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedUnit(f"{store.where}/{entry['name']} is no side-car: {shown(str(error))}") from None
 
 
 def pack_row(unit: int, blob: UnitBlob, timings: dict[str, float]) -> pa.Table:

@@ -18,6 +18,8 @@ from clarep_ray.cluster.sweep_study import Cell, Study, at_point, row_key
 from clarep_ray.cluster.sweep_tracking import SweepRun
 from clarep_ray.cluster.sweep_tune import Trials, line_of, tune_cells, tune_optuna
 from clarep_ray.config import DistillConfig, ExtractConfig, Point, Range, SearchConfig, Space
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import make_folders_inside
 from clarep_ray.data.owner import owned
 from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.presets import Sweep
@@ -161,8 +163,9 @@ def _open_folder(study: Study, search: SearchConfig, say: Say) -> str:
     store = OutputStore(study.root)
     fields = study.identity()
     fresh = not check_same_run(fields, store, "output")
+    make_folder(store.root)
     for folder in (WORK, ROWS, POINTS, CLAIMS):
-        (store.root / folder).mkdir(parents=True, exist_ok=True)
+        make_folders_inside(store.root, folder)
     if fresh:
         store.write_run(fields, dotted.flatten(study.config))
     if search.retry_failed and (count := take_out_failed(store.root)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +94,7 @@ class CadistillStudy:
         return {"val_accuracy": read_result(folder)["last"]["val_accuracy"], **found}
 
     def replay(self, folder: Path, report: Report) -> None:
-        from clarep_ray.cadistill.run import METRICS
+        from clarep_ray.cadistill.run import read_metrics
 
-        path = folder / METRICS
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            record = json.loads(line)
+        for record in read_metrics(folder) if folder.is_dir() else []:
             report(record["epoch"], record["val_accuracy"])

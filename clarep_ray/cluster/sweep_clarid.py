@@ -19,6 +19,7 @@ from clarep_ray.cluster.workers import gpus_per_actor
 from clarep_ray.config import ExtractConfig, ModelConfig, Point, Space
 from clarep_ray.config.checks import require
 from clarep_ray.data.clarep_index import read_root
+from clarep_ray.data.inside import refuse_links
 from clarep_ray.models.adapter import Adapter
 
 SEED_FIELDS = ("seed", "data.seed", "data.digits.seed")
@@ -69,7 +70,8 @@ class ClaridStudy:
         kept = {WINDOW: max(windows), "output.keep_spectrum": True, "gate.enabled": False, "tracking.enabled": False}
         config = dotted.override(self.config, {**self._seeds(seed), **bound, **kept})
         mark = dotted.fingerprint(dotted.fingerprint_fields(dotted.override(config, {"seed": 0})) | {"seed": None})
-        return dotted.override(config, {"output.path": str(self.root / "base" / mark[:12] / f"seed-{seed}")})
+        folder = refuse_links(self.root, f"base/{mark[:12]}/seed-{seed}")
+        return dotted.override(config, {"output.path": str(folder)})
 
     def _base_folder(self, point: Point, seed: int) -> Path:
         return Path(self.config.output.from_spectrum or self.base(point, seed).output.path)

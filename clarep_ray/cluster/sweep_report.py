@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clarep_ray import dotted
+from clarep_ray.analysis.figures import save_figure
 from clarep_ray.analysis.paired import difference_table
 from clarep_ray.analysis.sweep_figures import sweep_figure
 from clarep_ray.analysis.tables import SeedTable, mean_std
@@ -52,7 +53,7 @@ def publish(
     text = describe(table, rows, labels, study, search, summary)
     store.put(TABLE, (text + "\n").encode())
     points = {labels[row.trial]: row.point for row in rows}
-    sweep_figure(table, points, labels[best]).savefig(root / PLOT, dpi=130)
+    save_figure(sweep_figure(table, points, labels[best]), root, PLOT)
     say(f"\n{text}\n\nlook at  {root}/{PLOT}, {TABLE}; every trial: {TRIALS}")
     return summary
 

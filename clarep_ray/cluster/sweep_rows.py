@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clarep_ray.config import Point
-from clarep_ray.data.plain_json import plain_json
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.inside import files_inside, make_folders_inside, read_json_inside
+from clarep_ray.data.plain_json import json_line, plain_json
+from clarep_ray.data.sealed import as_damage
+from clarep_ray.data.store import WORK, OutputStore
 from clarep_ray.data.text_tables import csv_text
+from clarep_ray.data.untrusted import Fields, check_fields
 
 ROWS, POINTS, CLAIMS = "rows", "points", "claims"
 Status = Literal["ok", "nan", "failed", "stopped"]
@@ -35,6 +37,18 @@ class Row:
     reason: str = ""
 
 
+ROW_FIELDS: Fields = {
+    "key": str,
+    "trial": str,
+    "seed": int,
+    "status": str,
+    "point": dict,
+    "wall_s": float,
+    "reason": str,
+}
+MAX_CLAIM_BYTES = 4096
+
+
 def commit_row(root: Path, row: Row) -> None:
     """Write a row in one step: from then on its trial is not run again with this seed."""
     OutputStore(root).put(f"{ROWS}/{row.key}.json", plain_json(asdict(row)))
@@ -42,14 +56,28 @@ def commit_row(root: Path, row: Row) -> None:
 
 def read_row(root: Path, key: str) -> Row | None:
     """Return the committed row of a key, if any."""
-    path = root / ROWS / f"{key}.json"
-    return Row(**_with_tuples(json.loads(path.read_bytes()))) if path.is_file() else None
+    name = f"{ROWS}/{key}.json"
+    try:
+        record = read_json_inside(root, name)
+    except FileNotFoundError:
+        return None
+    with as_damage(root / name):
+        row = _row_of(record)
+        if row.key != key:
+            raise ValueError(f"it is the row {row.key[:100]!r}")
+    return row
 
 
-def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record as it was before JSON, which has no tuples and null for a metric that is no number."""
-    metrics = {name: math.nan if value is None else value for name, value in record["metrics"].items()}
-    return record | {"point": point_of(record["point"]), "metrics": metrics}
+def _row_of(record: dict[str, Any]) -> Row:
+    """Return a row as it was before JSON, which has no tuples and null for a metric that is no number."""
+    check_fields(record["metrics"], dict.fromkeys(record["metrics"], (float, type(None))), "metrics")
+    metrics = {name: math.nan if value is None else float(value) for name, value in record["metrics"].items()}
+    fields: dict[str, Any] = record | {"point": point_of(record["point"]), "metrics": metrics}
+    row = Row(**fields)
+    check_fields(asdict(row), ROW_FIELDS, "row")
+    if row.status not in get_args(Status):
+        raise ValueError(f"status is {row.status[:100]!r}; valid: {', '.join(get_args(Status))}")
+    return row
 
 
 def point_of(record: Mapping[str, Any]) -> Point:
@@ -59,31 +87,28 @@ def point_of(record: Mapping[str, Any]) -> Point:
 
 def take_out_failed(root: Path) -> int:
     """Remove the rows of failed trials, so that they are run once more; return how many there were."""
-    paths = [path for path in (root / ROWS).glob("*.json") if json.loads(path.read_bytes())["status"] == "failed"]
-    for path in paths:
-        path.unlink()
-    return len(paths)
+    keys = [name.removesuffix(".json") for name in files_inside(root, ROWS) if name.endswith(".json")]
+    failed = [row.key for key in keys if (row := read_row(root, key)) is not None and row.status == "failed"]
+    OutputStore(root).remove(ROWS, [f"{key}.json" for key in failed])
+    return len(failed)
 
 
 def ask_point(root: Path, trial: str, point: Point) -> None:
     """Note that a search has asked for a point: a sweep that is killed now continues with it."""
-    OutputStore(root).put(f"{POINTS}/{trial}.json", (json.dumps(point) + "\n").encode())
+    OutputStore(root).put(f"{POINTS}/{trial}.json", json_line(point))
 
 
 def claim(root: Path, name: str, owner: str) -> bool:
     """Say whether a piece of work is the owner's: the first one to ask gets it, and gets it again."""
-    path = root / CLAIMS / name
-    try:
-        with path.open("x") as file:
-            file.write(owner)
-        return True
-    except FileExistsError:
-        return path.read_text() == owner
+    store, path = OutputStore(root), f"{CLAIMS}/{name}"
+    make_folders_inside(root, WORK)
+    return store.put_new(path, owner.encode()) or store.read(path, MAX_CLAIM_BYTES) == owner.encode()
 
 
 def asked_points(root: Path) -> list[Point]:
     """Return the points that a search has asked for, in a fixed order."""
-    return [point_of(json.loads(path.read_bytes())) for path in sorted((root / POINTS).glob("*.json"))]
+    names = [name for name in files_inside(root, POINTS) if name.endswith(".json")]
+    return [point_of(read_json_inside(root, f"{POINTS}/{name}")) for name in names]
 
 
 def is_good(row: Row, metric: str) -> bool:

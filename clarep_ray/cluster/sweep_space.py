@@ -25,7 +25,7 @@ DRAWS_PER_TRIAL = 20
 def read_space(path: str) -> Space:
     """Return the space of a JSON file; ValueError where it is none."""
     try:
-        found: Any = read_json(Path(path))
+        found = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"search.space: {path!r} cannot be read ({error}); valid: a JSON file") from None
     blocks = found if isinstance(found, list) else [found]

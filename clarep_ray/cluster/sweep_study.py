@@ -13,6 +13,7 @@ from clarep_ray import dotted
 from clarep_ray.cluster.sweep_rows import Row, Status, commit_row, read_row
 from clarep_ray.config import Point
 from clarep_ray.config.credentials import redact
+from clarep_ray.data.inside import refuse_links
 from clarep_ray.errors import OutputInUse
 
 Report = Callable[[int, float], None]
@@ -119,8 +120,8 @@ def _hash(study: Study, point: Point, seed: int) -> str:
 
 
 def trial_folder(study: Study, point: Point, seed: int) -> Path:
-    """Return where a trial with a seed writes."""
-    return study.root / "trials" / trial_name(study, point) / f"seed-{seed}"
+    """Return where a trial with a seed writes; NotInside where a link is on the way."""
+    return refuse_links(study.root, f"trials/{trial_name(study, point)}/seed-{seed}")
 
 
 def run_cell(study: Study, point: Point, seed: int, metric: str, report: Report) -> Row:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from clarep_ray import dotted, tracking
+from clarep_ray.cluster.sweep_report import PLOT, SUMMARY, TABLE, TRIALS
 from clarep_ray.cluster.sweep_rows import Row, by_trial
 from clarep_ray.cluster.sweep_study import Study, trial_folder
+from clarep_ray.data.inside import has_file_inside, make_folders_inside, read_text_inside
+from clarep_ray.data.store import RUN
+from clarep_ray.data.untrusted import MAX_TEXT_BYTES
 from clarep_ray.tracking import Run
 
 
@@ -26,7 +31,7 @@ class SweepRun:
             return
         self._told.add(row.key)
         folder = trial_folder(self._study, row.point, row.seed)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders_inside(self._study.root, folder.relative_to(self._study.root).as_posix())
         short = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in row.point.items())
         child = tracking.start_run(
             self._study.config.tracking,
@@ -57,9 +62,10 @@ class SweepRun:
         if best is not None:
             run.metrics({f"best/{summary['metric']}": best["mean"]})
             run.tags({"best": best["trial"], "best_point": str(best["point"])})
-        for path in sorted(path for path in root.iterdir() if path.suffix in (".csv", ".json", ".md", ".png")):
-            run.artifact(path)
-            if path.suffix == ".md":
-                run.note(path.read_text())
-            if path.suffix == ".png":
-                run.image(path.stem, path)
+        for name in (TRIALS, SUMMARY, TABLE, PLOT, RUN):
+            if has_file_inside(root, name):
+                run.artifact(root / name)
+        if has_file_inside(root, TABLE):
+            run.note(read_text_inside(root, TABLE, MAX_TEXT_BYTES))
+        if has_file_inside(root, PLOT):
+            run.image(Path(PLOT).stem, root / PLOT)

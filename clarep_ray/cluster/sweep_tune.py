@@ -28,6 +28,7 @@ from clarep_ray.cluster.sweep_rows import (
 )
 from clarep_ray.cluster.sweep_study import MAX_REASON, Cell, Study, make_row, row_key, run_cell, trial_name
 from clarep_ray.config import Block, Point, Range, SearchConfig
+from clarep_ray.data.inside import refuse_links
 
 OBJECTIVE, EPOCH = "objective", "epoch"
 MAX_FAILURES = 2
@@ -166,7 +167,7 @@ def _fit(trials: Trials, done: Callable[[Row], None], **options: Any) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:8]}",
-            storage_path=str(study.root / "ray"),
+            storage_path=str(refuse_links(study.root, "ray")),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[_rows_callback(trials, done)],
             verbose=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ from clarep_ray.cluster import runtime
 from clarep_ray.cluster.tracked import start_cdm
 from clarep_ray.cluster.workers import check_workers
 from clarep_ray.config import TrainCdmConfig
+from clarep_ray.data.inside import append_inside
 from clarep_ray.data.owner import owned
+from clarep_ray.data.plain_json import json_line
 from clarep_ray.data.sources import absolute_data
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
 
 
 def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
-    from clarep_ray.models.cdm_networks import RESULT
+    from clarep_ray.models.cdm_networks import MODEL, RESULT, read_result
 
     output = Path(config.output).absolute()
     if (there := runtime.resources_here()) is not None:
@@ -43,10 +44,10 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
     print(data.summary(), flush=True)
     data_sha256, class_names = data.sha256, data.class_names
     del data  # the workers read it again
-    if _result(output / RESULT).get("fingerprint") == mark:
+    if read_result(output).get("fingerprint") == mark:
         print(f"{output}: this training has finished; nothing left to do")
     with start_cdm(config, mark, data_sha256) as run, tracking.following(run, output / METRICS, "step"):
-        if _result(output / RESULT).get("fingerprint") != mark:
+        if read_result(output).get("fingerprint") != mark:
             runtime.train(
                 _loop,
                 {
@@ -62,7 +63,7 @@ def _train_cdm(config: TrainCdmConfig) -> dict[str, Any]:
                 use_gpu=config.use_gpu,
             )
         run.files([output / RESULT, output / METRICS])
-    return _result(output / RESULT)
+    return read_result(output) | {"model": str(output / MODEL)}  # whatever the record says
 
 
 def check_training(config: TrainCdmConfig) -> tuple[TrainingSet, str]:
@@ -79,11 +80,6 @@ def check_training(config: TrainCdmConfig) -> tuple[TrainingSet, str]:
 def _absolute(config: TrainCdmConfig) -> TrainCdmConfig:
     """Return the config with paths as every process finds them: a worker has a working directory of its own."""
     return dotted.override(config, absolute_data(config.data, "data"))
-
-
-def _result(path: Path) -> dict[str, Any]:
-    """Return what a finished training wrote last; empty where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _loop(arguments: dict[str, Any]) -> None:
@@ -114,14 +110,13 @@ def _loop(arguments: dict[str, Any]) -> None:
             metrics = {"step": step, "loss": trainer.recent_loss, "seconds_per_step": seconds}
             if rank == 0:
                 checkpoints.save_checkpoint(trainer, output / "checkpoints", mark)
-                _append(output / METRICS, metrics)
+                _append(output, metrics)
             train.report(metrics)
     if rank == 0:
         cdm_networks.write_result(trainer, config, data, output, mark)
 
 
-def _append(path: Path, metrics: dict[str, Any]) -> None:
-    line = json.dumps(metrics)
-    print(line, flush=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
+def _append(output: Path, metrics: dict[str, Any]) -> None:
+    line = json_line(metrics)
+    print(line.decode(), end="", flush=True)
+    append_inside(output, METRICS, line)

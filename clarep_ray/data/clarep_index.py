@@ -13,20 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clarep_ray.data.derived import DERIVED, HEALTH, PROMISE, record_derived, recorded
 from clarep_ray.data.manifest import InputManifest
 from clarep_ray.data.parquet_files import check_written, read_table
+from clarep_ray.data.records import shown
 from clarep_ray.data.sealed import own_sha256, sealed, sealed_file_sha256
-from clarep_ray.data.store import SHARDS, Store, as_store
-from clarep_ray.data.untrusted import parse_json_object
+from clarep_ray.data.store import SHARDS, DamagedUnit, Store, as_store, check_entries, check_rows, repair_hint
+from clarep_ray.data.untrusted import Fields, check_fields, parse_json_object
 
 INDEX, ROOT, TIMM_INFO = "index.parquet", "MANIFEST.json", "_info.json"
 MAX_ROOT_BYTES = 256 * 2**20
 """Of the root manifest: it names every unit's hash and files; a million units take some 250 MB."""
 ROOT_SEAL = "root_sha256"
 """What the root manifest calls the hash of itself."""
+ROOT_FIELDS: Fields = {
+    **dict.fromkeys((ROOT_SEAL, "input_sha256", "index_sha256", "timm_info_sha256"), str),
+    **dict.fromkeys(("num_inputs", "num_ok", "num_units"), int),
+    "rejects": dict,
+    "unit_sha256": list,
+    "files": list,
+}
+"""What every root manifest says, and of which type."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -111,13 +121,26 @@ def root_sha256(root: dict[str, Any]) -> str:
 
 
 def read_root(output: Path | Store) -> dict[str, Any]:
-    """Return the root manifest of a finished output; ValueError where there is none, or one that is no JSON object."""
+    """Return the root manifest of a finished output; ValueError where there is none, or one of another make."""
     store = as_store(output)
     try:
         data = store.read(ROOT, MAX_ROOT_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{store.where!r} has no {ROOT}: no extraction was finished there") from None
-    return parse_json_object(data, f"{store.where}/{ROOT}")
+    where = f"{store.where}/{ROOT}"
+    root = parse_json_object(data, where)
+    try:
+        check_fields(root, ROOT_FIELDS, where)
+        for entry in root["files"]:
+            check_entries({"files": {entry["name"].partition("/")[0]: entry}})
+        if (
+            not all(isinstance(sha, str) for sha in root["unit_sha256"])
+            or len(root["unit_sha256"]) != root["num_units"]
+        ):
+            raise ValueError("it counts other units than it names")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is no manifest of an extraction: {shown(str(error))}") from None
+    return root
 
 
 def read_index(output: Path | Store) -> pa.Table:
@@ -126,9 +149,19 @@ def read_index(output: Path | Store) -> pa.Table:
     sha256 = read_root(store).get("index_sha256", "")
     try:
         with store.local(INDEX) as path:
-            return read_table(path, sha256, INDEX_SCHEMA, added=ADDED)
+            index = read_table(path, sha256, INDEX_SCHEMA, added=ADDED)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename!r} is missing") from None
+    ok, rejected = (index.filter(pc.field("status") == status) for status in ("ok", "rejected"))
+    lacking = [name for name in (*FROZEN, "unit", "status") if index[name].null_count]
+    lacking += [name for name in ("reason",) if rejected[name].null_count]
+    gated = ok.filter(pc.field("gate").is_valid())
+    lacking += ["gate_faults"] if gated["gate_faults"].null_count else []
+    if lacking or ok.num_rows + rejected.num_rows < index.num_rows:
+        raise ValueError(
+            f"{store.where}/{INDEX} is no index of an extraction: {(lacking or ['status'])[0]} is not valid"
+        )
+    return index
 
 
 @dataclass
@@ -158,6 +191,7 @@ def _index_rows(store: Store, manifest: InputManifest, summary: _Summary) -> Ite
         if unit >= manifest.num_units:
             raise Unaccounted(f"unit {unit} is committed, and the input has only {manifest.num_units}")
         frozen = manifest.unit_rows(unit)
+        _check_rows(store, unit, done)
         if [row.key for row in frozen] != [row["key"] for row in done["rows"]]:
             raise Unaccounted(f"unit {unit}: its rows are not those of the input manifest")
         summary.add(done, sealed_file_sha256(done))
@@ -165,6 +199,17 @@ def _index_rows(store: Store, manifest: InputManifest, summary: _Summary) -> Ite
         for row, result in zip(frozen, done["rows"], strict=True):
             known = {name: getattr(row, name) for name in FROZEN}
             yield {**result, **known, "unit": unit, "shard": shard if result["status"] == "ok" else None}
+
+
+def _check_rows(store: Store, unit: int, done: Mapping[str, Any]) -> None:
+    """Raise DamagedUnit where what a unit's manifest says of its samples is no row of the index."""
+    try:
+        check_rows(done)
+        pa.Table.from_pylist(done["rows"], INDEX_SCHEMA)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
+        raise DamagedUnit(
+            f"unit {unit} of {store.where!r} is damaged ({shown(str(error))}); {repair_hint(store)}"
+        ) from None
 
 
 def _parquet_bytes(rows: Iterator[dict[str, Any]]) -> bytes:

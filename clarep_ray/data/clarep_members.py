@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,17 +18,19 @@ import pyarrow.parquet as pq
 
 from clarep_ray.data.clarep_index import ADDED, INDEX, INDEX_SCHEMA, ROOT, read_root, root_sha256
 from clarep_ray.data.derived import MEMBERS, MEMBERS_SHA256
+from clarep_ray.data.inside import NotInside, file_inside, has_file_inside, open_inside, read_inside, read_text_inside
 from clarep_ray.data.parquet_files import DamagedParquet, check_written, open_parquet, read_columns, read_table
 from clarep_ray.data.records import image_id, safe_key
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore
+from clarep_ray.data.store import MAX_UNIT_BYTES, SHARDS, OutputStore, check_rows, check_unit, unit_name
 from clarep_ray.data.tar_index import DamagedTar, tar_index
-from clarep_ray.data.untrusted import read_json_object, read_text
+from clarep_ray.data.untrusted import parse_json, parse_json_object
 
 LAYOUT = 2
 """Of that file; one of another number is made again."""
 OK = "ok"
 CHECKING_THREADS = 4
+MAX_SHA256_BYTES = 64
 ABOUT = ("label", "class_name")
 
 
@@ -58,35 +61,43 @@ def damaged(folder: Path, what: str) -> NoReturn:
 def _checked_root(folder: Path) -> dict[str, Any]:
     try:
         root = read_root(folder)
-        if root["root_sha256"] == root_sha256(root):
-            return root
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        pass
-    return damaged(folder, ROOT)
+    except ValueError:
+        if has_file_inside(folder, ROOT):
+            damaged(folder, ROOT)
+        raise
+    return root if root["root_sha256"] == root_sha256(root) else damaged(folder, ROOT)
 
 
 def _stamps(folder: Path, root: dict[str, Any]) -> dict[str, list[int]]:
-    """Return size and modification time of every file that is checked."""
-    store = OutputStore(folder)
-    units = [str(store.unit_path(unit).relative_to(folder)) for unit in range(root["num_units"])]
-    shards = [entry["name"] for entry in root["files"] if entry["name"].startswith(SHARDS)]
+    """Return size and times of modification and change of every file that is checked."""
+    units = [unit_name(unit) for unit in range(root["num_units"])]
     stamps: dict[str, list[int]] = {}
-    for name in (INDEX, *units, *shards):
+    for name in (INDEX, *units, *_shards(root)):
         try:
-            found = (folder / name).stat()
-        except OSError:
+            with open_inside(folder, name) as file:
+                found = os.fstat(file.fileno())
+        except (OSError, NotInside):
             damaged(folder, name)
-        stamps[name] = [found.st_size, found.st_mtime_ns]
+        # The times of change, which nobody can set: what somebody else noted is never taken for true here.
+        stamps[name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     return stamps
+
+
+def _shards(root: dict[str, Any]) -> list[str]:
+    return [entry["name"] for entry in root["files"] if entry["name"].startswith(f"{SHARDS}/")]
 
 
 def _remembered(folder: Path, root: dict[str, Any], stamps: dict[str, list[int]]) -> pa.Table | None:
     with suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError):  # missing or damaged: checked again
-        check_written(folder / MEMBERS, read_text(folder / MEMBERS_SHA256))
-        file = open_parquet(folder / MEMBERS)
-        notes = json.loads(file.schema_arrow.metadata[b"checked"])
+        path = file_inside(folder, MEMBERS)
+        check_written(path, read_text_inside(folder, MEMBERS_SHA256, MAX_SHA256_BYTES))
+        file = open_parquet(path)
+        notes = parse_json(file.schema_arrow.metadata[b"checked"])
         if notes == _notes(root, stamps) and all(map(_is_ours, file.schema_arrow)):
-            return read_columns(folder / MEMBERS, file.schema_arrow.names)
+            table = read_columns(folder / MEMBERS, file.schema_arrow.names)
+            named = set(table["shard"].combine_chunks().dictionary.to_pylist())
+            if named <= set(_shards(root)) and not any(column.null_count for column in table.columns):
+                return table
     return None
 
 
@@ -114,7 +125,11 @@ def _notes(root: dict[str, Any], stamps: dict[str, list[int]]) -> dict[str, Any]
 def _checked_members(folder: Path, root: dict[str, Any]) -> pa.Table:
     try:
         index = read_table(
-            folder / INDEX, root["index_sha256"], INDEX_SCHEMA, ["status", "key", "id", "prompt", *ABOUT], ADDED
+            file_inside(folder, INDEX),
+            root["index_sha256"],
+            INDEX_SCHEMA,
+            ["status", "key", "id", "prompt", *ABOUT],
+            ADDED,
         )
     except DamagedParquet:
         damaged(folder, INDEX)
@@ -142,17 +157,23 @@ def _joined(units: Sequence[dict[str, list[Any]]], name: str) -> list[Any]:
 
 def _unit_members(folder: Path, unit: int, sha256: str) -> dict[str, list[Any]]:
     """Return the columns of one unit, after checking its manifest and its shard."""
-    path = OutputStore(folder).unit_path(unit)
-    if sha256_file(path) != sha256:
-        damaged(folder, str(path.relative_to(folder)))
-    manifest = read_json_object(path, MAX_UNIT_BYTES)
-    shard = manifest["files"][SHARDS]
-    if sha256_file(folder / shard["name"]) != shard["sha256"]:
+    name = unit_name(unit)
+    data = read_inside(folder, name, MAX_UNIT_BYTES)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        damaged(folder, name)
+    try:
+        manifest = parse_json_object(data, name)
+        shard = check_unit(manifest, unit)[SHARDS]
+        check_rows(manifest)
+        path = file_inside(folder, shard["name"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        damaged(folder, name)
+    if sha256_file(path) != shard["sha256"]:
         damaged(folder, shard["name"])
     keys = [row["key"] for row in manifest["rows"] if row["status"] == OK]
     columns: dict[str, list[Any]] = {"key": keys, "shard": [shard["name"]] * len(keys)}
     try:
-        members = tar_index(folder / shard["name"])
+        members = tar_index(path)
     except DamagedTar:
         damaged(folder, shard["name"])
     for member in members:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clarep_ray.data.clarep_members import damaged
+from clarep_ray.data.inside import handle_inside
 from clarep_ray.data.pixels import open_rgb
 from clarep_ray.data.records import RejectedImage
 from clarep_ray.data.shards import read_npy
@@ -50,8 +51,8 @@ class _Cache:
 class _File:
     """An open shard, closed when nobody holds it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.handle = os.open(path, os.O_RDONLY)
+    def __init__(self, folder: Path, name: str) -> None:
+        self.handle = handle_inside(folder, name)
 
     def __del__(self) -> None:
         if hasattr(self, "handle"):
@@ -68,10 +69,10 @@ class ShardFiles:
         file = self._open.get(name)
         try:
             if file is None:
-                file = _File(self.folder / name)
+                file = _File(self.folder, name)
                 self._open.put(name, file, 1)
             data = os.pread(file.handle, size, offset)  # has no position: threads and forks may share the handle
-        except OSError:
+        except (OSError, ValueError):  # of another kind, or at a place that no file has
             damaged(self.folder, name)
         return data if len(data) == size else damaged(self.folder, name)
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from clarep_ray.data.clarep_index import INDEX, ROOT, TIMM_INFO, read_root
-from clarep_ray.data.durable import make_folder, replace_file, sync_folder
+from clarep_ray.data.durable import make_folder, sync_folder
+from clarep_ray.data.inside import has_file_inside, make_folders_inside, new_inside, refuse_links
 from clarep_ray.data.manifest import MANIFEST
 from clarep_ray.data.object_store import ObjectStore
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.store import FOLDERS, WORK, Store, check_entries, unit_name
+from clarep_ray.data.store import FOLDERS, Store, check_entries, unit_name
 from clarep_ray.data.verify import verify
 from clarep_ray.errors import DamagedUnit
 
@@ -34,12 +34,13 @@ def copy_output(store: Store, folder: Path, say: Callable[[str], None] = print) 
     if not isinstance(store, ObjectStore):
         raise ValueError(f"--copy-to: {store.where!r} is a folder already; valid: an output at s3://BUCKET/PREFIX")
     folder, root = folder.absolute(), read_root(store)
-    if folder.exists() and any(folder.iterdir()):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         _check_same(folder, root)
         return say(f"{folder} is a copy of it already")
     work = folder.with_name(folder.name + PARTIAL)
+    make_folder(refuse_links(work.parent, work.name))
     for name in FOLDERS:
-        make_folder(work / name)
+        make_folders_inside(work, name)
     wanted = _wanted(store, root)
     say(f"copying {len(wanted)} files to {folder}")
     with ThreadPoolExecutor(DOWNLOADS) as pool:
@@ -53,7 +54,11 @@ def copy_output(store: Store, folder: Path, say: Callable[[str], None] = print) 
 
 def _check_same(folder: Path, root: dict[str, Any]) -> None:
     """Raise ValueError unless a folder is an undamaged copy of the output of this root manifest."""
-    same = (folder / ROOT).is_file() and read_root(folder).get("root_sha256") == root.get("root_sha256")
+    same = (
+        folder.is_dir()
+        and has_file_inside(folder, ROOT)
+        and read_root(folder).get("root_sha256") == root.get("root_sha256")
+    )
     if not same:
         raise ValueError(f"--copy-to: {str(folder)!r} holds something else; valid: a new folder")
     if found := verify(folder):
@@ -76,11 +81,7 @@ def _wanted(store: Store, root: dict[str, Any]) -> dict[str, str]:
 
 def _fetch(store: ObjectStore, work: Path, name: str, sha256: str) -> None:
     """Copy one file, whole or not at all, unless it is there."""
-    target = work / name
-    if sha256 and target.is_file() and sha256_file(target) == sha256:
+    if sha256 and has_file_inside(work, name) and sha256_file(work / name) == sha256:
         return
-    fresh = work / WORK / uuid.uuid4().hex
-    store.download(name, fresh)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    replace_file(fresh, target)
+    with new_inside(work, name) as fresh:
+        store.download(name, fresh)

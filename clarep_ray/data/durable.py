@@ -7,7 +7,6 @@ full, what is free.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -15,12 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-
-def write_file(target: Path, data: bytes) -> None:
-    """Write a file under its final name in one step, replacing an older one; the folder must exist."""
-    work = target.with_name(f".tmp-{uuid.uuid4().hex}")
-    write_new(work, data)
-    replace_file(work, target)
+from clarep_ray.data.inside import explained, make_folders_inside, parts_inside, refuse_links, with_path
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -45,13 +39,16 @@ def whole_or_gone(path: Path) -> Generator[None]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _named(error, path) from error
+            raise with_path(error, path) from error
         raise
 
 
 def replace_file(work: Path, target: Path) -> None:
     """Move a synced file to its final name, in the place of an older one, and wait until that is on disk."""
-    work.replace(target)
+    try:
+        work.replace(target)
+    except OSError as error:
+        raise explained(error, target) from None
     sync_folder(target.parent)
 
 
@@ -64,15 +61,21 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(target: Path) -> Generator[Path]:
-    """Give a folder to fill inside, which then takes the name of `target`; what lies on disk there is whole or absent.
+def new_folder(root: Path, name: str) -> Generator[Path]:
+    """Give a folder to fill inside, which then takes the place of `root/name`; on disk it is whole or absent.
 
     An older folder of that name, and what was left by a process that was killed, is removed; one at a time may do this.
+    A link there is replaced and not followed. NotInside where a folder on the way is a link.
     """
-    make_folder(target.parent)
-    for left in target.parent.glob(f".tmp-*-{target.name}"):
-        shutil.rmtree(left)
-    work, old = (target.with_name(f".tmp-{kind}-{target.name}") for kind in (os.getpid(), "old"))
+    *folders, last = parts_inside(name)
+    make_folder(root)
+    if folders:
+        make_folders_inside(root, "/".join(folders))
+    parent = refuse_links(root, "/".join(folders)) if folders else root
+    for left in parent.glob(f".tmp-*-{last}"):
+        remove_whole(left)
+    target = parent / last
+    work, old = (parent / f".tmp-{uuid.uuid4().hex}-{last}" for _ in range(2))
     work.mkdir()
     try:
         yield work
@@ -80,16 +83,25 @@ def new_folder(target: Path) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(old)  # and not emptied under its name, file by file
     work.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(parent)
+    with suppress(OSError):
+        remove_whole(old)
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file, a folder with everything in it, or a link and not what it leads to; none is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_below(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             _sync_below(path)
         else:
             with path.open("rb") as file:
@@ -103,14 +115,6 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        raise _named(error, folder) from error
+        raise with_path(error, folder) from error
     finally:
         os.close(handle)
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    """Return the same error with its path: what a write or an fsync raises has none."""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason += f" ({shutil.disk_usage(path.parent).free} bytes are free)"
-    return OSError(error.errno, reason, str(path))

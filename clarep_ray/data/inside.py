@@ -3,17 +3,24 @@
 An output is passed from user to user. A link in it could lead a reader to a file that was never meant to be read, and a
 writer or a repair to one that was never meant to be changed; a pipe would never end. Every function here opens each
 folder on the way and the file itself without following links. The folder itself, which the user names, may be a link.
+Libraries that open a path themselves get one that was looked at (`file_inside`, `new_inside`): who can change the
+folder at that moment could still put a link there.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe would wait for a writer
@@ -32,26 +39,41 @@ def parts_inside(name: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def refuse_links(root: Path, parts: Sequence[str]) -> None:
-    """Raise NotInside where a component below `root` is a link.
-
-    For libraries that open a path themselves: who can change the folder at the same time can still put a link there.
-    """
+def refuse_links(root: Path, name: str) -> Path:
+    """Return the path of a name below `root`; NotInside where it, or a folder on the way, is a link."""
     path = root
-    for part in parts:
+    for part in parts_inside(name):
         path = path / part
         if path.is_symlink():
-            raise _explained(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), path)
+            raise explained(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), path)
+    return path
+
+
+def file_inside(root: Path, name: str) -> Path:
+    """Return the path of a regular file for a library that opens it; raises as `read_inside`."""
+    with open_inside(root, name):
+        return root / name
+
+
+@contextmanager
+def open_inside(root: Path, name: str) -> Generator[BufferedReader]:
+    """Give a regular file, open for reading; NotInside as above, OSError where it cannot be opened."""
+    with os.fdopen(handle_inside(root, name), "rb") as file:
+        yield file
+
+
+def handle_inside(root: Path, name: str) -> int:
+    """Return a handle that reads a regular file, to be closed by the caller; raises as `open_inside`."""
+    with _opened(root, name, READ) as handle:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise NotInside(f"{str(root / name)!r} is not a regular file")
+        return os.dup(handle)
 
 
 def read_inside(root: Path, name: str, max_bytes: int) -> bytes:
     """Return the bytes of a file; NotInside as above or where it is too large, OSError where it cannot be opened."""
-    with _opened(root, name, READ) as handle:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotInside(f"{str(root / name)!r} is not a regular file")
-        with os.fdopen(os.dup(handle), "rb") as file:
-            data = file.read(max_bytes + 1)
+    with open_inside(root, name) as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise NotInside(f"{str(root / name)!r} has more than {max_bytes} bytes")
     return data
@@ -59,11 +81,21 @@ def read_inside(root: Path, name: str, max_bytes: int) -> bytes:
 
 def read_start_inside(root: Path, name: str, max_bytes: int) -> bytes:
     """Return the first bytes of a file, at most so many; raises as `read_inside`."""
-    with _opened(root, name, READ) as handle:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise NotInside(f"{str(root / name)!r} is not a regular file")
-        with os.fdopen(os.dup(handle), "rb") as file:
-            return file.read(max_bytes)
+    with open_inside(root, name) as file:
+        return file.read(max_bytes)
+
+
+def read_json_inside(root: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the object that a JSON file holds; raises as `read_inside` and `parse_json_object`."""
+    return parse_json_object(read_inside(root, name, max_bytes), str(root / name))
+
+
+def read_text_inside(root: Path, name: str, max_bytes: int) -> str:
+    """Return a text file in UTF-8; raises as `read_inside`, and ValueError for other bytes."""
+    try:
+        return read_inside(root, name, max_bytes).decode()
+    except UnicodeDecodeError:
+        raise NotInside(f"{str(root / name)!r} is not UTF-8") from None
 
 
 def has_file_inside(root: Path, name: str) -> bool:
@@ -81,22 +113,44 @@ def write_inside(root: Path, name: str, data: bytes) -> None:
 
     The bytes and the name are on disk when this returns. Raises as `read_inside`.
     """
+    with new_inside(root, name) as path, path.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def new_inside(root: Path, name: str) -> Generator[Path]:
+    """Give an empty new file to fill, under a name nobody can guess, which then becomes `name`, whole or not at all.
+
+    What was there before, a link too, is replaced, and no link followed; the folders on the way are made. Bytes and
+    name are on disk afterwards. Raises as `read_inside`, NotInside where a folder is in the way.
+    """
     *folders, last = parts_inside(name)
-    make_folders_inside(root, "/".join(folders)) if folders else None
+    if folders:
+        make_folders_inside(root, "/".join(folders))
     with _folder(root, folders) as parent:
         work = f".tmp-{uuid.uuid4().hex}"
-        handle = os.open(work, NEW, 0o644, dir_fd=parent)
+        os.close(os.open(work, NEW, 0o666, dir_fd=parent))
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield root.joinpath(*folders, work)
+            handle = os.open(work, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
             os.rename(work, last, src_dir_fd=parent, dst_dir_fd=parent)  # replaces a link, does not follow it
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 os.unlink(work, dir_fd=parent)
+            if isinstance(error, OSError) and (error.filename is None or error.filename == work):
+                raise explained(error, root / name) from error
             raise
         os.fsync(parent)
+
+
+def append_inside(root: Path, name: str, data: bytes) -> None:
+    """Append to a file, which is made where there is none; raises as `read_inside`."""
+    with os.fdopen(open_for_append(root, name), "ab") as file:
+        file.write(data)
 
 
 def open_for_append(root: Path, name: str) -> int:
@@ -105,9 +159,9 @@ def open_for_append(root: Path, name: str) -> int:
     *folders, last = parts_inside(name)
     with _folder(root, folders) as parent:
         try:
-            handle = os.open(last, flags, 0o644, dir_fd=parent)
+            handle = os.open(last, flags, 0o666, dir_fd=parent)
         except OSError as error:
-            raise _explained(error, root / name) from None
+            raise explained(error, root / name) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise NotInside(f"{str(root / name)!r} is not a regular file")
@@ -119,7 +173,8 @@ def make_folders_inside(root: Path, name: str) -> None:
     parts = parts_inside(name)
     for depth, part in enumerate(parts):
         with _folder(root, parts[:depth]) as parent, suppress(FileExistsError):
-            os.mkdir(part, 0o755, dir_fd=parent)
+            os.mkdir(part, 0o777, dir_fd=parent)
+            os.fsync(parent)
     with _folder(root, parts):
         pass
 
@@ -143,7 +198,7 @@ def _opened(root: Path, name: str, flags: int) -> Generator[int]:
         try:
             handle = os.open(last, flags, dir_fd=parent)
         except OSError as error:
-            raise _explained(error, root / name) from None
+            raise explained(error, root / name) from None
     try:
         yield handle
     finally:
@@ -159,7 +214,7 @@ def _folder(root: Path, parts: Sequence[str]) -> Generator[int]:
             try:
                 below = os.open(part, FOLDER, dir_fd=handle)
             except OSError as error:
-                raise _explained(error, root.joinpath(*parts[:depth])) from None
+                raise explained(error, root.joinpath(*parts[:depth])) from None
             os.close(handle)
             handle = below
         yield handle
@@ -167,10 +222,22 @@ def _folder(root: Path, parts: Sequence[str]) -> Generator[int]:
         os.close(handle)
 
 
-def _explained(error: OSError, path: Path) -> OSError | NotInside:
-    """Return the error with its path; that of a link is NotInside."""
+def explained(error: OSError, path: Path) -> OSError | NotInside:
+    """Return the error with its path, and what is free where the disk is full; that of a link is NotInside."""
     if error.errno == errno.ELOOP or (error.errno in (errno.ENOTDIR, errno.EMLINK) and path.is_symlink()):
         return NotInside(f"{str(path)!r} is a link, and links inside an output are not followed")
     if error.errno == errno.ENXIO:
         return NotInside(f"{str(path)!r} is not a regular file")
-    return type(error)(error.errno, error.strerror, str(path))
+    if error.errno == errno.EISDIR:
+        return NotInside(f"{str(path)!r} is a folder where a file belongs; move it away")
+    if error.errno == errno.ENOTDIR:
+        return NotInside(f"{str(path)!r} is no folder; move it away")
+    return with_path(error, path)
+
+
+def with_path(error: OSError, path: Path) -> OSError:
+    """Return the same error with its path, which what a write or an fsync raises has not, and what is free."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason += f" ({shutil.disk_usage(path.parent).free} bytes are free)"
+    return type(error)(error.errno, reason, str(path))

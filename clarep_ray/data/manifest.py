@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -17,17 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clarep_ray.data.durable import replace_file, whole_or_gone
+from clarep_ray.data.inside import new_inside
 from clarep_ray.data.parquet_files import check_written, open_parquet
 from clarep_ray.data.records import InputRow, RejectedImage, RejectReason, legacy_key, prompt_id, safe_key, shown
 from clarep_ray.data.shards import sha256_file
 from clarep_ray.data.sources import Listed, Source
 from clarep_ray.data.store import Store, as_store
+from clarep_ray.data.untrusted import open_plain, parse_json
 
 MANIFEST, STAMPS = "input.parquet", "input_stamps.jsonl"
 HASHING_THREADS = 4
 HASHING_CHUNK, HASHED_TOGETHER = 4096, 32
 """Rows whose hashes are awaited at a time, and rows of one task of a thread: a task costs as much as a small file."""
+MAX_STAMP_BYTES = 2**16
+"""Of a line of the stamps, which has the name of a file."""
 WRITTEN_TOGETHER = 4096
 """Rows that are handed to Parquet at a time, which cuts them into units: each hand-over costs as much as 30 rows."""
 Row = TypeVar("Row")
@@ -174,16 +175,12 @@ def _named(listed: Sequence[Listed] | Sequence[InputRow], place: int) -> str:
 
 def write_manifest(rows: Sequence[InputRow], path: Path, unit_size: int) -> InputManifest:
     """Write the rows under their final name in one step, one row group per unit."""
-    work = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    with whole_or_gone(work), work.open("xb") as file:
-        with pq.ParquetWriter(file, SCHEMA) as writer:
+    with new_inside(path.parent, path.name) as work:
+        with work.open("wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
             for chunk in _chunks(rows, unit_size * max(1, WRITTEN_TOGETHER // unit_size)):
                 columns = {name: [getattr(row, name) for row in chunk] for name in SCHEMA.names}
                 writer.write_table(pa.table(columns, SCHEMA), row_group_size=unit_size)
-        file.flush()
-        os.fsync(file.fileno())
-    sha256 = sha256_file(work)
-    replace_file(work, path)
+        sha256 = sha256_file(work)
     return InputManifest(path, sha256)
 
 
@@ -196,15 +193,13 @@ def write_stamps(folder: Path, root: str, sources: Iterable[str], manifest_sha25
 
     The first line is the hash of the manifest that has the files' hashes.
     """
-    work = folder / f".tmp-{uuid.uuid4().hex}"
     last = None
-    with whole_or_gone(work), work.open("x") as file:
+    with new_inside(folder, STAMPS) as work, work.open("w") as file:
         file.write(json.dumps(manifest_sha256) + "\n")
         for source in sources:
             if source != last:  # rows of one container come one after another
                 file.write(json.dumps([source, _stamp(Path(root) / source)]) + "\n")
             last = source
-    work.replace(folder / STAMPS)
 
 
 def unchanged_hashes(output: Path | Store, root: str | None) -> dict[tuple[str, int], str]:
@@ -213,9 +208,9 @@ def unchanged_hashes(output: Path | Store, root: str | None) -> dict[tuple[str, 
         return {}
     store = as_store(output)
     try:
-        with store.local(STAMPS) as path, path.open() as file:
-            sha256 = json.loads(file.readline())
-            stamps = (json.loads(line) for line in file)
+        with store.local(STAMPS) as path, open_plain(path) as file:
+            sha256 = parse_json(file.readline(MAX_STAMP_BYTES))
+            stamps = map(parse_json, iter(lambda: file.readline(MAX_STAMP_BYTES), b""))
             fresh = {source for source, stamp in stamps if stamp and _stamp(Path(root) / source) == stamp}
         with store.local(MANIFEST) as path:
             rows = InputManifest(path, sha256).rows()

@@ -171,8 +171,8 @@ class ObjectStore(Store):
             yield path
 
     def download(self, name: str, path: Path) -> None:
-        """Write an object to a new file of this machine, a piece in memory at a time; FileNotFoundError."""
-        with self._told(name), path.open("xb") as file:
+        """Write an object to a file that is this process's alone, a piece in memory at a time; FileNotFoundError."""
+        with self._told(name), path.open("wb") as file:
             for piece in obstore.get(self._client, name).stream():
                 file.write(piece)
 

@@ -23,15 +23,18 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clarep_ray import stopping
+from clarep_ray import dotted, stopping
 from clarep_ray.data.durable import make_folder, write_new
+from clarep_ray.data.inside import read_inside, refuse_links
 from clarep_ray.data.processes import machine_mark, start_ticks
 from clarep_ray.data.store import RUN, WORK, OutputStore, Store, as_store
+from clarep_ray.data.untrusted import parse_json_object
 from clarep_ray.data.writable import check_writable
 from clarep_ray.errors import OutputInUse, StorageFault
 
 HEARTBEAT_S = 10.0
 """How often an owner gives a sign of life, and looks whether it still is the owner."""
+MAX_CLAIM_BYTES = 4096
 SILENT_S = 120.0
 """After so long without one, an owner on another machine counts as gone."""
 PATIENCE_S, LOOK_AGAIN_S = 5.0, 0.05
@@ -226,7 +229,7 @@ def claim_name(epoch: int) -> str:
 
 def epochs_of(names: Collection[str]) -> list[int]:
     """Return the epochs of the claims among names."""
-    return [int(found[1]) for name in names if (found := re.fullmatch(r"owner\.(\d+)", name, re.ASCII))]
+    return [int(found[1]) for name in names if (found := re.fullmatch(r"owner\.(\d{6,15})", name, re.ASCII))]
 
 
 def process_bytes() -> bytes:
@@ -237,7 +240,9 @@ def process_bytes() -> bytes:
 def parse_process(data: bytes) -> Process | None:
     """Return the process of a claim, None where it is damaged."""
     try:
-        return Process(**json.loads(data))
+        found = Process(**parse_json_object(data, "a claim"))
+        dotted.check_types(found)
+        return found
     except (ValueError, TypeError):
         return None
 
@@ -248,7 +253,12 @@ class FolderClaims(Claims):
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.absent = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        self.work, self.where = self.folder / WORK, str(self.folder)
+        self.where = str(self.folder)
+
+    @property
+    def work(self) -> Path:
+        """Where the claims lie; NotInside where that is a link."""
+        return refuse_links(self.folder, WORK)
 
     def epochs(self) -> list[int]:
         return epochs_of([path.name for path in self.work.iterdir()] if self.work.is_dir() else [])
@@ -260,12 +270,12 @@ class FolderClaims(Claims):
 
     def read(self, epoch: int) -> Process | None:
         try:
-            return parse_process(self._path(epoch).read_bytes())
-        except OSError:
+            return parse_process(read_inside(self.folder, f"{WORK}/{claim_name(epoch)}", MAX_CLAIM_BYTES))
+        except (OSError, ValueError):
             return None
 
     def beat(self, epoch: int) -> None:
-        os.utime(self._path(epoch))
+        os.utime(self._path(epoch), follow_symlinks=False)
 
     def silent(self, epoch: int) -> bool:
         return _silent(self._path(epoch))
@@ -300,7 +310,7 @@ def _put(path: Path) -> bool:
 def _silent(path: Path) -> bool:
     """Say whether an owner's signs of life have ended, by the clock of the file system where ours says so first."""
     try:
-        last = path.stat().st_mtime
+        last = path.lstat().st_mtime
         if time.time() - last <= SILENT_S:
             return False
         probe = path.with_name(uuid.uuid4().hex)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,29 +15,36 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from clarep_ray.data.durable import make_folder, write_file
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import file_inside, has_file_inside, refuse_links, write_inside
 from clarep_ray.data.sealed import as_damage
 
-LABELS = "labels"
+PARTS, LABELS = "parts", "labels"
+
+
+PART = re.compile(r"\.[0-9]{5,9}\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of safetensors files `<group>.<number>.safetensors`; rows of a group follow its numbers."""
+    """A folder of safetensors files `<group>.<number>.safetensors` in an output; rows of a group follow its numbers."""
 
-    folder: Path
+    output: Path
 
-    def path(self, group: str, number: int) -> Path:
-        return self.folder / f"{group}.{number:05d}.safetensors"
+    @property
+    def folder(self) -> Path:
+        """The parts' own folder; NotInside where that is a link."""
+        return refuse_links(self.output, PARTS)
 
     def write(self, group: str, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write one part under its final name in one step."""
-        make_folder(self.folder)
+        make_folder(self.output)
         plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_file(self.path(group, number), save(plain, {name: _sha256(array) for name, array in plain.items()}))
+        data = save(plain, {name: _sha256(array) for name, array in plain.items()})
+        write_inside(self.output, _name(group, number), data)
 
     def has(self, group: str, number: int) -> bool:
-        return self.path(group, number).is_file()
+        return has_file_inside(self.output, _name(group, number))
 
     def column(self, group: str, name: str) -> NDArray[Any]:
         """Return one array of a group, its parts one after another; nothing else is read.
@@ -56,10 +65,18 @@ class Parts:
         return int(path.name.split(".")[-2]), _read(path)
 
     def _of(self, group: str) -> list[Path]:
-        found = sorted(self.folder.glob(f"{group}.[0-9]*.safetensors"))
+        paths = sorted(self.folder.glob(f"{glob.escape(group)}.[0-9]*.safetensors"))
+        found = [path for path in paths if PART.fullmatch(path.name.removeprefix(group))]
         if not found:
             raise ValueError(f"{self.folder}: no part of {group!r}: none of its pictures can be read")
+        for path in found:
+            with as_damage(path):
+                file_inside(self.output, f"{PARTS}/{path.name}")
         return found
+
+
+def _name(group: str, number: int) -> str:
+    return f"{PARTS}/{group}.{number:05d}.safetensors"
 
 
 def _read(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -81,6 +98,8 @@ def _arrays_of(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             hashes, names = file.metadata() or {}, set(file.keys())
     except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    except (OSError, MemoryError) as error:
         raise ValueError(str(error)) from None
     if hashes.keys() != names:
         raise ValueError(f"it has {sorted(names)} and the hashes of {sorted(hashes)}")

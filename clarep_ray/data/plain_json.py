@@ -17,6 +17,11 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line of JSON, null where a number is not finite."""
+    return (json.dumps(without_nan(record), allow_nan=False) + "\n").encode()
+
+
 def plain_json(record: Mapping[str, Any]) -> bytes:
     """Return a record as indented JSON, null where a number is not finite."""
     return (json.dumps(without_nan(record), indent=1, allow_nan=False) + "\n").encode()

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json, read_bounded
+from clarep_ray.data.inside import read_inside
+from clarep_ray.data.plain_json import without_nan
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json
 
 
 class DamagedPart(ValueError):
@@ -21,7 +23,7 @@ def as_damage(path: Path) -> Generator[None]:
     """Say of a piece of work whose file cannot be read, or is not what was written, what to do about it."""
     try:
         yield
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedPart(
             f"{str(path)!r} is damaged ({str(error)[:200]}); delete it and run the same command again: this piece "
             "alone is computed anew"
@@ -29,14 +31,14 @@ def as_damage(path: Path) -> Generator[None]:
 
 
 def sealed(record: Mapping[str, Any], name: str) -> bytes:
-    """Return the file of a record, which gains its own hash under `name`."""
-    plain = json.loads(json.dumps(record))  # as it will be read: keys are strings, sequences are lists
+    """Return the file of a record, null where a number is not finite; it gains its own hash under `name`."""
+    plain = without_nan(record)  # as it will be read: keys are strings, sequences are lists
     return _file_bytes({**plain, name: own_sha256(plain, name)})
 
 
-def read_sealed(path: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the record of a file; raises as `read_bounded` and `parse_sealed` do."""
-    return parse_sealed(read_bounded(path, max_bytes), name)
+def read_sealed(root: Path, file: str, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the record of a file inside a folder; raises as `read_inside` and `parse_sealed` do."""
+    return parse_sealed(read_inside(root, file, max_bytes), name)
 
 
 def parse_sealed(data: bytes, name: str, to_the_byte: bool = True) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clarep_ray.data.tar_index import tar_index
+from clarep_ray.data.untrusted import open_plain, parse_json_object
 
 MAX_MEMBER_NAME = 100
 """Bytes of a member's name in USTAR, the tar that every reader knows."""
@@ -78,16 +79,23 @@ class Sample:
 
     @property
     def record(self) -> dict[str, Any]:
-        return json.loads(self.members["json"])
+        return parse_json_object(self.member("json"), f"sample {self.key}")
 
     def feature(self, name: str = "") -> NDArray[np.float32]:
         """Return the Canonical Feature, or that of an extra."""
-        return read_npy(self.members[f"{name}.feature.npy" if name else "feature.npy"])
+        return read_npy(self.member(f"{name}.feature.npy" if name else "feature.npy"))
+
+    def member(self, suffix: str) -> bytes:
+        """Return the bytes of a member; ValueError naming one that is missing."""
+        if suffix not in self.members:
+            raise ValueError(f"sample {self.key!r} has no {suffix}")
+        return self.members[suffix]
 
 
 def read_shard(path: Path) -> Iterator[Sample]:
     """Yield the samples of a shard in order. Raises DamagedTar for a truncated or malformed file."""
-    data = path.read_bytes()
+    with open_plain(path) as file:
+        data = file.read()
     key, members = None, dict[str, bytes]()
     for member in tar_index(path):
         current, _, suffix = member.name.partition(".")
@@ -101,6 +109,6 @@ def read_shard(path: Path) -> Iterator[Sample]:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
+    """Return the sha256 of a plain file, read in pieces; raises as `open_plain`."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,6 @@ needed. Object storage is `data/object_store.py`.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -23,10 +22,10 @@ from typing import Any
 
 from clarep_ray import dotted
 from clarep_ray.config.location import is_url
-from clarep_ray.data.durable import make_folder, replace_file, sync_folder, write_new
-from clarep_ray.data.inside import parts_inside, refuse_links
+from clarep_ray.data.durable import make_folder, remove_whole, replace_file, sync_folder, write_new
+from clarep_ray.data.inside import NotInside, file_inside, parts_inside, read_inside, refuse_links
 from clarep_ray.data.sealed import parse_sealed, sealed
-from clarep_ray.data.untrusted import MAX_JSON_BYTES, read_bounded
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, check_fields, parse_json_object
 from clarep_ray.data.writable import check_writable
 from clarep_ray.errors import DamagedUnit, NondeterministicUnit
 
@@ -37,6 +36,8 @@ MAX_UNIT_BYTES = 64 * 2**20
 """Of a unit's manifest, which has some 400 bytes a row."""
 RUN = "run.json"
 """The resolved config of a run and its fingerprint: the first file of an output."""
+UNIT_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,11})\.json", re.ASCII)
+"""What `unit_name` makes, and nothing else that would stand for the same number."""
 UNIT_SEAL, RUN_SEAL = "manifest_sha256", "record_sha256"
 """What unit manifests and `run.json` call the hash of themselves."""
 ABANDONED_S = 3600.0
@@ -115,7 +116,7 @@ class Store(ABC):
 
     def units(self) -> list[int]:
         """Return the numbers of the committed units in order; their manifests are not looked at."""
-        return sorted(int(name[:-5]) for name in self.names(UNITS) if re.fullmatch(r"[0-9]{6,9}\.json", name))
+        return sorted(int(name.removesuffix(".json")) for name in self.names(UNITS) if UNIT_FILE.fullmatch(name))
 
     def committed_units(self) -> dict[int, dict[str, Any]]:
         """Return {unit: its manifest} of every committed unit."""
@@ -136,13 +137,11 @@ class Store(ABC):
     def _committed(self, unit: int, size_of: Callable[[str], int], to_the_byte: bool) -> dict[str, Any]:
         try:
             manifest = parse_sealed(self.read(unit_name(unit), MAX_UNIT_BYTES), UNIT_SEAL, to_the_byte)
-            for entry in check_entries(manifest).values():
+            for entry in check_unit(manifest, unit).values():
                 if size_of(entry["name"]) != entry["bytes"]:
                     raise ValueError(f"{entry['name']} has another size")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedUnit(
-                f"unit {unit} of {self.where!r} is damaged ({error}); run: uv run jobs/verify.py {self.where} --repair"
-            ) from None
+            raise DamagedUnit(f"unit {unit} of {self.where!r} is damaged ({error}); {repair_hint(self)}") from None
         return manifest
 
     def commit(self, unit: int, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
@@ -166,6 +165,13 @@ class Store(ABC):
         """Say in `run.json` whose output this is: what its fingerprint is made of, and the resolved config."""
         record = {"fingerprint": dotted.fingerprint(dict(fields)), "fields": dict(fields), "config": dict(config)}
         self.put(RUN, sealed(record, RUN_SEAL))
+
+    def read_record(self) -> dict[str, Any]:
+        """Return what `run.json` says, whether its hash is right or not; ValueError naming it where it is no record."""
+        where = f"{self.where}/{RUN}"
+        record = parse_json_object(self.read(RUN, MAX_JSON_BYTES), where)
+        check_fields(record, {"fingerprint": str, "fields": dict, "config": dict}, where)
+        return record
 
     def read_run(self) -> dict[str, Any]:
         """Return what `run.json` says; ValueError where it is damaged, OSError where it cannot be read."""
@@ -213,11 +219,12 @@ class OutputStore(Store):
         now = probe.stat().st_mtime  # the file system's clock, which stamped the others too
         for path in (*(self.root / WORK).iterdir(), *self.root.glob(".tmp-*")):
             with suppress(FileNotFoundError):  # another run on this output may be at work
-                if path == probe or (_is_temporary(path) and now - path.stat().st_mtime > ABANDONED_S):
-                    path.unlink()
+                found = path.lstat()
+                if path == probe or (_is_temporary(path) and now - found.st_mtime > ABANDONED_S):
+                    remove_whole(path)
 
     def holds_files(self) -> bool:
-        return any(path.is_file() and not _is_temporary(path) for path in self.root.rglob("*"))
+        return any(not _is_folder(path) and not _is_temporary(path) for path in self.root.rglob("*"))
 
     def has(self, name: str) -> bool:
         return self._path(name).is_file()
@@ -228,22 +235,26 @@ class OutputStore(Store):
         return self._put_if_absent(self._write_temporary(data), target)
 
     def put(self, name: str, data: bytes) -> None:
-        target = self._path(name)
-        replace_file(self._write_temporary(data), target)
+        folder, _, _ = name.rpartition("/")
+        parts_inside(name)
+        target = (self._path(folder) / name[len(folder) + 1 :]) if folder else self.root / name
+        replace_file(self._write_temporary(data), target)  # a link of that name is replaced, and not followed
 
     def read(self, name: str, limit: int) -> bytes:
-        return read_bounded(self._path(name), limit)
+        return read_inside(self.root, name, limit)
 
     def size(self, name: str) -> int:
-        return self._path(name).stat().st_size
+        return self._path(name).lstat().st_size
 
     def names(self, folder: str) -> list[str]:
         path = self._path(folder) if folder else self.root
-        return sorted(file.name for file in path.iterdir() if not file.is_dir()) if path.is_dir() else []
+        return sorted(file.name for file in path.iterdir() if not _is_folder(file)) if path.is_dir() else []
 
     def remove(self, folder: str, names: Collection[str]) -> None:
         path = self._path(folder) if folder else self.root
         for name in names:
+            if _is_folder(path / name):
+                raise NotInside(f"{str(path / name)!r} is a folder where a file belongs; move it away")
             (path / name).unlink(missing_ok=True)
         sync_folder(path)  # or they could be back beside a root that knows nothing of them
 
@@ -252,18 +263,14 @@ class OutputStore(Store):
 
     @contextmanager
     def local(self, name: str) -> Generator[Path]:
-        path = self._path(name)
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        yield path
+        yield file_inside(self.root, name)
 
     def unit_path(self, unit: int) -> Path:
         return self._path(unit_name(unit))
 
     def _path(self, name: str) -> Path:
         """Return a file's path; NotInside where it, or a folder on the way, is a link: it could lead anywhere."""
-        refuse_links(self.root, parts_inside(name))
-        return self.root / name
+        return refuse_links(self.root, name)
 
     def _write_temporary(self, data: bytes) -> Path:
         path = self._path(WORK) / uuid.uuid4().hex
@@ -300,19 +307,57 @@ def as_store(output: Path | Store) -> Store:
     return OutputStore(output) if isinstance(output, Path) else output
 
 
+def repair_hint(store: Store) -> str:
+    """Return the command that computes damaged units again."""
+    return f"run: uv run jobs/verify.py {store.where} --repair"
+
+
 def unit_name(unit: int) -> str:
     """Return the name of a unit's manifest in the output."""
     return f"{UNITS}/{unit:06d}.json"
 
 
 def check_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the files of a unit's manifest; ValueError for one that lies elsewhere, whoever wrote the manifest."""
+    """Return the files of a unit's manifest; ValueError for one that lies elsewhere, whoever wrote the manifest.
+
+    KeyError, TypeError or AttributeError for what is no manifest.
+    """
     entries: dict[str, dict[str, Any]] = manifest["files"]
     for folder, entry in entries.items():
         kind = SUFFIXES.get(folder)
         if kind is None or not re.fullmatch(rf"{folder}/[0-9]{{6,}}-[0-9a-f]{{12}}\.{kind}", entry["name"], re.ASCII):
             raise ValueError(f"it names the file {str(entry['name'])[:100]!r}")
+        check_fields(entry, {"sha256": str, "bytes": int}, entry["name"])
     return entries
+
+
+def check_unit(manifest: Mapping[str, Any], unit: int) -> dict[str, dict[str, Any]]:
+    """Return the files of a unit's manifest; raises as `check_entries`, and where it is that of another unit."""
+    entries = check_entries(manifest)
+    mine = [entry["name"].startswith(f"{folder}/{unit:06d}-") for folder, entry in entries.items()]
+    if manifest["unit"] != unit or not all(mine):
+        raise ValueError("it is of another unit")
+    return entries
+
+
+def check_rows(manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError where a unit's manifest does not say of its samples what became of them.
+
+    What else it says of them is looked at where it is used.
+    """
+    if not isinstance(manifest["files"].get(SHARDS), dict):
+        raise ValueError("it names no shard")
+    for row in manifest["rows"]:
+        if not isinstance(row["key"], str) or row["status"] not in ("ok", "rejected"):
+            raise ValueError(f"a row of it is {str(row)[:100]!r}")
+        if row["status"] == "rejected" and not isinstance(row["reason"], str):
+            raise ValueError(f"it says not why {row['key'][:100]!r} was rejected")
+    if manifest["num_ok"] != sum(row["status"] == "ok" for row in manifest["rows"]):
+        raise ValueError("it counts other samples than it has")
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_temporary(path: Path) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from clarep_ray.data.untrusted import open_plain
+
 BLOCK = 512
 MAX_MEMBERS = 1_000_000
 MAX_MEMBER_BYTES = 64 * 2**20
@@ -45,7 +47,7 @@ def tar_index(path: Path) -> list[Member]:
     """
     members: list[Member] = []
     total = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         position, renamed = 0, ""
         while True:
             file.seek(position)

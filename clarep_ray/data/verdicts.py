@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clarep_ray.data.durable import make_folder, replace_file, whole_or_gone, write_file
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import new_inside, refuse_links, write_inside
+from clarep_ray.data.parts import PARTS
 from clarep_ray.data.sealed import as_damage, read_sealed, sealed
+from clarep_ray.data.untrusted import Fields, check_fields
 
 VERDICT = pa.schema(
     [
@@ -41,16 +42,23 @@ NAMES = pa.schema(
 
 
 SEAL = "part_sha256"
+FINDING: Fields = {"name": str, "passed": bool, "severity": str, "numbers": dict, "meaning": str}
+"""What a finding of a trust check is made of (`robustness/trust.py`)."""
 
 
 @dataclass(frozen=True)
 class VerdictParts:
-    """A folder of files with their own hash, `<unit>.verdicts` (columns of VERDICT as JSON) and `<unit>.json` (findings
-    of trust checks).
+    """A folder of an output with files that have their own hash: `<unit>.verdicts` (columns of VERDICT as JSON) and
+    `<unit>.json` (findings of trust checks).
 
     Not Parquet: pyarrow ends the process on a footer with a wrong bit, before any hash inside could be compared."""
 
-    folder: Path
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """The files' own folder; NotInside where that is a link."""
+        return refuse_links(self.output, PARTS)
 
     def names(self) -> set[str]:
         """Return the units that are done."""
@@ -72,29 +80,38 @@ class VerdictParts:
 
     def findings(self, unit: str) -> list[dict[str, Any]]:
         """Return what trust checks found; DamagedPart where that is not what was written."""
-        path = self.folder / f"{unit}.json"
-        with as_damage(path):
-            return read_sealed(path, SEAL)["findings"]
+        name = f"{PARTS}/{unit}.json"
+        with as_damage(self.output / name):
+            findings = read_sealed(self.output, name, SEAL)["findings"]
+            for finding in findings:
+                check_fields(finding, FINDING, "a finding")
+                check_fields(finding["numbers"], dict.fromkeys(finding["numbers"], (float, type(None))), "its numbers")
+                if finding.keys() != FINDING.keys():
+                    raise ValueError(f"a finding has the fields {sorted(finding)}")
+            return findings
 
     def _verdicts_of(self, unit: str) -> pa.Table:
-        path = self.folder / f"{unit}.verdicts"
-        with as_damage(path):
-            columns = read_sealed(path, SEAL)
-            return pa.table([pa.array(columns[item.name], item.type) for item in VERDICT], schema=VERDICT)
+        name = f"{PARTS}/{unit}.verdicts"
+        with as_damage(self.output / name):
+            columns = read_sealed(self.output, name, SEAL)
+            table = pa.table([pa.array(columns[item.name], item.type) for item in VERDICT], schema=VERDICT)
+            if any(table[name].null_count for name in ("key", "label")):
+                raise ValueError("a verdict has no key or no label")
+            return table
 
     def _write(self, name: str, data: bytes) -> None:
-        make_folder(self.folder)
-        write_file(self.folder / name, data)
+        make_folder(self.output)
+        write_inside(self.output, f"{PARTS}/{name}", data)
 
 
 def write_verdict_table(path: Path, tables: Iterable[tuple[Mapping[str, Any], pa.Table]]) -> None:
     """Write all verdicts as one Parquet file in one step; each table with the columns of NAMES that hold for it."""
-    work = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    with whole_or_gone(work), work.open("xb") as file:
-        with pq.ParquetWriter(file, pa.unify_schemas([NAMES, VERDICT])) as writer:
-            for names, table in tables:
-                known = [pa.repeat(pa.scalar(names[item.name], item.type), len(table)) for item in NAMES]
-                writer.write_table(pa.table([*known, *table.columns], names=[*NAMES.names, *VERDICT.names]))
-        file.flush()
-        os.fsync(file.fileno())
-    replace_file(work, path)
+    schema = pa.unify_schemas([NAMES, VERDICT])
+    with (
+        new_inside(path.parent, path.name) as work,
+        work.open("wb") as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
+        for names, table in tables:
+            known = [pa.repeat(pa.scalar(names[item.name], item.type), len(table)) for item in NAMES]
+            writer.write_table(pa.table([*known, *table.columns], names=[*NAMES.names, *VERDICT.names]))

@@ -33,7 +33,8 @@ from clarep_ray.data.store import (
     OutputStore,
     Store,
     as_store,
-    check_entries,
+    check_rows,
+    check_unit,
     unit_name,
 )
 from clarep_ray.data.tar_index import DamagedTar
@@ -184,9 +185,8 @@ def _check_unit(store: Store, unit: int, sha: str) -> Iterator[str]:
         return
     manifest = parse_json_object(data, f"{store.where}/{name}")
     try:
-        entries = check_entries(manifest)
-        if SHARDS not in entries:
-            raise KeyError(SHARDS)
+        entries = check_unit(manifest, unit)
+        check_rows(manifest)
         keys = [row["key"] for row in manifest["rows"] if row["status"] == "ok"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"{short} is no manifest of a unit: {error!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,26 @@ from torch import nn
 
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.data.durable import new_folder, write_file
+from clarep_ray.data.durable import new_folder
+from clarep_ray.data.inside import read_json_inside, write_inside
+from clarep_ray.data.plain_json import plain_json
+from clarep_ray.data.untrusted import Fields, check_fields
 from clarep_ray.models import class_unet, digits_dit
 from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet
 
-RESULT = "result.json"
+RESULT, MODEL = "result.json", "model"
+RESULT_FIELDS: Fields = {
+    "fingerprint": str,
+    "data_sha256": str,
+    "steps": int,
+    "loss": float,
+    "num_images": int,
+    "class_names": list,
+    "model": str,
+    "config": dict,
+}
+"""What the record of a finished training says, and of which type."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,20 @@ def write_result(
 ) -> dict[str, Any]:
     """Write `model/` with the weight average and, last, `result.json`; return what that says."""
     digits_dit.load_parameters(trainer.network, trainer.average)
-    with new_folder(output / "model") as folder:
+    with new_folder(output, MODEL) as folder:
         TRAINABLE[config.network].save(trainer.network, config, _labels(config, data.class_names), folder)
     record = {"data_sha256": data.sha256, "fingerprint": fingerprint}
     record |= {"steps": trainer.step, "loss": trainer.recent_loss}
     record |= {"num_images": len(data.images), "class_names": list(data.class_names)}
-    record |= {"model": str(output / "model"), "config": dotted.flatten(config)}
-    write_file(output / RESULT, (json.dumps(record, indent=2) + "\n").encode())
+    record |= {"model": str(output / MODEL), "config": dotted.flatten(config)}
+    write_inside(output, RESULT, plain_json(record))
     return record
+
+
+def read_result(output: Path) -> dict[str, Any]:
+    """Return what a finished training wrote last; empty where there is none, ValueError where it is something else."""
+    try:
+        record = read_json_inside(output, RESULT)
+    except FileNotFoundError:
+        return {}
+    return check_fields(record, RESULT_FIELDS, str(output / RESULT))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
+import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clarep_ray.data.durable import new_folder
+from clarep_ray.data.durable import new_folder, remove_whole
+from clarep_ray.data.inside import has_file_inside, refuse_links, write_inside
+from clarep_ray.data.records import shown
 from clarep_ray.data.sealed import read_sealed, sealed
+from clarep_ray.data.shards import sha256_file
+from clarep_ray.data.untrusted import check_fields
 
 KEPT_CHECKPOINTS = 2
 MAX_STATE_BYTES = 64 * 2**20
@@ -22,6 +27,7 @@ MAX_STATE_BYTES = 64 * 2**20
 STATE_SEAL = "state_sha256"
 """What `state.json` calls the hash of itself."""
 
+STEP, PART = re.compile(r"step-[0-9]{8,12}", re.ASCII), re.compile(r"[a-z][a-z_]*", re.ASCII)
 Parts = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -47,18 +53,19 @@ class Resumable(Protocol):
 def save_checkpoint(trainer: Resumable, root: Path, fingerprint: str) -> Path:
     """Write a checkpoint under its final name in one step, hashed, and drop the oldest beyond two."""
     target = root / f"step-{trainer.step:08d}"
-    for left in root.glob(".tmp-*"):  # of another step, by a process that was killed while it saved
-        shutil.rmtree(left, ignore_errors=True)
-    with new_folder(target) as work:
+    for left in refuse_links(root.parent, root.name).glob(".tmp-*"):
+        with suppress(OSError):  # of another step, by a process that was killed while it saved
+            remove_whole(left)
+    with new_folder(root.parent, f"{root.name}/{target.name}") as work:
         parts = trainer.parts()
         for part, tensors in parts.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, work / f"{part}.safetensors")
-        hashes = {part: _sha256(work / f"{part}.safetensors") for part in parts}
+        hashes = {part: sha256_file(work / f"{part}.safetensors") for part in parts}
         notes = trainer.notes()
         state = {**notes, "step": trainer.step, "fingerprint": fingerprint, "sha256": hashes, "names": sorted(notes)}
-        (work / "state.json").write_bytes(sealed(state, STATE_SEAL))
+        write_inside(work, "state.json", sealed(state, STATE_SEAL))
     for old in _checkpoints(root)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
+        remove_whole(old)
     return target
 
 
@@ -82,7 +89,14 @@ def load_newest(trainer: Resumable, root: Path, fingerprint: str) -> None:
     for folder in reversed(candidates):
         state = _state(folder)
         if state is not None and _intact(folder, state):
-            trainer.restore({part: load_file(folder / f"{part}.safetensors") for part in state["sha256"]}, state)
+            parts = {part: load_file(folder / f"{part}.safetensors") for part in state["sha256"]}
+            try:
+                trainer.restore(parts, state)
+            except torch.OutOfMemoryError:
+                raise
+            except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+                what = f"{type(error).__name__}: {shown(str(error))}"
+                raise ValueError(f"output: {str(folder)!r} is no checkpoint of this training: {what}") from None
             trainer.step = state["step"]
             return
         warnings.warn(f"checkpoint {folder.name} is damaged; trying the one before", stacklevel=2)
@@ -113,20 +127,22 @@ def restore_optimizer(optimizer: Optimizer, network: nn.Module, tensors: Mapping
 def _state(folder: Path) -> dict[str, Any] | None:
     """Return what a checkpoint says about itself, or None where that cannot be read."""
     try:
-        state = read_sealed(folder / "state.json", STATE_SEAL, MAX_STATE_BYTES)
-        return state if {"step", "fingerprint", "sha256", *state["names"]} <= state.keys() else None
+        state = read_sealed(folder, "state.json", STATE_SEAL, MAX_STATE_BYTES)
+        check_fields(state, {"step": int, "fingerprint": str, "sha256": dict, "names": list}, "state.json")
+        same = folder.name == f"step-{state['step']:08d}" and all(PART.fullmatch(part) for part in state["sha256"])
+        return state if same and set(state["names"]) <= state.keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _intact(folder: Path, state: dict[str, Any]) -> bool:
-    paths = {folder / f"{part}.safetensors": sha for part, sha in state["sha256"].items()}
-    return all(path.is_file() and _sha256(path) == sha for path, sha in paths.items())
+    names = {f"{part}.safetensors": sha for part, sha in state["sha256"].items()}
+    return all(has_file_inside(folder, name) and sha256_file(folder / name) == sha for name, sha in names.items())
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    return sorted(root.glob("step-*")) if root.is_dir() else []
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the folders of checkpoints, the oldest first; NotInside where one, or the folder of all, is a link."""
+    if not refuse_links(root.parent, root.name).is_dir():
+        return []
+    found = sorted(path for path in root.iterdir() if STEP.fullmatch(path.name))
+    return [refuse_links(root, path.name) for path in found]

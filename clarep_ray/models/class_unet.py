@@ -5,7 +5,6 @@ Without a class embedding a UNet is no model for CLARID, and a teacher that cann
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig, UnetSizes
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
@@ -139,7 +140,7 @@ def save(network: Any, prediction: Prediction, labels: CdmLabels, folder: Path) 
     """Write unet/, scheduler/ and class_names.json as `build` reads them; betas are DDPM's 1000 linear ones."""
     network.save_pretrained(folder / "unet")
     write_linear_schedule(folder / "scheduler", prediction)
-    (folder / NAMES).write_text(json.dumps(labels.stored(), ensure_ascii=False) + "\n", encoding="utf-8")
+    write_inside(folder, NAMES, plain_json(labels.stored()))
 
 
 def build_tiny() -> ClassUnet:

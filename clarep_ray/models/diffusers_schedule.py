@@ -7,7 +7,6 @@ another path than the model's own (clipped or thresholded estimates, other noise
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,9 @@ import torch
 from torch import Tensor
 
 from clarep_ray.clarid.schedule import DiscreteSchedule
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
 
@@ -105,7 +107,7 @@ def read_schedule(folder: Path) -> tuple[DiscreteSchedule, Prediction]:
     """
     path = folder / CONFIG
     try:
-        config = read_json_object(path)
+        config = read_json_object(path, infinite=True)
     except OSError:
         raise ValueError(f"model.weights: {str(path)!r} is missing") from None
     except ValueError as error:
@@ -194,8 +196,8 @@ def write_linear_schedule(folder: Path, prediction: Prediction) -> None:
         "timestep_spacing": "leading",
         "prediction_type": prediction,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    make_folder(folder.parent)
+    write_inside(folder.parent, f"{folder.name}/{CONFIG}", plain_json(config))
 
 
 def _alphas_cumprod(given: Mapping[str, Any], prediction: Prediction) -> Tensor:

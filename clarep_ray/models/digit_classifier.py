@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from clarep_ray.data.durable import make_folder
 from clarep_ray.data.spurious_digits import NUM_CLASSES, SpuriousDigits
 from clarep_ray.models.answers import answers_of
 from clarep_ray.models.digits_dit import SHIPPED
+from clarep_ray.models.weight_files import write_tensors
 
 Target = Literal["digit", "background"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -88,7 +90,5 @@ def train(target: Target, seed: int = 0) -> DigitClassifier:
 
 def save(network: DigitClassifier, target: Target, folder: Path) -> None:
     """Write the classifier as safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: value.contiguous() for name, value in network.state_dict().items()}, folder / f"{target}.safetensors"
-    )
+    make_folder(folder)
+    write_tensors(folder, f"{target}.safetensors", network.state_dict())

@@ -6,7 +6,6 @@ sizes alone: they are of the embedded digits, were trained with label dropout, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,12 +18,15 @@ from clarep_ray import dotted
 from clarep_ray.clarid.schedule import DiscreteSchedule, linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.data.spurious_digits import CLASS_NAMES
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.diffusers_schedule import Prediction, read_schedule, write_linear_schedule
-from clarep_ray.models.weight_files import check_fits, load_tensors, read_sizes
+from clarep_ray.models.weight_files import check_fits, load_tensors, read_sizes, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
 SHIPPED_NAMES = ("rho90", "rho10")
@@ -172,11 +174,8 @@ def save(
     prediction: Prediction = "v_prediction",
 ) -> None:
     """Write config.json, model.safetensors in `dtype`, and scheduler/ with DDPM's 1000 linear betas."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(asdict(architecture) | labels.stored(), indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    make_folder(folder)
+    write_inside(folder, "config.json", plain_json(asdict(architecture) | labels.stored()))
     write_linear_schedule(folder / "scheduler", prediction)
-    parameters = {name: tensor.detach().to(dtype).contiguous() for name, tensor in network.named_parameters()}
-    save_file(parameters, folder / "model.safetensors")
+    parameters = {name: tensor.detach().to(dtype) for name, tensor in network.named_parameters()}
+    write_tensors(folder, "model.safetensors", parameters)

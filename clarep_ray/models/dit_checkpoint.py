@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clarep_ray.data.durable import new_folder
 from clarep_ray.models.diffusers_schedule import write_linear_schedule
 from clarep_ray.models.dit import FREQ_SHIFT
 from clarep_ray.models.weight_files import check_state, read_checkpoint
@@ -175,5 +176,6 @@ def _write(sizes: DitArchitecture, state: dict[str, Tensor], positions: Tensor, 
         )
     network.load_state_dict(state, assign=True)
     network.register_to_config(**{FREQ_SHIFT: ORIGINAL_FREQ_SHIFT})
-    network.save_pretrained(folder / "transformer")
+    with new_folder(folder, "transformer") as work:
+        network.save_pretrained(work)
     write_linear_schedule(folder / "scheduler", "epsilon")

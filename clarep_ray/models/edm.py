@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clarep_ray.clarid.schedule import SigmaSchedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.durable import new_folder
 from clarep_ray.models.adapter import READINGS, NetworkAdapter, checked_labels
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_names import read_classes
@@ -143,7 +144,8 @@ def save(model: Edm, folder: Path) -> None:
         guide: Any = model.guide
         save_network(guide.state_dict(), guide.sizes, folder / GUIDE)
     if model.autoencoder is not None:
-        model.autoencoder.vae.save_pretrained(folder / "vae")
+        with new_folder(folder, "vae") as work:
+            model.autoencoder.vae.save_pretrained(work)
 
 
 def build_tiny() -> Edm:

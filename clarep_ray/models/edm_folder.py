@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from clarep_ray import dotted
+from clarep_ray.data.durable import make_folder
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.models.class_names import without_names
-from clarep_ray.models.weight_files import few_tensors, load_tensors, read_sizes
+from clarep_ray.models.weight_files import few_tensors, load_tensors, read_sizes, write_tensors
 
 GUIDE = "guide"
 """Folder, beside the weights, of an unconditional network that serves as the null branch."""
@@ -67,8 +69,6 @@ def empty_network(kind: type[Network], sizes: Any, state: dict[str, Tensor]) -> 
 
 def save_network(state: dict[str, Tensor], sizes: Any, folder: Path) -> None:
     """Write sizes and parameters in the layout that `load_network` reads."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(asdict(sizes), indent=1))
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    make_folder(folder)
+    write_inside(folder, CONFIG, plain_json(asdict(sizes)))
+    write_tensors(folder, WEIGHTS, state)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from clarep_ray.data.untrusted import Fields, check_fields
 from clarep_ray.models.adapter import Adapter
 from clarep_ray.models.denoising import (
     OUTPUTS,
@@ -46,6 +47,26 @@ NOT_TRAINED = (
     "the model says no more about the noise than a linear filter of the images does: random weights, or images that "
     "the model was not trained on"
 )
+
+CURVES = (
+    *("times", "noise_to_signal", "error_with_label", "error_without_label"),
+    *("least_error", "most_error", "filter_error"),
+)
+RECORD: Fields = {
+    **dict.fromkeys(CURVES, (list, type(None))),
+    "times": list,
+    "num_images": int,
+    "evaluations": int,
+    "seconds": float,
+    "autoencoder": dict,
+    "labels": (dict, type(None)),
+    "max_gain": (float, type(None)),
+}
+INNER: dict[str, Fields] = {
+    "autoencoder": dict.fromkeys(("rms", "bound"), (float, type(None))),
+    "labels": {"first": (int, float), **dict.fromkeys(("chance", "advantage"), (float, type(None)))},
+}
+"""What a record says where it says it, and of which type."""
 
 
 def check_health(
@@ -105,6 +126,26 @@ def check_health(
         "evaluations": evaluations,
         "seconds": time.monotonic() - began,
     }
+
+
+def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what `check_health` returned, read back from JSON; ValueError, beginning with `where`, for others."""
+    check_fields(record, {"verdict": str, "warnings": list}, where)
+    if not all(isinstance(warning, str) for warning in record["warnings"]):
+        raise ValueError(f"{where}: a warning is no text")
+    check_fields(record, {name: kind for name, kind in RECORD.items() if name in record}, where)
+    for name, kinds in INNER.items():
+        if record.get(name) is not None:
+            check_fields(record[name], kinds, f"{where}: {name}")
+    if "times" not in record:
+        return record
+    check_fields(record, RECORD, where)
+    for name in CURVES:
+        curve: list[Any] | None = record[name]
+        numbers = curve is None or all(value is None or type(value) in (int, float) for value in curve)
+        if not numbers or (curve is not None and len(curve) != len(record["times"])):
+            raise ValueError(f"{where}: {name} is no curve over its times")
+    return record
 
 
 def _encoded(model: Adapter, images: Tensor, rows: int) -> tuple[Tensor, Tensor]:

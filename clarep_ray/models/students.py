@@ -7,7 +7,6 @@ know nothing about them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from clarep_ray import dotted
 from clarep_ray.config import Interpolation
 from clarep_ray.data.class_list import ClassList
 from clarep_ray.data.durable import new_folder
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import read_json_object
 from clarep_ray.data.views import MAX_SIDE, View
@@ -206,9 +207,10 @@ def save_student(student: Student, folder: Path) -> None:
     """Write `model.safetensors` and `config.json` into a folder that is on disk whole or not at all."""
     weights = {name: value.detach().cpu().contiguous() for name, value in student.network.state_dict().items()}
     record = {"format": FORMAT, **asdict(student.architecture)}
-    with new_folder(folder) as work:
+    folder = folder.absolute()
+    with new_folder(folder.parent, folder.name) as work:
         save_file(weights, work / WEIGHTS)
-        (work / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+        write_inside(work, CONFIG, plain_json(record))
 
 
 def read_architecture(folder: str | Path) -> Architecture | None:
@@ -217,6 +219,9 @@ def read_architecture(folder: str | Path) -> Architecture | None:
     record = read_json_object(path) if path.is_file() else {}
     if record.pop("format", None) != FORMAT:
         return None
+    for name in (CONFIG, WEIGHTS):
+        if (Path(folder) / name).is_symlink():  # what a hub's cache has, of other models
+            raise ValueError(f"student: {str(Path(folder) / name)!r} is a link; valid: a folder of jobs/distill.py")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }

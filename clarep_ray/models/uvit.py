@@ -6,7 +6,6 @@ so that these load after a conversion of the file format. Its clock runs from 1 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,13 +19,16 @@ from clarep_ray import dotted
 from clarep_ray.clarid.schedule import scaled_linear_schedule
 from clarep_ray.config import ModelConfig
 from clarep_ray.data.class_list import ClassList
+from clarep_ray.data.durable import make_folder, new_folder
+from clarep_ray.data.inside import write_inside
+from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.records import shown
 from clarep_ray.models.adapter import LabelledAdapter, timesteps
 from clarep_ray.models.autoencoder import Autoencoder
 from clarep_ray.models.class_names import read_classes, without_names
 from clarep_ray.models.diffusers_folder import load_component
 from clarep_ray.models.edm_folder import empty_network
-from clarep_ray.models.weight_files import check_state, load_tensors, read_checkpoint, read_sizes
+from clarep_ray.models.weight_files import check_state, load_tensors, read_checkpoint, read_sizes, write_tensors
 
 NUM_EXTRAS = 2
 """Tokens before the patches: label, then time."""
@@ -225,7 +227,8 @@ def save(model: Uvit, folder: Path) -> None:
     network: Any = model.network
     _write(network.state_dict(), network.sizes, folder)
     if model.autoencoder is not None:
-        model.autoencoder.vae.save_pretrained(folder / "vae")
+        with new_folder(folder, "vae") as work:
+            model.autoencoder.vae.save_pretrained(work)
 
 
 def convert(checkpoint: Path, folder: Path, num_heads: int = 16) -> UvitArchitecture:
@@ -269,11 +272,9 @@ def _sizes_of(state: dict[str, Tensor], num_heads: int) -> UvitArchitecture:
 
 
 def _write(state: dict[str, Tensor], sizes: UvitArchitecture, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(sizes), indent=1))
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    make_folder(folder)
+    write_inside(folder, "config.json", plain_json(asdict(sizes)))
+    write_tensors(folder, "model.safetensors", state)
 
 
 def build_tiny() -> Uvit:

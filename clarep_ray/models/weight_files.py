@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from clarep_ray.data.inside import new_inside
 from clarep_ray.data.pickle_ops import check_instructions
 from clarep_ray.data.records import shown
 from clarep_ray.data.untrusted import check_plain_file, read_json_object
@@ -119,6 +120,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise ValueError(f"{str(path)!r} is no safetensors file: {shown(str(error))}") from None
+
+
+def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file into a folder in one step; raises as `new_inside`."""
+    from safetensors.torch import save_file
+
+    with new_inside(folder, name) as work:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, work)
 
 
 def check_no_nan(path: Path, where: str) -> None:

@@ -23,6 +23,7 @@ from clarep_ray.data.inside import NotInside, read_inside
 from clarep_ray.data.records import shown
 from clarep_ray.tracking.entries import JOBS_WITH_MODELS, REFUSED, Entry
 from clarep_ray.tracking.outbox import Outbox
+from clarep_ray.tracking.told import as_number
 from clarep_ray.tracking.uri import credentials_aside
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Delivery:
         from mlflow.entities import Metric
 
         points = [
-            Metric(name, value, entry["time_ms"], entry["step"])
+            Metric(name, as_number(value), entry["time_ms"], entry["step"])
             for entry in entries
             for name, value in entry["values"].items()
         ]

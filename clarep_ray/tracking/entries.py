@@ -63,7 +63,8 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """A number, or None for one that is not finite, for which JSON has no words."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _path(value: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clarep_ray.data.inside import read_inside
+from clarep_ray.data.untrusted import MAX_TEXT_BYTES, check_fields, parse_json_object
 from clarep_ray.tracking.run import Run
 
 LOOK_EVERY_S = 2.0
@@ -41,9 +42,12 @@ def following(run: Run, path: Path, step: str) -> Generator[None]:
 def tell_lines(run: Run, path: Path, step: str) -> None:
     """Tell every whole line of `path`, as `following` does; one that cannot be read costs a warning."""
     try:
-        data = path.read_text() if path.is_file() else ""
-        for line in data[: data.rfind("\n") + 1].splitlines():  # a last line without its end is still being written
-            record = json.loads(line)
-            run.metrics({name: record[name] for name in record if name not in COUNTERS}, step=int(record[step]))
-    except (OSError, ValueError, KeyError) as error:
+        data = read_inside(path.parent, path.name, MAX_TEXT_BYTES)
+        for line in data[: data.rfind(b"\n") + 1].splitlines():  # a last line without its end is still being written
+            record = check_fields(parse_json_object(line, str(path)), {step: int}, str(path))
+            told = {name: value for name, value in record.items() if name not in COUNTERS and value is not None}
+            run.metrics(told, step=record[step])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         warnings.warn(f"MLflow is not told all of {str(path)!r}: {error!r}", stacklevel=2)

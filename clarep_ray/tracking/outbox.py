@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from clarep_ray.data.inside import (
     read_start_inside,
     write_inside,
 )
+from clarep_ray.data.plain_json import json_line
 from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
 from clarep_ray.tracking.entries import FILES, REFUSED, RUN, Entry, check_entry
 from clarep_ray.tracking.uri import without_credentials
@@ -89,13 +89,13 @@ class Outbox:
         check_entry(entry)
         if entry["op"] in FILES and sum(each["op"] in FILES for each in self.entries) >= MAX_FILES:
             raise ValueError(f"a run tells MLflow at most {MAX_FILES} files")
-        line, before = json.dumps(entry).encode() + b"\n", os.fstat(self._file.fileno()).st_size
+        line, before = json_line(entry), os.fstat(self._file.fileno()).st_size
         if before + len(line) > MAX_ENTRIES_BYTES:
             raise ValueError(f"a run tells MLflow at most {MAX_ENTRIES_BYTES} bytes")
         if self._file.write(line) != len(line):  # the disk is full: no half entry may stay in front of the next
             os.truncate(self._file.fileno(), before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / ENTRIES))
-        self.entries.append(json.loads(line))
+        self.entries.append(parse_json_object(line, ENTRIES))
 
     def sent(self, uri: str, experiment: str) -> tuple[int, str]:
         """Return how many entries a server has acknowledged, and its id of the run that has them."""
@@ -105,7 +105,7 @@ class Outbox:
     def acknowledge(self, uri: str, experiment: str, count: int, run_id: str) -> None:
         """Note in one step that a server has the first `count` entries, in its run of that id."""
         sent = self._sent() | {_server(uri, experiment): (count, run_id)}
-        write_inside(self.output, self._inside(SENT), json.dumps(sent).encode())
+        write_inside(self.output, self._inside(SENT), json_line(sent))
 
     def save(self, name: str, data: bytes) -> Path:
         """Keep the bytes of an image that an entry will name, under a name of its own; return its path."""

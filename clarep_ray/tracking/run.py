@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import posixpath
 import re
 import threading
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from clarep_ray.config import TrackingConfig
 from clarep_ray.config.credentials import redact
-from clarep_ray.data.inside import NotInside
+from clarep_ray.data.inside import NotInside, open_inside
 from clarep_ray.data.records import printable
 from clarep_ray.tracking.entries import MAX_KEY, MAX_NAME, NOTE
 from clarep_ray.tracking.outbox import Outbox, OutboxBusy, find_outbox, new_outbox
@@ -118,16 +119,18 @@ class Run:
         pixels = picture if isinstance(picture, Path) else _as_uint8(picture)
         with _surviving():
             path = pixels if isinstance(pixels, Path) else self._outbox.save(*_png(pixels))
-            version, key = _version(path), _name(key)[:MAX_KEY]
+            place, key = self._path(path), _name(key)[:MAX_KEY]
+            version = _version(self._outbox.output, place)
             if self._told.images.get((key, step)) != version:
-                self._put("image", key=key, step=step, path=self._path(path), version=version)
+                self._put("image", key=key, step=step, path=place, version=version)
 
     def artifact(self, path: Path) -> None:
         """Tell a file, which has to stay where it is: it is read when it is sent."""
         if self._outbox is None:
             return
         with _surviving():
-            place, version = self._path(path), _version(path)
+            place = self._path(path)
+            version = _version(self._outbox.output, place)
             if self._told.artifacts.get(place) != version:
                 self._put("artifact", path=place, version=version)
 
@@ -251,12 +254,13 @@ def _surviving() -> Generator[None]:
         warnings.warn(f"MLflow is not told everything: {error}", stacklevel=4)
 
 
-def _version(path: Path) -> str:
+def _version(output: Path, place: str) -> str:
     """Return what tells a file from what was there before: its sha256, or size and time where that would take long."""
-    stat = path.stat()
-    if stat.st_size > MAX_HASHED_BYTES:
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open_inside(output, place) as file:
+        stat = os.fstat(file.fileno())
+        if stat.st_size > MAX_HASHED_BYTES:
+            return f"{stat.st_size}-{stat.st_mtime_ns}"
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(name: str) -> str:

@@ -35,7 +35,7 @@ class Told:
             case "tags":
                 self.tags |= entry["values"]
             case "metrics":
-                self.metrics |= {(name, entry["step"]): value for name, value in entry["values"].items()}
+                self.metrics |= {(name, entry["step"]): as_number(value) for name, value in entry["values"].items()}
             case "image":
                 self.images[entry["key"], entry["step"]] = entry["version"]
             case "artifact":
@@ -53,4 +53,9 @@ class Told:
     def has_point(self, key: str, step: int, value: float) -> bool:
         """Say whether the last value of a metric at this step was this one; NaN equals NaN."""
         before = self.metrics.get((key, step))
-        return before is not None and (before == value or (math.isnan(before) and math.isnan(value)))
+        return before is not None and (before == value or (math.isnan(before) and not math.isfinite(value)))
+
+
+def as_number(value: float | None) -> float:
+    """Return a metric's value as an entry holds it: NaN for None, which stands for whatever is not finite."""
+    return math.nan if value is None else value

@@ -9,7 +9,7 @@ from clarep_ray import cli, dotted
 from clarep_ray.cluster import runtime
 from clarep_ray.cluster.train_cdm import _absolute, train_cdm
 from clarep_ray.config import TrainCdmConfig
-from clarep_ray.models.cdm_networks import make_network
+from clarep_ray.models.cdm_networks import make_network, write_result
 from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet, fingerprint, train_steps
 from clarep_ray.models.checkpoints import save_checkpoint
 from clarep_ray.presets import TRAIN_CDM
@@ -45,9 +45,10 @@ def test_a_folder_of_other_pictures_is_refused_and_a_finished_one_is_read(tmp_pa
         train_cdm(config)
     with pytest.raises(ValueError, match="holds a training with another config, other pictures"):
         train_cdm(dotted.override(config, {"data.digits.seed": 7}))
-    done = {"fingerprint": fingerprint(config, data), "steps": 1}
-    (tmp_path / "result.json").write_text(json.dumps(done))
-    assert train_cdm(config) == done
+    write_result(trainer, config, data, tmp_path, fingerprint(config, data))
+    done = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(done | {"model": "/elsewhere"}))
+    assert train_cdm(config) == done, "the model is the output's own, whatever its record says"
 
 
 def test_renamed_class_folders_are_another_training(tmp_path: Path) -> None:

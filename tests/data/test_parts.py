@@ -10,6 +10,8 @@ from clarep_ray.data.parts import Parts
 from clarep_ray.data.sealed import DamagedPart
 from clarep_ray.data.verdicts import VerdictParts
 
+FINDING = {"name": "sane", "passed": True, "severity": "warn", "numbers": {"share": 0.25, "none": None}, "meaning": ""}
+
 
 def test_columns_follow_the_numbers_of_their_parts(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts")
@@ -59,21 +61,21 @@ def test_a_damaged_part_of_a_calibration_is_never_taken_for_another_result(tmp_p
     parts.write("features", 0, {"labels": np.arange(5), "x": np.linspace(0, 1, 6).reshape(2, 3)})
     _, arrays = parts.first("features")
     noticed = 0
-    for _ in every_flip_and_cut(parts.path("features", 0)):
+    for _ in every_flip_and_cut(tmp_path / "parts" / "features.00000.safetensors"):
         try:
             _, found = parts.first("features")
         except DamagedPart as error:
             noticed += "delete it and run the same command again" in str(error)
             continue
         assert all(np.array_equal(found[name], arrays[name]) for name in arrays), "a bit that says nothing"
-    assert noticed > 0.95 * 2 * parts.path("features", 0).stat().st_size
+    assert noticed > 0.95 * 2 * (tmp_path / "parts" / "features.00000.safetensors").stat().st_size
 
 
 def test_damaged_verdicts_and_findings_are_never_taken_for_other_results(tmp_path: Path) -> None:
     parts = VerdictParts(tmp_path)
     columns = {"key": ["a", "b"], "label": [0, 1], "right": [True, None], "linf_255": [float("nan"), 8.0]}
     parts.write_verdicts("clean", columns)
-    parts.write_findings("trust", [{"passed": True, "value": 0.25}])
+    parts.write_findings("trust", [FINDING])
     table, findings = parts.verdicts(["clean"]), parts.findings("trust")
     readers = {
         "clean.verdicts": lambda: parts.verdicts(["clean"]).to_pylist()[1],
@@ -81,11 +83,11 @@ def test_damaged_verdicts_and_findings_are_never_taken_for_other_results(tmp_pat
     }
     for name, read in readers.items():
         wanted, noticed = read(), 0
-        for _ in every_flip_and_cut(tmp_path / name):
+        for _ in every_flip_and_cut(tmp_path / "parts" / name):
             try:
                 assert read() == wanted, "a bit that says nothing"
             except DamagedPart:
                 noticed += 1
-        assert noticed > 0.8 * 2 * (tmp_path / name).stat().st_size
-    assert str(parts.verdicts(["clean"]).to_pydict()) == str(table.to_pydict()), "not a number is a number too"
-    assert parts.findings("trust") == findings == [{"passed": True, "value": 0.25}]
+        assert noticed > 0.8 * 2 * (tmp_path / "parts" / name).stat().st_size
+    assert str(parts.verdicts(["clean"]).to_pydict()) == str(table.to_pydict())
+    assert parts.findings("trust") == findings == [FINDING]

@@ -47,7 +47,7 @@ class _Raw(io.FileIO):
 @contextmanager
 def shimmed(folder: Path, hook: Hook) -> Iterator[None]:
     """Let every operation of this process below a folder pass through the hook."""
-    plain = {name: getattr(os, name) for name in ("fsync", "link", "replace", "unlink", "mkdir")}
+    plain = {name: getattr(os, name) for name in ("fsync", "link", "replace", "rename", "unlink", "mkdir", "open")}
     plain_open = io.open
 
     def ours(path: Any) -> bool:
@@ -66,27 +66,38 @@ def shimmed(folder: Path, hook: Hook) -> Iterator[None]:
             hook(Op("fsync_folder" if path.is_dir() else "fsync", path))
         # What a power loss leaves is worked out by `tests/faults/crashes.py`; the real disk need not wait for it.
 
+    def below(path: Any, handle: int | None) -> Any:
+        """Return a path that is relative to the handle of a folder, as it is."""
+        return path if handle is None else Path(f"/proc/self/fd/{handle}").readlink() / path
+
     def one_path(name: str) -> Callable[..., None]:
-        def call(path: Any, *arguments: Any, **options: Any) -> None:
-            if ours(path):
-                hook(Op(name, Path(path)))
-            plain[name](path, *arguments, **options)
+        def call(path: Any, *arguments: Any, dir_fd: int | None = None, **options: Any) -> None:
+            if ours(found := below(path, dir_fd)):
+                hook(Op(name, Path(found)))
+            plain[name](path, *arguments, dir_fd=dir_fd, **options)
 
         return call
 
-    def two_paths(name: str) -> Callable[..., None]:
+    def two_paths(name: str, kind: str) -> Callable[..., None]:
         def call(source: Any, target: Any, **options: Any) -> None:
-            if ours(target):
-                hook(Op(name, Path(source), Path(target)))
+            here, there = (below(source, options.get("src_dir_fd")), below(target, options.get("dst_dir_fd")))
+            if ours(there) and not Path(here).is_dir():
+                hook(Op(kind, Path(here), Path(there)))
             plain[name](source, target, **options)
 
         return call
 
+    def open_handle(path: Any, flags: int, *arguments: Any, dir_fd: int | None = None) -> int:
+        if flags & os.O_CREAT and ours(found := below(path, dir_fd)) and not os.path.lexists(found):
+            hook(Op("create", Path(found)))
+        return plain["open"](path, flags, *arguments, dir_fd=dir_fd)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(io, "open", open_file)
         patch.setattr(os, "fsync", fsync)
-        for name in ("link", "replace"):
-            patch.setattr(os, name, two_paths(name))
+        for name, kind in (("link", "link"), ("replace", "replace"), ("rename", "replace")):
+            patch.setattr(os, name, two_paths(name, kind))
+        patch.setattr(os, "open", open_handle)
         for name in ("unlink", "mkdir"):
             patch.setattr(os, name, one_path(name))
         yield

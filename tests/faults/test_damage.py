@@ -25,8 +25,9 @@ from clarep_ray.data import derived
 from clarep_ray.data.clarep_index import read_root
 from clarep_ray.data.clarep_store import open_clareps
 from clarep_ray.data.plain_json import plain_json
+from clarep_ray.data.sealed import sealed
 from clarep_ray.data.shards import npy_bytes, read_shard, shard_bytes
-from clarep_ray.data.store import OutputStore
+from clarep_ray.data.store import UNIT_SEAL, OutputStore
 from clarep_ray.data.tar_index import DamagedTar
 from clarep_ray.data.verify import AGAIN, uncovered, verify, withdraw
 from clarep_ray.errors import DamagedUnit
@@ -378,9 +379,13 @@ def test_a_thousand_committed_units_are_found_again_at_once(tmp_path: Path) -> N
     store.prepare()
     rows = [{"key": f"{number}_png", "status": "ok", "num_removed": 2, "elbow_margin": 0.0123} for number in range(64)]
     store.commit(0, {"shards": b"one"}, {"rows": rows, "num_ok": len(rows)})
-    first = store.unit_path(0)
+    first = store.committed_unit(0)
+    entry = first["files"]["shards"]
     for unit in range(1, 1000):
-        os.link(first, store.unit_path(unit))
+        name = entry["name"].replace("000000-", f"{unit:06d}-")
+        os.link(store.root / entry["name"], store.root / name)
+        record = first | {"unit": unit, "files": {"shards": entry | {"name": name}}}
+        store.unit_path(unit).write_bytes(sealed(record, UNIT_SEAL))
     began = time.monotonic()
     assert sum(1 for _ in store.each_committed(to_the_byte=False)) == 1000
     assert time.monotonic() - began < 5

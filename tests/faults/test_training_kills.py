@@ -72,7 +72,7 @@ def test_a_save_killed_at_any_operation_leaves_the_newest_whole_checkpoint(befor
 
 def fill(folder: Path, number: int) -> None:
     """Write a folder as a model's is: tensors, a text, and a folder in it."""
-    with new_folder(folder) as work:
+    with new_folder(folder.parent, folder.name) as work:
         save_file({"x": torch.full((64,), float(number))}, work / "model.safetensors")
         (work / "config.json").write_text(str(number))
         (work / "part").mkdir()
@@ -132,7 +132,7 @@ def test_a_folder_takes_its_name_after_its_bytes_are_on_disk(tmp_path: Path, mon
 
 def test_a_folder_whose_writing_fails_leaves_the_older_one(tmp_path: Path) -> None:
     fill(tmp_path / "last", 1)
-    with pytest.raises(IsADirectoryError), new_folder(tmp_path / "last") as work:
+    with pytest.raises(IsADirectoryError), new_folder(tmp_path, "last") as work:
         work.write_text("a folder is no file")
     assert filled(tmp_path / "last") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last"]

@@ -2,23 +2,27 @@
 
 import hashlib
 import json
+import re
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clarep_ray.data.clarep_index import INDEX, ROOT, ROOT_SEAL, finish
+from clarep_ray.data.clarep_index import INDEX, ROOT, ROOT_SEAL, Unaccounted, finish
 from clarep_ray.data.manifest import write_manifest
+from clarep_ray.data.owner import OutputInUse
 from clarep_ray.data.records import InputRow, printable
 from clarep_ray.data.sealed import sealed
 from clarep_ray.data.shards import shard_bytes
-from clarep_ray.data.store import RUN, OutputStore
-from clarep_ray.data.verify import verify, withdraw
+from clarep_ray.data.store import RUN, DamagedUnit, OutputStore
+from clarep_ray.data.verify import Damage, verify, withdraw
 from clarep_ray.dotted import fingerprint
 from clarep_ray.models.checkpoints import load_newest
 from tests.data.trees import picture_bytes
-from tests.hostile import tars
+from tests.hostile import planted, tars
 from tests.hostile.settings import CORRUPT
 
 
@@ -146,3 +150,66 @@ def test_a_checkpoint_with_a_corrupt_record_is_passed_over_and_none_is_an_error(
         pytest.raises(ValueError, match="has checkpoints, but all are damaged"),
     ):
         load_newest(Untouched(), tmp_path / "checkpoints", "mark")
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One sound output of every kind."""
+    base = tmp_path_factory.mktemp("golden")
+    for kind, make in planted.MAKERS.items():
+        make(base / kind)
+        planted.GOLDEN[kind] = base / kind
+    return planted.GOLDEN
+
+
+def said_by(reader: Callable[[Path], object], folder: Path) -> str:
+    """Return what a reader said in the end, one line; an error that a job does not end with in one line is a fault."""
+    told = list[str]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = reader(folder)
+            told += [damage.what for damage in found if isinstance(damage, Damage)] if isinstance(found, list) else []
+        except (ValueError, OSError, DamagedUnit, OutputInUse, Unaccounted) as error:
+            told.append(str(error))
+    told += [str(item.message) for item in caught if item.category is UserWarning]
+    assert all("\n" not in line and len(line) < 2000 for line in told)
+    return " ".join(told)
+
+
+@pytest.mark.parametrize("kind", planted.MAKERS)
+def test_a_sound_output_is_read_by_everything(kind: str, golden: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(golden[kind], tmp_path / "out", symlinks=True)
+    for name, reader in planted.READERS[kind].items():
+        assert said_by(reader, tmp_path / "out") == "", name
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[pytest.mark.nightly] if case.nightly else []) for name, case in planted.cases().items()],
+)
+@pytest.mark.timeout(120)
+def test_a_strangers_output_is_only_data(case: str, golden: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever was planted: each job that reads it ends, in one line, and nothing outside is read or written."""
+    planned = planted.cases()[case]
+    output, victim = tmp_path / "out", tmp_path / "victim"
+    shutil.copytree(golden[planned.kind], output, symlinks=True)
+    victim.mkdir()
+    (victim / "kept.txt").write_text(planted.CANARY)
+    planned.plant(output, victim)
+    before, told = planted.tree_hash(victim), list[str]()
+    for reader in planted.READERS[planned.kind].values():
+        told.append(said_by(reader, output))
+    assert planted.tree_hash(victim) == before
+    assert re.search(planned.says, " ".join(told)), told
+    assert planted.CANARY not in " ".join(told)
+    files = [path for path in output.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in files if planted.CANARY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("kind", planted.MAKERS)
+def test_the_folder_that_the_user_names_may_be_a_link(kind: str, golden: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(golden[kind], tmp_path / "elsewhere", symlinks=True)
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    for name, reader in planted.READERS[kind].items():
+        assert said_by(reader, tmp_path / "out") == "", name

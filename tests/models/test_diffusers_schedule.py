@@ -245,7 +245,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"steps_offset": 1000}, "steps_offset is 1000"),
     ({"beta_start": "0.02"}, "beta_start is '0.02'; valid: a number"),
     ({"beta_start": True}, "beta_start is True"),
-    ({"beta_end": math.nan}, "beta_end is nan"),
+    ({"beta_end": math.nan}, "NaN is no number"),
     ({"beta_start": 0.03}, r"beta_start is 0\.03 and beta_end 0\.02; valid: ascending"),
     ({"trained_betas": [0.1, 0.2]}, "trained_betas has 2 numbers; valid: num_train_timesteps, which is 1000"),
     ({"trained_betas": [0.1, True]}, "trained_betas is no list of numbers"),

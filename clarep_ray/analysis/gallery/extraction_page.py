@@ -19,10 +19,15 @@ from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import display_name
 from clarep_ray.data.derived import HEALTH, PAGE, SUMMARY, record_derived
+from clarep_ray.data.inside import read_json_inside
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN, OutputStore
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.untrusted import Fields, check_fields
+from clarep_ray.models.health import check_record
 
+RUN_FIELDS: Fields = {"decoding.guidance_scale": float, "output.keep_spectrum": bool, "spectrum.num_directions": int}
+SUMMARY_FIELDS: Fields = {"metrics": dict, "preset": str, "input": list}
+"""What the page reads of `run.json` and `summary.json`, and of which type."""
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
     "model.name": "model",
@@ -70,10 +75,35 @@ def write_extraction_page(
     return folder / PAGE
 
 
+def _run_of(folder: Path) -> dict[str, Any]:
+    run = OutputStore(folder).read_record()
+    # Their names have dots, which `check_fields` would take for ways into objects.
+    used = {name.replace(".", "/"): value for name, value in run["config"].items()}
+    check_fields(used, {name.replace(".", "/"): kind for name, kind in RUN_FIELDS.items()}, f"{folder / RUN}: config")
+    return run
+
+
+def _optional(folder: Path, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object of a JSON file that an output may lack, then none; ValueError where it is something else."""
+    try:
+        found = read_json_inside(folder, name)
+    except FileNotFoundError:
+        return {}
+    return check_fields(found, {field: kind for field, kind in fields.items() if field in found}, str(folder / name))
+
+
+def read_health(folder: Path) -> dict[str, Any] | None:
+    """Return what the health check wrote into an output; None without one, ValueError where it is something else."""
+    found = _optional(folder, HEALTH, {})
+    if not found:
+        return None
+    return check_record(found, str(folder / HEALTH))
+
+
 def read_own_calibration(path: Path, folder: Path) -> dict[str, Any]:
     """Return a calibration; ValueError where it is none, or one of another model than the extraction's."""
-    fields = read_json_object(folder / RUN)["fields"]
-    check_model(str(path), fields["model.name"], fields["weights_sha256"])
+    fields = OutputStore(folder).read_record()["fields"]
+    check_model(str(path), fields.get("model.name", ""), fields.get("weights_sha256", ""))
     return read_calibration(str(path))
 
 
@@ -121,7 +151,7 @@ def _step_rows(output: ExtractionOutput, folder: Path) -> Any:
 
 def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mapping[str, str]) -> dict[str, Any]:
     classes = samples.class_names(output)
-    scale = read_json_object(output.folder / RUN)["config"]["decoding.guidance_scale"]
+    scale = _run_of(output.folder)["config"]["decoding.guidance_scale"]
     own = list(columns.values()).index("png") if "png" in columns.values() else 0
     return {
         "columns": [{"name": name, "meaning": samples.picture_meaning(name, scale)} for name in columns],
@@ -136,14 +166,13 @@ def _payload(output: ExtractionOutput, steps: Mapping[int, Path], columns: Mappi
 
 
 def _context(output: ExtractionOutput, steps: Mapping[int, Path]) -> dict[str, Any]:
-    run = read_json_object(output.folder / RUN)
-    config, path = run["config"], output.folder / SUMMARY
-    summary = read_json_object(path) if path.is_file() else {}
-    metrics = summary.get("metrics", {})
+    run = _run_of(output.folder)
+    config, summary = run["config"], _optional(output.folder, SUMMARY, SUMMARY_FIELDS)
+    metrics = check_fields(summary.get("metrics", {}), {}, SUMMARY)
+    check_fields(metrics, dict.fromkeys(metrics, float), f"{SUMMARY}: metrics")
     titles, rows = metric_rows(metrics)
-    health = output.folder / HEALTH
     return {
-        "health": read_json_object(health) if health.is_file() else None,
+        "health": read_health(output.folder),
         "folder": str(output.folder),
         "name": output.folder.resolve().name,
         "fingerprint": run["fingerprint"],

@@ -16,7 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from clarep_ray import __version__
-from clarep_ray.data.durable import write_file
+from clarep_ray.data.inside import write_inside
 from clarep_ray.data.plain_json import without_nan
 
 PACKAGE = "clarep_ray.analysis.gallery"
@@ -72,4 +72,4 @@ def _hash(source: str) -> str:
 
 def write(page: str, path: Path) -> None:
     """Write a page in one step, so that a browser never sees half of it."""
-    write_file(path, page.encode())
+    write_inside(path.parent, path.name, page.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ from typing import Any, Literal
 
 from clarep_ray.analysis.tables import mean_std
 from clarep_ray.config.checks import require
+from clarep_ray.data.inside import has_file_inside, read_json_inside, read_text_inside
 from clarep_ray.data.text_tables import unguarded
-from clarep_ray.data.untrusted import read_json_object
+from clarep_ray.data.untrusted import MAX_TEXT_BYTES, Fields, check_fields
 
 TRIALS, SWEEP = "trials.csv", "sweep.json"
+ABOUT_FIELDS: Fields = {"name": str, "metric": str, "mode": str, "fields": list}
 PREFIX = "metric/"
 SECONDS = "wall_s"
 """Seconds a row took; a column like a metric."""
@@ -67,20 +70,22 @@ class SweepTable:
 
 def is_sweep(folder: Path) -> bool:
     """Say whether a folder is a sweep's."""
-    return (folder / SWEEP).is_file()
+    return (folder / SWEEP).is_symlink() or has_file_inside(folder, SWEEP)
 
 
 def read_sweep(folder: Path) -> SweepTable:
     """Return a sweep's table; ValueError naming file and column where it is not as a sweep writes it."""
     try:
-        about = read_json_object(folder / SWEEP)
+        about = check_fields(read_json_inside(folder, SWEEP), ABOUT_FIELDS, SWEEP)
+        check_fields({"seeds": about.get("seeds", [])}, {"seeds": list}, SWEEP)
         name, metric, mode = about["name"], about["metric"], about["mode"]
         fields = tuple(str(field) for field in about["fields"])
-        with (folder / TRIALS).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            header, rows = tuple(reader.fieldnames or ()), list(reader)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error!r}") from None
+        reader = csv.DictReader(io.StringIO(read_text_inside(folder, TRIALS, MAX_TEXT_BYTES), newline=""))
+        header, rows = tuple(reader.fieldnames or ()), list(reader)
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError(f"{TRIALS}: a line has more or fewer values than the first")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{str(folder)!r} is no sweep: {SWEEP} and {TRIALS} cannot be read: {error}") from None
     require(mode in ("max", "min"), f"{SWEEP}: mode", mode, "max, min")
     header = tuple(map(unguarded, header))
     rows = [{unguarded(name): unguarded(cell) for name, cell in row.items()} for row in rows]
