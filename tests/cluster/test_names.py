@@ -20,7 +20,7 @@ from clarep_ray.data.records import RejectReason
 from clarep_ray.data.shards import read_shard
 from clarep_ray.data.sources import open_source
 from clarep_ray.data.verify import uncovered, verify
-from tests.cluster.reference import small_config
+from tests.cluster.reference import given, small_config
 from tests.data import trees
 from tests.data.names import NAMES, write_names
 
@@ -69,7 +69,7 @@ def test_images_of_any_name_go_all_the_way(every: int, weights: Path, tmp_path: 
     assert page.stat().st_size > 100_000
     (out / "summary.json").write_bytes((out / "summary.json").read_bytes()[:700])
     Path(shards[1]).write_bytes(b"")
-    assert repair(out, verify(out)) == [1]
+    assert repair(out, verify(out), given(weights, folder)) == [1]
     said.clear()
     again = extract_and_publish(config, "digits_smoke", said.append)
     assert (again["num_actors"], verify(out)) == (0, [])

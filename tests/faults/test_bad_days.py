@@ -46,6 +46,8 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
     monkeypatch.setattr(runtime, "connect", connect)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if "ray" in sys.modules:  # other tests of this process may have joined a cluster
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
     before = signal.signal(signal.SIGALRM, ring)
     yield
     signal.alarm(0)

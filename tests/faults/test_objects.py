@@ -26,7 +26,7 @@ from tests.faults.small_run import NUM_UNITS, SmallRun, visible
 from tests.s3 import S3Server
 
 CHANGES = ("put", "delete")
-NUM_OPERATIONS = 17
+NUM_OPERATIONS = 18
 """Of a run, that change objects."""
 
 

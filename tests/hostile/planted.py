@@ -26,6 +26,7 @@ from clarep_ray.cluster.sweep_rows import Row, ask_point, asked_points, claim, c
 from clarep_ray.data.calibration_file import CALIBRATION, read_calibration, write_calibration
 from clarep_ray.data.clarep_index import ROOT, ROOT_SEAL, finish
 from clarep_ray.data.clarep_store import open_clareps
+from clarep_ray.data.derived import HEALTH, SUMMARY, record_derived
 from clarep_ray.data.inside import write_inside
 from clarep_ray.data.manifest import MANIFEST, InputManifest, unchanged_hashes
 from clarep_ray.data.owner import owned
@@ -79,6 +80,7 @@ def make_extraction(folder: Path) -> None:
     health |= {name: [0.1] for name in CURVES[1:]}
     health |= {"autoencoder": {"rms": 0.0, "bound": 1.0}, "labels": None, "max_gain": 0.01}
     write_inside(folder, "health.json", plain_json(health))
+    record_derived(OutputStore(folder), [SUMMARY, HEALTH])
     open_clareps(str(folder))  # leaves members.parquet
 
 
@@ -159,7 +161,7 @@ def extraction_again(folder: Path) -> None:
         identity = {"fingerprint": json.loads((GOLDEN["extraction"] / ROOT).read_bytes())["fingerprint"]}
         finish(store, manifest, "train", identity | {"label_map_sha256": "0", "classes_sha256": None})
         output = ExtractionOutput(store)
-        write_figures(output)
+        record_derived(store, [path.name for path in write_figures(output)])
         extraction_metrics(output, config)
 
 

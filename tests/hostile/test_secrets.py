@@ -65,9 +65,11 @@ def test_a_uri_with_room_for_a_secret_is_refused_without_repeating_it(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("error: tracking.uri: a URI with ")
+    assert said.startswith(
+        ("error: tracking.uri: a URI with ", "error: uri: it is not valid: it has a control character")
+    )
     assert CANARY not in said
-    assert "MLFLOW_TRACKING_PASSWORD" in said or "control characters" in said
+    assert "MLFLOW_TRACKING_PASSWORD" in said or "control character" in said
 
 
 @pytest.mark.parametrize("uri", GOOD)

@@ -26,7 +26,7 @@ from clarep_ray.data.untrusted import Fields, check_fields
 from clarep_ray.models.health import check_record
 
 RUN_FIELDS: Fields = {"decoding.guidance_scale": float, "output.keep_spectrum": bool, "spectrum.num_directions": int}
-SUMMARY_FIELDS: Fields = {"metrics": dict, "preset": str, "input": list}
+SUMMARY_FIELDS: Fields = {"metrics": dict, "preset": (str, type(None)), "input": list}
 """What the page reads of `run.json` and `summary.json`, and of which type."""
 SCRIPTS = ("static/store.js", "static/browser.js", "static/sample.js", "static/numbers.js")
 SHOWN_SETTINGS = {
