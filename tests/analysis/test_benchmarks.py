@@ -45,6 +45,7 @@ def test_the_three_ways_of_a_product_agree() -> None:
     )
 
 
+@pytest.mark.nightly
 def test_the_finest_grid_is_the_truth_and_coarser_ones_move_away() -> None:
     config = SamplingBenchmarkConfig(
         num_samples=4, num_steps=(5, 20), solvers=("ddim", "dpmpp_2m"), log_snr_steps=(12,), limit_steps=40

@@ -34,6 +34,7 @@ def test_the_claim_holds_at_the_right_layer_and_time_and_fails_elsewhere() -> No
         assert abs(found[LATE].correlation) < 0.65, "the last hidden layer erases the class content"
 
 
+@pytest.mark.nightly
 def test_without_centring_eq_2_assumes_a_core_through_the_origin() -> None:
     found = outcomes(ToyConfig(height=1.0, num_steps=1500), ORIGINAL, ("clarid", "eps", 200.0))
     for seed in found:

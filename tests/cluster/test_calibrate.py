@@ -121,6 +121,7 @@ def test_a_calibration_sets_nothing_else(tmp_path: Path) -> None:
         cli.start_of(EXTRACT, "digits", str(tmp_path / "calibration.json"))
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("without_ray")
 def test_pictures_that_cannot_be_read_at_the_front_cost_their_sheets_alone(tmp_path: Path) -> None:
     root = trees.image_folder(tmp_path / "images", ("0", "1", "2", "3"), per_class=5)

@@ -130,6 +130,7 @@ def without_seconds(table: str) -> list[dict[str, str]]:
     return [{**line, "wall_s": ""} for line in csv.DictReader(table.splitlines())]
 
 
+@pytest.mark.nightly
 def test_what_changes_the_svd_has_a_base_of_its_own(engineless: list[Cell], tmp_path: Path) -> None:
     space = ({"inversion.project_t": (400.0, 600.0), "decoding.guidance_scale": (1.0, 2.0)},)
     search = SearchConfig(seeds=(0,))

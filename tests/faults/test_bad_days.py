@@ -156,7 +156,7 @@ PLACES = {
 """Output folder -> what the line says; None: it is a folder like any other."""
 
 
-SHARE = 8
+SHARE = 12
 """One in so many rows of a table is tried for each job by default."""
 
 

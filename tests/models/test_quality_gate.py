@@ -141,6 +141,7 @@ def test_the_artefact_score_sees_noise_and_clipping_and_nothing_else() -> None:
     assert artefact_score(smooth, noisy)[0] == 0
 
 
+@pytest.mark.nightly
 def test_good_samples_are_those_of_a_run_without_a_gate() -> None:
     settings = dotted.override(EXTRACT["digits"]().config, {"decoding.guidance_scale": 1.0, "engine.micro_batch": 4})
     pictures = SpuriousDigits(split="test", count=6, correlation=0.9, seed=0)
