@@ -85,10 +85,14 @@ def check_footers(paths: Sequence[Path]) -> None:
 
 
 def _check_footer_size(path: Path) -> None:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        footer = int.from_bytes(file.read(4), "little")
+    check_plain_file(path)
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8))
+            footer = int.from_bytes(file.read(4), "little")
+    except OSError as error:  # files of /proc have no end to seek
+        raise OSError(error.errno, error.strerror, str(path)) from None
     if MAX_FOOTER_BYTES < footer < size:
         raise ValueError(
             f"{str(path)!r}: its footer has {footer} bytes; valid: at most {MAX_FOOTER_BYTES}, with larger row groups"
