@@ -18,7 +18,7 @@ from clarep_ray.cadistill.teachers import Teacher
 from clarep_ray.cadistill.training import Distiller, train_steps
 from clarep_ray.config import DistillConfig
 from clarep_ray.data.durable import make_folder
-from clarep_ray.data.inside import read_inside, read_json_inside, write_inside
+from clarep_ray.data.inside import read_inside, read_record_inside, write_inside
 from clarep_ray.data.plain_json import json_line, plain_json
 from clarep_ray.data.untrusted import Fields, check_fields, parse_json_object
 from clarep_ray.models.checkpoints import check_checkpoints, load_newest, save_checkpoint
@@ -47,11 +47,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def read_result(output: Path) -> dict[str, Any]:
     """Return what a finished training wrote last; empty where there is none, ValueError where it is something else."""
-    try:
-        record = read_json_inside(output, RESULT)
-    except FileNotFoundError:
-        return {}
-    return check_fields(record, RESULT_FIELDS, str(output / RESULT))
+    return read_record_inside(output, RESULT, RESULT_FIELDS)
 
 
 def read_metrics(output: Path) -> list[dict[str, Any]]:

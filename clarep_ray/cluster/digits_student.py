@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clarep_ray import dotted
 from clarep_ray.config import DistillConfig
-from clarep_ray.data.inside import read_json_inside, write_inside
+from clarep_ray.data.inside import read_record_inside, write_inside
 from clarep_ray.data.plain_json import plain_json
 from clarep_ray.data.untrusted import check_fields
 
@@ -58,15 +58,10 @@ def evaluate_one(
 
 def _read_accuracy(output: Path, fingerprint: str) -> dict[str, float] | None:
     """Return what was measured before; None where nothing was, or of another training, ValueError where it is none."""
-    try:
-        record = read_json_inside(output, EVALUATION)
-    except FileNotFoundError:
+    record = read_record_inside(output, EVALUATION, {"fingerprint": str, "accuracy": dict})
+    if record.get("fingerprint") != fingerprint:
         return None
-    where = str(output / EVALUATION)
-    check_fields(record, {"fingerprint": str, "accuracy": dict}, where)
-    if record["fingerprint"] != fingerprint:
-        return None
-    return check_fields(record["accuracy"], dict.fromkeys(COLUMNS, float), where)
+    return check_fields(record["accuracy"], dict.fromkeys(COLUMNS, float), str(output / EVALUATION))
 
 
 def _pgd_accuracy(student: Student, pictures: Pictures) -> float:

@@ -20,7 +20,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clarep_ray.data.untrusted import MAX_JSON_BYTES, parse_json_object
+from clarep_ray.data.untrusted import MAX_JSON_BYTES, Fields, check_fields, parse_json_object
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe would wait for a writer
@@ -88,6 +88,16 @@ def read_start_inside(root: Path, name: str, max_bytes: int) -> bytes:
 def read_json_inside(root: Path, name: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the object that a JSON file holds; raises as `read_inside` and `parse_json_object`."""
     return parse_json_object(read_inside(root, name, max_bytes), str(root / name))
+
+
+def read_record_inside(root: Path, name: str, kinds: Fields) -> dict[str, Any]:
+    """Return what a JSON file says, with these fields; empty where there is none. Raises as `read_json_inside` and
+    `check_fields`."""
+    try:
+        record = read_json_inside(root, name)
+    except FileNotFoundError:
+        return {}
+    return check_fields(record, kinds, str(root / name))
 
 
 def read_text_inside(root: Path, name: str, max_bytes: int) -> str:

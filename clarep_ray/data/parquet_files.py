@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clarep_ray.data.inside import with_path
 from clarep_ray.data.parquet_pages import unpacked_bytes
 from clarep_ray.data.processes import run_within_limits
 from clarep_ray.data.shards import sha256_file
-from clarep_ray.data.untrusted import check_plain_file
+from clarep_ray.data.untrusted import check_plain_file, open_plain
 
 MAX_GROUP_BYTES = 256 * 2**20
 """Of one column of a row group, unpacked: it is read whole. A hundred of ImageNet's images take 11 MB."""
@@ -85,14 +86,13 @@ def check_footers(paths: Sequence[Path]) -> None:
 
 
 def _check_footer_size(path: Path) -> None:
-    check_plain_file(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 8))
             footer = int.from_bytes(file.read(4), "little")
     except OSError as error:  # files of /proc have no end to seek
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise with_path(error, path) from None
     if MAX_FOOTER_BYTES < footer < size:
         raise ValueError(
             f"{str(path)!r}: its footer has {footer} bytes; valid: at most {MAX_FOOTER_BYTES}, with larger row groups"

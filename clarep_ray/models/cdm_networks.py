@@ -13,9 +13,9 @@ from torch import nn
 from clarep_ray import dotted
 from clarep_ray.config import TrainCdmConfig
 from clarep_ray.data.durable import new_folder
-from clarep_ray.data.inside import read_json_inside, write_inside
+from clarep_ray.data.inside import read_record_inside, write_inside
 from clarep_ray.data.plain_json import plain_json
-from clarep_ray.data.untrusted import Fields, check_fields
+from clarep_ray.data.untrusted import Fields
 from clarep_ray.models import class_unet, digits_dit
 from clarep_ray.models.cdm_labels import CdmLabels
 from clarep_ray.models.cdm_training import CdmTrainer, TrainingSet
@@ -98,8 +98,4 @@ def write_result(
 
 def read_result(output: Path) -> dict[str, Any]:
     """Return what a finished training wrote last; empty where there is none, ValueError where it is something else."""
-    try:
-        record = read_json_inside(output, RESULT)
-    except FileNotFoundError:
-        return {}
-    return check_fields(record, RESULT_FIELDS, str(output / RESULT))
+    return read_record_inside(output, RESULT, RESULT_FIELDS)

@@ -19,7 +19,7 @@ from clarep_ray.data.calibration_file import check_model, read_calibration
 from clarep_ray.data.clarep_index import read_index
 from clarep_ray.data.class_list import display_name
 from clarep_ray.data.derived import HEALTH, PAGE, SUMMARY, record_derived
-from clarep_ray.data.inside import read_json_inside
+from clarep_ray.data.inside import read_record_inside
 from clarep_ray.data.pixels import open_own
 from clarep_ray.data.store import RUN, OutputStore
 from clarep_ray.data.untrusted import Fields, check_fields
@@ -85,10 +85,7 @@ def _run_of(folder: Path) -> dict[str, Any]:
 
 def _optional(folder: Path, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object of a JSON file that an output may lack, then none; ValueError where it is something else."""
-    try:
-        found = read_json_inside(folder, name)
-    except FileNotFoundError:
-        return {}
+    found = read_record_inside(folder, name, {})
     return check_fields(found, {field: kind for field, kind in fields.items() if field in found}, str(folder / name))
 
 
